@@ -1,0 +1,58 @@
+"""What stands behind the /v2 surface: the proxy's pull-through store or the agent's swarm and cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from imagedist.oci.digest import Digest
+from imagedist.store.reading import OpenBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request's URL names, untouched: which upstream it means is decided by the proxy.
+
+    Attributes:
+        namespace: the value of ``?ns=`` (containerd), or None.
+        name: the repository path of the URL; its first component may be an upstream's name.
+    """
+
+    namespace: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """A manifest's stored bytes. ``warning`` goes to the user as ``Warning: 299`` (a stale answer)."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A JSON answer passed on from upstream: tags/list or referrers, with its ``Link`` and filter headers."""
+
+    body: bytes
+    media_type: str
+    link: str | None = None
+    filters_applied: str | None = None
+
+
+class RegistryBackend(Protocol):
+    """Five methods; each raises the tree of ``imagedist.errors`` and the surface renders it as OCI error JSON."""
+
+    async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
+        """By tag or digest."""
+
+    async def blob_size(self, target: Target, digest: Digest) -> int:
+        """For HEAD: the true length; fetches nothing but the answer to the question."""
+
+    async def open_blob(self, target: Target, digest: Digest) -> OpenBlob: ...
+
+    async def tags(self, target: Target, count: int | None, last: str | None) -> Page: ...
+
+    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page: ...

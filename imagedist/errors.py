@@ -1,0 +1,83 @@
+"""Every error imagedist raises on purpose. The branch says what the caller should do.
+
+ImagedistError
+├── InputError            what the user gave is wrong: tell the user (exit 2)
+│   └── ConfigError       a configuration file is wrong: names the file and the key
+├── NotFoundError         nobody has it: HTTP 404 with the distribution spec's code
+├── SourceError           this source failed: try the next one
+│   ├── UnauthorizedError the source wants (other) credentials
+│   └── OverloadedError   the source (or we) queue no more: HTTP 503, try later or elsewhere
+├── IntegrityError        the bytes are wrong: drop them, blame the source, try another
+├── UnacceptableError     the image or a layer of it is unsafe or unsupported: stop
+└── StorageError          the local disk, ramdisk or a local lock failed: stop, nothing was committed
+
+Messages are a short verb phrase, what it was about (reference, digest), what was expected, and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class ImagedistError(Exception):
+    """Base of the tree. ``str(error)`` is one readable line."""
+
+    exit_code = 1
+
+
+class InputError(ImagedistError):
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    pass
+
+
+class NotFoundError(ImagedistError):
+    """Nobody has it.
+
+    Args:
+        message: what was looked for and where.
+        code: the distribution spec's error code: ``MANIFEST_UNKNOWN``, ``BLOB_UNKNOWN`` or ``NAME_UNKNOWN``.
+    """
+
+    def __init__(self, message: str, code: str = "BLOB_UNKNOWN") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SourceError(ImagedistError):
+    pass
+
+
+class UnauthorizedError(SourceError):
+    pass
+
+
+class OverloadedError(SourceError):
+    pass
+
+
+class IntegrityError(ImagedistError):
+    pass
+
+
+class UnacceptableError(ImagedistError):
+    pass
+
+
+class StorageError(ImagedistError):
+    pass
+
+
+def storage_error(action: str, error: OSError) -> StorageError:
+    """Maps an ``OSError`` of the local disk to one line that names the remedy."""
+    import errno
+
+    remedy = {
+        errno.ENOSPC: "; free some space or lower the quota",
+        errno.EDQUOT: "; free some space or raise the disk quota",
+        errno.EACCES: "; run as a user who may write there",
+        errno.EPERM: "; run as a user who may do that",
+        errno.EROFS: "; choose a directory on a writable file system",
+    }.get(error.errno or 0, "")
+    where = f" ({error.filename})" if error.filename else ""
+    return StorageError(f"cannot {action}{where}: {error.strerror or error}{remedy}")

@@ -1,0 +1,1 @@
+"""Content-addressed blobs: partial, then verified, then committed. Quota and pins."""

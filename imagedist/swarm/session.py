@@ -1,0 +1,95 @@
+"""The session interface: what the agent and the seeder ask of a BitTorrent implementation.
+
+``libtorrent_session`` is the real one, ``memory_session`` the twin; one contract test runs on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from imagedist.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStatus:
+    """One torrent at one moment. Bytes are payload bytes; rates are bytes per second."""
+
+    digest: Digest
+    size_bytes: int
+    present_bytes: int
+    is_complete: bool
+    peers: int
+    seeds: int
+    download_rate: int
+    upload_rate: int
+    uploaded_bytes: int
+    received_bytes: Mapping[str, int]
+    """By source: ``peer``, ``seeder``, ``webseed``."""
+
+
+class Transfer(Protocol):
+    """One torrent in a session."""
+
+    @property
+    def digest(self) -> Digest: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def piece_length(self) -> int: ...
+
+    def status(self) -> TransferStatus: ...
+
+    async def piece(self, index: int) -> bytes:
+        """Waits until the piece's own hash matched, then reads it from the session, never from the file.
+
+        Raises:
+            SourceError: the transfer was removed or the session failed.
+        """
+
+    async def wait_complete(self) -> None:
+        """Returns when every piece is verified and flushed: only now the file may be trusted.
+
+        Raises:
+            SourceError: the transfer was removed or failed. StorageError: the disk failed.
+        """
+
+    def set_web_seed(self, url: str | None) -> None:
+        """Adds the proxy's web seed (BEP 19), or takes it off with None; what is there is kept."""
+
+
+class SwarmSession(Protocol):
+    """All torrents of one process."""
+
+    async def add(
+        self,
+        torrent: bytes,
+        directory: Path,
+        *,
+        trackers: Sequence[str] = (),
+        seeding: bool = False,
+        peers: Sequence[tuple[str, int]] = (),
+    ) -> Transfer:
+        """Adds the blob ``directory/<hex>``. ``seeding``: the file is complete and verified, do not hash it again.
+
+        Adding a blob that is already there returns its transfer.
+
+        Raises:
+            IntegrityError: not a torrent of ours (v2-only, private, one file named by a digest). StorageError.
+        """
+
+    def get(self, digest: Digest) -> Transfer | None: ...
+
+    def transfers(self) -> Sequence[Transfer]: ...
+
+    async def remove(self, digest: Digest) -> None:
+        """Drops the torrent; the file stays. Returns after the session let go of it."""
+
+    def set_limits(self, upload: int | None, download: int | None) -> None:
+        """Bytes per second over all torrents, on private and loopback networks too. None: no limit."""
+
+    async def close(self) -> None: ...
