@@ -81,3 +81,18 @@ def storage_error(action: str, error: OSError) -> StorageError:
     }.get(error.errno or 0, "")
     where = f" ({error.filename})" if error.filename else ""
     return StorageError(f"cannot {action}{where}: {error.strerror or error}{remedy}")
+
+
+def listen_error(address: object, error: OSError) -> InputError:
+    """Maps an ``OSError`` of a listening socket to one line that names the address and the remedy."""
+    import errno
+
+    if error.errno == errno.EADDRINUSE:
+        return InputError(
+            f"cannot listen on {address}: the port is in use; stop the other process or configure another port"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InputError(f"cannot listen on {address}: this host has no such address; configure one it has")
+    if error.errno == errno.EACCES:
+        return InputError(f"cannot listen on {address}: ports below 1024 need root; configure a higher port")
+    return InputError(f"cannot listen on {address}: {error.strerror or error}")

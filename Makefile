@@ -1,0 +1,50 @@
+# Everything a newcomer, a developer and CI type. `make demo` and `make test` do all the set-up there is.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test check format bench prove lock clean
+
+help:           ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make .venv with the locked dependencies
+
+$(READY): requirements.lock pyproject.toml deploy/venv.sh
+	@sh deploy/venv.sh "$(PYTHON)" "$(VENV)"
+	@touch $(READY)
+
+demo: $(READY)  ## the main job on this machine: registry → site → swarm → overlay storage (IMAGE=… for a real one)
+	@$(BIN)/imagedist demo $(if $(IMAGE),--image $(IMAGE))
+
+test: $(READY)  ## all tests; E2E=1 installs the Debian packages the end-to-end tests need
+ifneq ($(filter 1 true,$(E2E) $(CI)),)
+	@bash deploy/packages.sh
+endif
+	$(PYTEST) $(if $(filter 1 true,$(E2E) $(CI)),--e2e) $(TESTS)
+
+check: $(READY) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## a minute-long look at this machine's figures
+	$(BIN)/imagedist-bench unpack --quick
+
+prove: $(READY) ## long proofs in full counts
+	PROVE=1 $(PYTEST) -m prove $(TESTS)
+
+lock: $(READY)  ## pin every dependency, with hashes, to requirements.lock
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

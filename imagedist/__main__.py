@@ -1,0 +1,5 @@
+"""``python -m imagedist``."""
+
+from imagedist.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""The agent's Unix socket: the command line hands it the work and watches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from imagedist import __version__
+from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow
+from imagedist.config import AgentConfig
+from imagedist.errors import ImagedistError, InputError
+from imagedist.fetch.node import NodeBlobs
+from imagedist.metrics import PULL_SECONDS
+from imagedist.oci.manifest import Platform
+from imagedist.oci.reference import Reference
+from imagedist.progress import Event
+from imagedist.puller import Puller
+from imagedist.site import Site
+from imagedist.swarm.session import SwarmSession
+
+_LOG = logging.getLogger(__name__)
+
+_WAITING_EVENTS = 10_000
+"""Events a slow reader may leave unread before its connection is given up."""
+
+
+class SocketApi:
+    """Handlers of the socket. One pull per request; a client that goes away cancels its pull."""
+
+    def __init__(
+        self, config: AgentConfig, mirror: str, site: Site, blobs: NodeBlobs, session: SwarmSession, puller: Puller
+    ) -> None:
+        self._config = config
+        self._mirror = mirror
+        self._site = site
+        self._blobs = blobs
+        self._session = session
+        self._puller = puller
+
+    def create_app(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/v1/agent", self.status),
+                web.get("/v1/transfers", self.transfers),
+                web.get("/v1/prefix", self.prefix),
+                web.post("/v1/pull", self.pull),
+            ]
+        )
+        return app
+
+    async def status(self, request: web.Request) -> web.Response:
+        status = AgentStatus(
+            version=__version__,
+            mirror=self._mirror,
+            storage_root=str(self._config.storage.root),
+            site_proxies=self._config.agent.site_proxies,
+            site_seeders=self._config.agent.site_seeders,
+            received_bytes=dict(self._blobs.received_bytes),
+        )
+        return web.json_response(text=status.model_dump_json())
+
+    async def transfers(self, request: web.Request) -> web.Response:
+        rows = [TransferRow.of(transfer.status()).model_dump() for transfer in self._session.transfers()]
+        return web.json_response({"format": 1, "transfers": rows})
+
+    async def prefix(self, request: web.Request) -> web.Response:
+        try:
+            prefix = await self._site.prefix(request.query.get("registry", ""))
+        except ImagedistError as error:
+            return web.json_response({"message": str(error)}, status=404)
+        return web.json_response({"prefix": prefix})
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        events: asyncio.Queue[Event | None] = asyncio.Queue(_WAITING_EVENTS)
+        pulling = asyncio.create_task(self._pull(await request.read(), events))
+        try:
+            while (event := await events.get()) is not None:
+                await response.write(event.line().encode() + b"\n")
+            await pulling
+        finally:
+            pulling.cancel()
+            await asyncio.wait([pulling])
+        await response.write_eof()
+        return response
+
+    async def _pull(self, body: bytes, events: asyncio.Queue[Event | None]) -> None:
+        before = dict(self._blobs.received_bytes)
+
+        def observe(event: Event) -> None:
+            if event.event == "done":
+                PULL_SECONDS.observe(event.seconds or 0)
+                now = self._blobs.received_bytes
+                received = {source: count - before.get(source, 0) for source, count in now.items()}
+                event = event.model_copy(update={"received_bytes": received})
+            events.put_nowait(event)
+
+        try:
+            order = PullRequest.model_validate_json(body)
+            reference = Reference.parse(order.reference)
+            platform = Platform.parse(order.platform) if order.platform else Platform.of_this_machine()
+            await self._puller.pull(reference, platform, observe)
+        except ValidationError as error:
+            observe(_failed(InputError(f"malformed request: {error.errors()[0]['msg']}")))
+        except ImagedistError as error:
+            _LOG.warning("pull failed: %s", error)
+            observe(_failed(error))
+        except Exception as error:
+            _LOG.exception("pull failed")
+            observe(_failed(ImagedistError(f"the agent failed: {error!r}")))
+        finally:
+            await events.put(None)
+
+
+def _failed(error: ImagedistError) -> Event:
+    return Event(event="error", message=str(error), exit_code=error.exit_code)

@@ -1,0 +1,125 @@
+"""The agent process, top to bottom: cache, swarm, mirror, socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket as sockets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from imagedist import __version__
+from imagedist.agent.api import SocketApi
+from imagedist.agent.mirror import Mirror
+from imagedist.agent.source import NodeSource
+from imagedist.config import AgentConfig, read_secret
+from imagedist.distribution.surface import add_registry_routes
+from imagedist.engine import agent_workers, opened
+from imagedist.errors import ImagedistError, InputError, storage_error
+from imagedist.fetch.node import NodeBlobs
+from imagedist.puller import Puller
+from imagedist.service import add_health_routes, serving, until_signalled
+from imagedist.site import Site
+from imagedist.store.blobs import BlobStore
+from imagedist.swarm.libtorrent_session import LibtorrentSession
+
+_LOG = logging.getLogger(__name__)
+
+_HEARTBEAT_SECONDS = 15.0
+
+
+async def run(config: AgentConfig) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        InputError: a port or the socket is in use. StorageError, ConfigError.
+    """
+    async with started(config) as mirror:
+        _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)
+        await until_signalled()
+
+
+@asynccontextmanager
+async def started(config: AgentConfig) -> AsyncIterator[str]:
+    """A running agent; yields its mirror's ``host:port``."""
+    table = config.agent
+    unpack = config.unpack
+    if unpack.workers is None and unpack.cpus is None:
+        unpack = unpack.model_copy(update={"workers": agent_workers()})
+    async with AsyncExitStack() as stack:
+        engine = stack.enter_context(opened(config.storage, unpack))
+        node_id = f"{sockets.gethostname()}-{table.bittorrent}"
+        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file))
+        stack.push_async_callback(site.close)
+        store = await asyncio.to_thread(BlobStore, table.node_blobs, table.node_blobs_quota)
+        session = LibtorrentSession(table.bittorrent, seeders=site.seeder_addresses)
+        await session.start()
+        stack.push_async_callback(session.close)
+        session.set_limits(config.limits.upload, config.limits.download)
+        trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
+        blobs = NodeBlobs(store, site, session, trackers)
+        stack.push_async_callback(blobs.close)
+        await blobs.start()
+
+        app = web.Application()
+        add_registry_routes(app, Mirror(site, blobs), max_requests=table.max_requests)
+        add_health_routes(app, site.unready)
+        mirror = await stack.enter_async_context(serving(app, table.listen))
+
+        puller = Puller(NodeSource(site, blobs), engine.store, engine.ramdisk, engine.workers)
+        stack.callback(puller.close)
+        api = SocketApi(config, str(mirror), site, blobs, session, puller)
+        await stack.enter_async_context(_listening(api.create_app(), table.socket))
+        heartbeat = asyncio.create_task(_heartbeat(site, config))
+        stack.callback(heartbeat.cancel)
+        yield str(mirror)
+
+
+@asynccontextmanager
+async def _listening(app: web.Application, path: Path) -> AsyncIterator[None]:
+    """Serves on a Unix socket only its owner and group may use; a dead agent's socket is replaced."""
+    # A client that goes away (Ctrl-C) cancels its pull.
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+    await runner.setup()
+    try:
+        await asyncio.to_thread(_clear, path)
+        mask = os.umask(0o117)
+        try:
+            await web.UnixSite(runner, str(path)).start()
+        finally:
+            os.umask(mask)
+        yield
+    except OSError as error:
+        raise storage_error(f"listen on the socket {path}", error) from error
+    finally:
+        await runner.cleanup()
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _clear(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise InputError(f"another agent listens on {path}: stop it, or set agent.socket to another path")
+
+
+async def _heartbeat(site: Site, config: AgentConfig) -> None:
+    """Tells the site that this node lives. A site that does not listen is not the node's trouble."""
+    while True:
+        try:
+            await site.heartbeat(config.agent.labels, __version__)
+        except ImagedistError as error:
+            _LOG.debug("heartbeat: %s", error)
+        await asyncio.sleep(_HEARTBEAT_SECONDS)

@@ -1,0 +1,108 @@
+"""The command line's end of the agent's Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import aiohttp
+from pydantic import ValidationError
+
+from imagedist.agent.protocol import AgentStatus, PullRequest
+from imagedist.errors import ImagedistError, InputError, SourceError
+from imagedist.progress import Event, Observer
+
+DEFAULT_SOCKET = Path("/run/imagedist/agent.sock")
+
+_CONNECT_SECONDS = 5
+_LINE_LIMIT_BYTES = 1 << 20
+
+
+def find_socket(given: Path | None) -> Path | None:
+    """The agent's socket: the one given, ``$IMAGEDIST_SOCKET``, or the default if it is there.
+
+    Raises:
+        InputError: one was named, but no socket is there.
+    """
+    named = given or (Path(os.environ["IMAGEDIST_SOCKET"]) if os.environ.get("IMAGEDIST_SOCKET") else None)
+    path = named or DEFAULT_SOCKET
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(path.stat().st_mode):
+            return path
+    if named:
+        raise InputError(f"no agent listens at {named}: start `imagedist agent`, or leave the socket out")
+    return None
+
+
+class AgentClient:
+    """Talks to one agent. Use as an async context manager."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS)
+        self._http = aiohttp.ClientSession(
+            "http://agent",
+            connector=aiohttp.UnixConnector(str(socket)),
+            timeout=timeout,
+            read_bufsize=_LINE_LIMIT_BYTES,
+        )
+
+    async def __aenter__(self) -> AgentClient:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._http.close()
+
+    async def status(self) -> AgentStatus:
+        """Raises SourceError: the agent does not answer."""
+        try:
+            async with self._http.get("/v1/agent") as response:
+                return AgentStatus.model_validate(await response.json())
+        except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    async def prefix(self, registry: str) -> str:
+        """The path prefix under which the site's proxy serves a registry.
+
+        Raises:
+            SourceError: no answer. InputError: the site has no such upstream; names those it has.
+        """
+        try:
+            async with self._http.get("/v1/prefix", params={"registry": registry}) as response:
+                answer = await response.json()
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        if response.status != 200:
+            raise InputError(str(answer.get("message", f"the site serves no registry {registry}")))
+        return str(answer["prefix"])
+
+    async def pull(self, request: PullRequest, observe: Observer) -> Event:
+        """Has the agent pull an image; passes its events on and returns the last one.
+
+        Raises:
+            ImagedistError: what went wrong there, with its exit code. SourceError: the agent went away.
+        """
+        last: Event | None = None
+        try:
+            async with self._http.post("/v1/pull", json=request.model_dump()) as response:
+                async for line in response.content:
+                    last = Event.model_validate_json(line)
+                    if last.event == "error":
+                        raise _told(last)
+                    observe(last)
+        except (aiohttp.ClientError, OSError, ValidationError, json.JSONDecodeError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        if last is None or last.event != "done":
+            raise SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again")
+        return last
+
+    def _unreachable(self, error: Exception) -> SourceError:
+        return SourceError(f"the agent at {self._socket} does not answer ({error}); see `imagedist doctor`")
+
+
+def _told(event: Event) -> ImagedistError:
+    kind = InputError if event.exit_code == InputError.exit_code else ImagedistError
+    return kind(event.message or "the agent failed without a message")

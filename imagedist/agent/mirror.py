@@ -1,0 +1,56 @@
+"""The agent's side of the /v2 surface: manifests from the site, blobs from cache and swarm."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from imagedist.distribution.backend import ManifestAnswer, Page, Target
+from imagedist.errors import InputError, NotFoundError, SourceError
+from imagedist.fetch.node import NodeBlobs
+from imagedist.oci.digest import Digest
+from imagedist.site import Site
+from imagedist.store.reading import OpenBlob
+
+_MANIFESTS = 256
+"""Manifests by digest kept in memory; at most 4 MiB each, a few KiB in practice."""
+
+
+class Mirror:
+    """A ``RegistryBackend``. It knows no upstreams: ``ns`` and path go to the site's proxy untouched."""
+
+    def __init__(self, site: Site, blobs: NodeBlobs) -> None:
+        self._site = site
+        self._blobs = blobs
+        self._manifests: OrderedDict[tuple[Target, Digest], ManifestAnswer] = OrderedDict()
+
+    async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
+        """Tags are asked for every time (the site has the tag policy); what a digest names never changes."""
+        kept = self._kept(target, reference)
+        if kept is not None:
+            return kept
+        try:
+            answer = await self._site.manifest(target, reference)
+        except SourceError as error:
+            raise NotFoundError(f"{target.name}:{reference}: {error}", "MANIFEST_UNKNOWN") from error
+        self._manifests[target, answer.digest] = answer
+        while len(self._manifests) > _MANIFESTS:
+            self._manifests.popitem(last=False)
+        return answer
+
+    def _kept(self, target: Target, reference: str) -> ManifestAnswer | None:
+        try:
+            return self._manifests.get((target, Digest.parse(reference)))
+        except InputError:
+            return None
+
+    async def blob_size(self, target: Target, digest: Digest) -> int:
+        return await self._blobs.size_bytes(target, digest)
+
+    async def open_blob(self, target: Target, digest: Digest) -> OpenBlob:
+        return await self._blobs.open(target, digest)
+
+    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+        return await self._site.tags(target, count, last)
+
+    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+        return await self._site.referrers(target, digest, artifact_type)

@@ -1,0 +1,57 @@
+"""How many requests run at once: past the limit they queue, past the queue they are refused (design.md §4.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from imagedist.errors import OverloadedError
+
+MAX_WAIT_SECONDS = 20.0
+"""Below the 30 s after which clients commonly give up a request without an answer."""
+
+
+class Admission:
+    """Lets ``max_requests`` in at a time.
+
+    Args:
+        max_queued: how many may wait; four times the limit if not given.
+        max_wait_seconds: how long one waits, give or take a quarter: those refused come back spread out.
+    """
+
+    def __init__(
+        self, max_requests: int, max_queued: int | None = None, max_wait_seconds: float = MAX_WAIT_SECONDS
+    ) -> None:
+        self._slots = asyncio.Semaphore(max_requests)
+        self._max_queued = 4 * max_requests if max_queued is None else max_queued
+        self._max_wait_seconds = max_wait_seconds
+        self._queued = 0
+
+    @asynccontextmanager
+    async def enter(self) -> AsyncIterator[None]:
+        """
+        Raises:
+            OverloadedError: the queue is full, or the wait was too long.
+        """
+        if self._slots.locked():
+            await self._wait()
+        else:
+            await self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _wait(self) -> None:
+        if self._queued >= self._max_queued:
+            raise OverloadedError("too many requests at once: try again, or elsewhere")
+        self._queued += 1
+        try:
+            async with asyncio.timeout(self._max_wait_seconds * random.uniform(0.75, 1.25)):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise OverloadedError("too many requests for too long: try again, or elsewhere") from error
+        finally:
+            self._queued -= 1

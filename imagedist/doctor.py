@@ -1,0 +1,120 @@
+"""What is wrong here, and what to do about it: this machine, its agent, the site behind it, its runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from imagedist.agent.client import AgentClient, find_socket
+from imagedist.config import AgentConfig, load
+from imagedist.engine import default_ramdisk, default_root
+from imagedist.errors import ImagedistError
+from imagedist.runtimes import survey
+
+_ASK_SECONDS = 5.0
+_LITTLE_BYTES = 5 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. ``warn`` works, but not as well as it could; ``bad`` does not."""
+
+    verdict: Literal["ok", "warn", "bad"]
+    what: str
+    detail: str = ""
+
+
+async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
+    """Everything from the machine outwards; a canary goes through every hop and says which one answered.
+
+    Raises:
+        ConfigError: the configuration to check is wrong.
+    """
+    loaded = load(config, AgentConfig) if config else None
+    root = loaded.storage.root if loaded else default_root()
+    ramdisk = loaded.unpack.ramdisk if loaded else default_ramdisk()
+    findings = [_privileges(), _overlay(), _ramdisk(ramdisk), _disk(root)]
+    found = find_socket(socket or (loaded.agent.socket if loaded and loaded.agent.socket.exists() else None))
+    proxies: tuple[str, ...] = loaded.agent.site_proxies if loaded else ()
+    seeders: tuple[str, ...] = loaded.agent.site_seeders if loaded else ()
+    mirror = str(loaded.agent.listen) if loaded else "127.0.0.1:5050"
+    if found is None:
+        findings.append(Finding("warn", "agent", "none runs; `imagedist pull` works without, but without the swarm"))
+    else:
+        async with AgentClient(found) as agent:
+            try:
+                status = await agent.status()
+            except ImagedistError as error:
+                findings.append(Finding("bad", f"agent at {found}", str(error)))
+            else:
+                findings.append(Finding("ok", f"agent {status.version}", f"stores images in {status.storage_root}"))
+                proxies, seeders, mirror = status.site_proxies, status.site_seeders, status.mirror
+                findings.append(await _hop("canary: mirror", f"http://{mirror}/v2/"))
+    for url in proxies:
+        findings.append(await _hop("canary: site proxy", f"{url}/readyz"))
+    for url in seeders:
+        findings.append(await _hop("canary: site seeder", f"{url}/readyz"))
+    findings += await asyncio.to_thread(_runtimes, mirror)
+    return findings
+
+
+def _privileges() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("ok", "privileges", "root: ownership and devices are kept, images can be mounted")
+    return Finding("warn", "privileges", "not root: unpacked files belong to you, devices are skipped, no mount")
+
+
+def _overlay() -> Finding:
+    try:
+        known = Path("/proc/filesystems").read_text()
+    except OSError:
+        known = ""
+    if "overlay" in known:
+        return Finding("ok", "overlay file system")
+    return Finding("warn", "overlay file system", "not loaded: `modprobe overlay` before containers run from the store")
+
+
+def _ramdisk(path: Path) -> Finding:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < 1 << 30:
+        return Finding(
+            "warn", f"ramdisk {path}", f"only {free >> 20} MiB free: larger layers are staged on disk; give it more"
+        )
+    return Finding("ok", f"ramdisk {path}", f"{free >> 20} MiB free")
+
+
+def _disk(root: Path) -> Finding:
+    existing = next(parent for parent in (root, *root.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if not os.access(existing, os.W_OK):
+        return Finding("bad", f"store {root}", f"{existing} is not writable: run as root or give --root")
+    if free < _LITTLE_BYTES:
+        return Finding("warn", f"store {root}", f"only {free >> 20} MiB free on its disk")
+    return Finding("ok", f"store {root}", f"{free >> 30} GiB free")
+
+
+async def _hop(what: str, url: str) -> Finding:
+    try:
+        async with httpx.AsyncClient(timeout=_ASK_SECONDS, trust_env=False) as http:
+            answer = await http.get(url)
+    except httpx.HTTPError as error:
+        return Finding("bad", f"{what} {url}", f"does not answer ({error or type(error).__name__}); is it running?")
+    if answer.status_code == 200:
+        return Finding("ok", f"{what} {url}")
+    return Finding("bad", f"{what} {url}", f"HTTP {answer.status_code}: {answer.text.strip()[:200]}")
+
+
+def _runtimes(mirror: str) -> list[Finding]:
+    return [
+        Finding("ok", report.name, f"uses the mirror {mirror}")
+        if report.is_configured
+        else Finding("warn", report.name, f"does not use the mirror {mirror} yet: {report.how}")
+        for report in survey(mirror)
+    ]

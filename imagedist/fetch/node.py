@@ -1,0 +1,286 @@
+"""The blobs of a node: its cache, what is on its way, and what it seeds (design.md §4.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imagedist.distribution.backend import Target
+from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError, StorageError, storage_error
+from imagedist.fetch.inbound import Inbound, InboundReader
+from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
+from imagedist.oci.digest import Digest
+from imagedist.site import Arriving, Site
+from imagedist.store.arrival import Arrivals, ArrivalWriter
+from imagedist.store.blobs import BlobStore
+from imagedist.store.reading import OpenBlob
+from imagedist.swarm.session import SwarmSession, Transfer
+from imagedist.swarm.torrent import parse
+
+_LOG = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.5
+_STALL_SECONDS = 3.0
+"""No verified piece for this long: take the proxy's web seed as well (a lone node has no peer at all)."""
+_WEB_SEED_HOLD_SECONDS = 5.0
+"""A web seed stays on at least this long, so that a slow swarm does not flap."""
+_LONG_POLL_SECONDS = 20.0
+_LONG_POLLS = 15
+_SEED_ATTEMPTS = 30
+
+
+class NodeBlobs:
+    """Brings each blob to this node once, however many ask, and seeds what it has.
+
+    Args:
+        root, quota_bytes: of the verified cache. ``root/swarm`` holds what the session writes: a finished
+            and checked file is linked into the cache, never renamed under libtorrent.
+        trackers: announce URLs of the site's seeders.
+
+    Raises:
+        StorageError: the cache cannot be opened. Reading its directories is slow: construct it in a thread.
+    """
+
+    def __init__(
+        self, root: Path, quota_bytes: int | None, site: Site, session: SwarmSession, trackers: Sequence[str]
+    ) -> None:
+        self._store = store = BlobStore(root, quota_bytes, may_evict=self._let_go)
+        self._site = site
+        self._session = session
+        self._trackers = tuple(trackers)
+        self._arrivals = Arrivals(store)
+        self._inbound: dict[Digest, Inbound] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._swarm = store.root / "swarm"
+        self._torrents = store.root / "torrents"
+        self.received_bytes: Counter[str] = Counter()
+        self._cached = self._leftovers()
+
+    async def start(self) -> None:
+        """Seeds again what the cache holds."""
+        cached, self._cached = self._cached, []
+        for digest, torrent in cached:
+            with contextlib.suppress(IntegrityError, StorageError):
+                await self._seed(digest, torrent)
+
+    def _leftovers(self) -> list[tuple[Digest, bytes]]:
+        """What can be seeded at once; drops what an earlier process left unfinished."""
+        try:
+            for folder in (self._swarm, self._torrents):
+                folder.mkdir(parents=True, exist_ok=True)
+            cached = []
+            for path in sorted(self._torrents.glob("*.torrent")):
+                digest = Digest("sha256", path.stem)
+                if self._store.has(digest):
+                    cached.append((digest, path.read_bytes()))
+                else:
+                    path.unlink(missing_ok=True)
+            for path in self._swarm.iterdir():
+                if not self._store.has(Digest("sha256", path.name)):
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error("prepare the blob cache", error) from error
+        return cached
+
+    async def open(self, target: Target, digest: Digest) -> OpenBlob:
+        """The blob, committed or on its way; the caller closes it.
+
+        Raises:
+            NotFoundError: nobody has it. SourceError: the site cannot be reached. StorageError.
+        """
+        with contextlib.suppress(NotFoundError):
+            return await self._store.open(digest)
+        inbound = self._inbound.get(digest)
+        if inbound is None:
+            inbound = self._inbound[digest] = Inbound(digest)
+            self._spawn(self._bring(inbound, target))
+        return InboundReader(inbound, await inbound.known_size(), self._store)
+
+    async def size_bytes(self, target: Target, digest: Digest) -> int:
+        """The blob's length, without bringing it here."""
+        size_bytes = self._store.size(digest)
+        if size_bytes is not None:
+            return size_bytes
+        inbound = self._inbound.get(digest)
+        if inbound is not None and inbound.size_bytes is not None:
+            return inbound.size_bytes
+        return await self._site.blob_size(target, digest)
+
+    async def _bring(self, inbound: Inbound, target: Target) -> None:
+        try:
+            await self._by_any_way(inbound, target)
+            inbound.commit()
+        except ImagedistError as error:
+            FAILURES.labels(source="site", cause=type(error).__name__).inc()
+            _LOG.warning("cannot bring %s: %s", inbound.digest, error)
+            inbound.fail(error)
+        except asyncio.CancelledError:
+            inbound.fail(SourceError(f"the agent stopped while {inbound.digest} was on its way"))
+            raise
+        except Exception as error:
+            _LOG.exception("cannot bring %s", inbound.digest)
+            inbound.fail(SourceError(f"cannot bring {inbound.digest}: {error!r}"))
+        finally:
+            self._inbound.pop(inbound.digest, None)
+
+    async def _by_any_way(self, inbound: Inbound, target: Target) -> None:
+        answer = await self._site.torrent(target, inbound.digest, wait_seconds=0)
+        for _ in range(_LONG_POLLS):
+            if not isinstance(answer, Arriving):
+                break
+            inbound.learn_size(answer.size_bytes)
+            if answer.action == "stream":
+                await self._by_http(inbound, target, answer.size_bytes)
+                if answer.is_swarm:
+                    self._spawn(self._seed_when_possible(target, inbound.digest))
+                return
+            answer = await self._site.torrent(target, inbound.digest, wait_seconds=_LONG_POLL_SECONDS)
+        if isinstance(answer, Arriving):  # the site never let us go: do not wait for ever
+            await self._by_http(inbound, target, answer.size_bytes)
+            return
+        try:
+            await self._by_swarm(inbound, target, answer)
+        except (SourceError, IntegrityError) as error:
+            FAILURES.labels(source="swarm", cause=type(error).__name__).inc()
+            _LOG.warning("the swarm failed for %s, going on by HTTP: %s", inbound.digest, error)
+            await self._drop(inbound.digest)
+            await self._by_http(inbound, target, await self._site.blob_size(target, inbound.digest))
+
+    async def _by_http(self, inbound: Inbound, target: Target, size_bytes: int) -> None:
+        async def fetch(writer: ArrivalWriter) -> None:
+            await writer.begin(size_bytes)
+            async for chunk in self._site.chunks(target, inbound.digest, size_bytes, writer.offset_bytes):
+                await writer.write(chunk)
+                self._count("proxy", len(chunk))
+
+        inbound.learn_size(size_bytes)
+        arrival = self._arrivals.join(inbound.digest, size_bytes, fetch)
+        inbound.take(arrival)
+        await arrival.wait_committed()
+
+    async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
+        _expect(torrent, inbound.digest)
+        transfer = await self._session.add(torrent, self._swarm, trackers=self._trackers)
+        inbound.learn_size(transfer.size_bytes)
+        inbound.take(transfer)
+        watching = asyncio.create_task(self._watch(transfer, target))
+        try:
+            await transfer.wait_complete()
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+        await self._store.adopt(self._swarm / inbound.digest.hex, inbound.digest, transfer.size_bytes)
+        await asyncio.to_thread(self._keep_torrent, inbound.digest, torrent)
+
+    async def _watch(self, transfer: Transfer, target: Target) -> None:
+        """Counts bytes by source; puts the web seed on when alone or stalled, and takes it off again."""
+        loop = asyncio.get_running_loop()
+        counted: Counter[str] = Counter()
+        present, by_peers, moved_at = 0, 0, loop.time()
+        web_seed_since: float | None = None
+        try:
+            while True:
+                await asyncio.sleep(_TICK_SECONDS)
+                status, now = transfer.status(), loop.time()
+                self._count_new(status.received_bytes, counted)
+                from_peers = status.received_bytes.get("peer", 0) + status.received_bytes.get("seeder", 0)
+                if web_seed_since is None:
+                    if status.present_bytes > present:
+                        moved_at = now
+                    elif now - moved_at >= _STALL_SECONDS:
+                        web_seed_since = now
+                        transfer.set_web_seed(self._site.blob_url(target, transfer.digest))
+                elif from_peers > by_peers and now - web_seed_since >= _WEB_SEED_HOLD_SECONDS:
+                    web_seed_since, moved_at = None, now
+                    transfer.set_web_seed(None)
+                present, by_peers = status.present_bytes, from_peers
+        finally:
+            transfer.set_web_seed(None)
+            self._count_new(transfer.status().received_bytes, counted)
+
+    def _count_new(self, received: Mapping[str, int], counted: Counter[str]) -> None:
+        for source, total in received.items():
+            self._count(source, total - counted[source])
+            counted[source] = total
+
+    def _count(self, source: str, count_bytes: int) -> None:
+        if count_bytes > 0:
+            BYTES_BY_SOURCE.labels(source=source).inc(count_bytes)
+            self.received_bytes[source] += count_bytes
+
+    async def _seed_when_possible(self, target: Target, digest: Digest) -> None:
+        """A first-wave node becomes a seed the moment the torrent exists."""
+        for _ in range(_SEED_ATTEMPTS):
+            try:
+                answer = await self._site.torrent(target, digest, wait_seconds=_LONG_POLL_SECONDS)
+                if isinstance(answer, bytes):
+                    await self._seed(digest, answer)
+                    return
+            except ImagedistError as error:
+                _LOG.info("not seeding %s: %s", digest, error)
+                return
+
+    async def _seed(self, digest: Digest, torrent: bytes) -> None:
+        """Seeds a blob of the cache; the torrent came from the site and names exactly this file.
+
+        Raises:
+            IntegrityError: not a torrent of ours. StorageError.
+        """
+        if self._session.get(digest) is not None or not self._store.has(digest):
+            return
+        _expect(torrent, digest)
+        await asyncio.to_thread(self._link_for_session, digest)
+        await self._session.add(torrent, self._swarm, trackers=self._trackers, seeding=True)
+        await asyncio.to_thread(self._keep_torrent, digest, torrent)
+
+    def _link_for_session(self, digest: Digest) -> None:
+        try:
+            (self._swarm / digest.hex).unlink(missing_ok=True)
+            os.link(self._store.path(digest), self._swarm / digest.hex)
+        except OSError as error:
+            raise storage_error(f"link {digest} for seeding", error) from error
+
+    def _keep_torrent(self, digest: Digest, torrent: bytes) -> None:
+        aside = self._torrents / f".{digest.hex}"
+        try:
+            aside.write_bytes(torrent)
+            aside.rename(self._torrents / f"{digest.hex}.torrent")
+        except OSError as error:
+            raise storage_error(f"keep the torrent of {digest}", error) from error
+
+    async def _let_go(self, digest: Digest) -> bool:
+        """Before the cache evicts a blob: stop seeding it and drop the session's link."""
+        if digest in self._inbound:
+            return False
+        await self._drop(digest)
+        return True
+
+    async def _drop(self, digest: Digest) -> None:
+        await self._session.remove(digest)
+        for path in (self._swarm / digest.hex, self._torrents / f"{digest.hex}.torrent"):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stops what is on its way; pieces and partial files are dropped at the next start."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._arrivals.close()
+
+
+def _expect(torrent: bytes, digest: Digest) -> None:
+    facts = parse(torrent)
+    if facts.digest != digest:
+        raise IntegrityError(f"the site sent a torrent of {facts.digest} for {digest}")

@@ -1,0 +1,18 @@
+"""What the puller asks of a source of images, and the plainest one: a registry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.reference import Reference
+
+
+class Source(Protocol):
+    """References become resolved images, descriptors become bytes."""
+
+    async def resolve(self, reference: Reference, platform: Platform) -> Image: ...
+
+    def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        """The blob's bytes in order, as they arrive. The reader checks size and digest."""

@@ -1,0 +1,150 @@
+"""Locks that processes and threads share: open-file-description locks, and private directories that outlive nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from imagedist.errors import StorageError, storage_error
+
+_FLOCK = "hhqqi0q"  # struct flock of a 64-bit Linux: type, whence, start, len, pid
+_POLL_SECONDS = 0.01
+LOCK_TIMEOUT_SECONDS = 600.0
+
+
+class LockFile:
+    """One open lock file. Its locks belong to this object, not to the process (``F_OFD_SETLK``, fcntl(2)).
+
+    They exclude, and are excluded by, the POSIX record locks of containers/storage; but closing another descriptor of
+    the same file does not drop them. Several objects may lock several bytes of one file.
+
+    Args:
+        path: created when it is not there; nothing is ever removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise storage_error("open a lock file", error) from error
+
+    def acquire(
+        self,
+        start: int = 0,
+        length: int = 0,
+        *,
+        shared: bool = False,
+        timeout_seconds: float = LOCK_TIMEOUT_SECONDS,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Waits for a range of bytes (length 0: to the end of the file).
+
+        Raises:
+            StorageError: not free within ``timeout_seconds``, or ``stop`` was set meanwhile.
+        """
+        # Polled: a thread inside F_OFD_SETLKW could not be told to stop, and Ctrl-C would hang at exit.
+        deadline = time.monotonic() + timeout_seconds
+        while not self.try_acquire(start, length, shared=shared):
+            if stop is not None and stop.is_set():
+                raise StorageError(f"gave up waiting for {self.path}: the pull was stopped")
+            if time.monotonic() >= deadline:
+                raise StorageError(
+                    f"cannot lock {self.path} within {timeout_seconds:.0f} s: another process holds it; try again"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def try_acquire(self, start: int = 0, length: int = 0, *, shared: bool = False) -> bool:
+        """The same, without waiting. True: it is held now."""
+        try:
+            self._set(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, start, length)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise storage_error(f"lock {self.path}", error) from error
+        return True
+
+    def release(self, start: int = 0, length: int = 0) -> None:
+        self._set(fcntl.F_UNLCK, start, length)
+
+    def _set(self, kind: int, start: int, length: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0))
+
+    def read(self, limit_bytes: int) -> bytes:
+        return os.pread(self._fd, limit_bytes, 0)
+
+    def write(self, content: bytes) -> None:
+        """Replaces the file's content; the lock should be held."""
+        try:
+            os.pwrite(self._fd, content, 0)
+            os.ftruncate(self._fd, len(content))
+        except OSError as error:
+            raise storage_error(f"write {self.path}", error) from error
+
+    def close(self) -> None:
+        """Drops every lock of this object."""
+        os.close(self._fd)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[LockFile]:
+    """Holds a whole lock file for the length of a ``with`` block."""
+    lock = LockFile(path)
+    try:
+        lock.acquire(shared=shared, timeout_seconds=timeout_seconds)
+        yield lock
+    finally:
+        lock.close()
+
+
+class PrivateDirectory:
+    """``parent/<random>/`` for one owner, with ``parent/<random>.lock`` locked as long as the owner lives.
+
+    Creating one first removes those whose owners died, even by SIGKILL.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        try:
+            parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with locked(parent / ".lock"):
+                remove_abandoned(parent)
+                name = uuid.uuid4().hex
+                self.lock = LockFile(parent / f"{name}.lock")
+                self.lock.acquire()
+                self.path = parent / name
+                self.path.mkdir(mode=0o700)
+        except OSError as error:
+            raise storage_error(f"create a private directory in {parent}", error) from error
+
+    def close(self) -> None:
+        """Removes the directory with all it holds, then the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.lock.path.unlink(missing_ok=True)
+        self.lock.close()
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes what dead owners left in ``parent``. The caller holds ``parent/.lock``."""
+    for lock in list(private_locks(parent)):
+        try:
+            if lock.try_acquire():
+                shutil.rmtree(lock.path.with_suffix(""), ignore_errors=True)
+                lock.path.unlink(missing_ok=True)
+        finally:
+            lock.close()
+
+
+def private_locks(parent: Path) -> Iterator[LockFile]:
+    """The lock files of all private directories there are, dead or alive; the caller closes them."""
+    for path in sorted(parent.glob("?*.lock")):
+        yield LockFile(path)

@@ -1,0 +1,202 @@
+"""What a stack of layer directories shows, by overlayfs' rules, without mounting it (kernel: filesystems/overlayfs)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagedist.errors import UnacceptableError, storage_error
+
+OPAQUE_MARKS = ("trusted.overlay.opaque", "user.overlay.opaque")
+_MAX_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A name of the merged view.
+
+    Attributes:
+        stat: of the uppermost layer that has it.
+        paths: where it lies, uppermost first; several only for a directory that is merged of several layers.
+    """
+
+    stat: os.stat_result
+    paths: tuple[Path, ...]
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.stat.st_mode)
+
+    @property
+    def is_symlink(self) -> bool:
+        return stat.S_ISLNK(self.stat.st_mode)
+
+
+class View:
+    """The merged view of layer directories.
+
+    Args:
+        layers: their ``diff`` directories, base first. They must not change meanwhile.
+    """
+
+    def __init__(self, layers: Sequence[Path]) -> None:
+        self._layers = tuple(reversed(layers))
+
+    def root(self) -> Found | None:
+        """The root directory; overlayfs merges it of all layers, opaque or not. None: no layers."""
+        return Found(self._layers[0].lstat(), self._layers) if self._layers else None
+
+    def lookup(self, path: str) -> Found | None:
+        """What is at a path from the root (``""``: the root), no symlink followed; None: nothing."""
+        found = self.root()
+        for name in path.split("/") if path else ():
+            if found is None or not found.is_directory:
+                return None
+            found = _child(found.paths, name)
+        return found
+
+    def children(self, directory: Found) -> dict[str, Found]:
+        """What a directory of the view holds."""
+        names: dict[str, None] = {}
+        for path in directory.paths:
+            names.update(dict.fromkeys(os.listdir(path)))
+        found = ((name, _child(directory.paths, name)) for name in names)
+        return {name: child for name, child in found if child is not None}
+
+    def resolve(self, path: str) -> str:
+        """Follows every symlink of ``path`` inside the root; parts that are not there stay as they are.
+
+        Raises:
+            UnacceptableError: a symlink loop.
+        """
+        todo, done, links = path.split("/")[::-1], list[str](), 0
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                del done[-1:]
+                continue
+            found = self.lookup("/".join((*done, part)))
+            if found is None or not found.is_symlink:
+                done.append(part)
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise UnacceptableError(f"unsafe layer: too many symlinks on the way to {path!r}")
+            target = os.readlink(found.paths[0])
+            if target.startswith("/"):
+                done.clear()
+            todo.extend(target.split("/")[::-1])
+        return "/".join(done)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """One path of a root file system, for comparing trees.
+
+    Attributes:
+        kind: ``file``, ``directory``, ``symlink``, ``fifo``, ``character device``, ``block device``, ``socket``.
+        mode: permission bits with set-id and sticky; 0 for a symlink, which has none.
+        size_bytes / sha256: of a regular file, else 0 and "".
+        target: of a symlink, else "".
+        owner: (uid, gid), or None when ownership is not compared.
+    """
+
+    kind: str
+    mode: int
+    size_bytes: int = 0
+    sha256: str = ""
+    target: str = ""
+    owner: tuple[int, int] | None = None
+
+
+def tree(layers: Sequence[Path], *, with_owner: bool = False) -> dict[str, TreeEntry]:
+    """Every path of the merged view, by path from the root without a leading slash; the root itself is not in it.
+
+    Args:
+        layers: ``diff`` directories, base first; one plain directory (a mounted image) works too.
+
+    Raises:
+        StorageError: something cannot be read.
+    """
+    try:
+        return dict(_walk(View(layers), with_owner))
+    except OSError as error:
+        raise storage_error("read a layer", error) from error
+
+
+def _walk(view: View, with_owner: bool) -> Iterator[tuple[str, TreeEntry]]:
+    root = view.root()
+    todo = [("", root)] if root else []
+    while todo:
+        prefix, directory = todo.pop()
+        for name, found in view.children(directory).items():
+            yield prefix + name, _tree_entry(found, with_owner)
+            if found.is_directory:
+                todo.append((f"{prefix}{name}/", found))
+
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def _tree_entry(found: Found, with_owner: bool) -> TreeEntry:
+    status = found.stat
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
+    owner = (status.st_uid, status.st_gid) if with_owner else None
+    if kind == "file":
+        with found.paths[0].open("rb", buffering=0) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return TreeEntry(kind, stat.S_IMODE(status.st_mode), status.st_size, digest, owner=owner)
+    if kind == "symlink":
+        return TreeEntry(kind, 0, target=os.readlink(found.paths[0]), owner=owner)
+    return TreeEntry(kind, stat.S_IMODE(status.st_mode), owner=owner)
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _child(parents: Sequence[Path], name: str) -> Found | None:
+    """Looks a name up from the uppermost layer down, until something hides what is below."""
+    status: os.stat_result | None = None
+    merged: list[Path] = []
+    for depth, parent in enumerate(parents, 1):
+        path = parent / name
+        try:
+            here = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if is_whiteout(here):
+            break
+        if not stat.S_ISDIR(here.st_mode):
+            if status is None:
+                return Found(here, (path,))
+            break
+        status = status or here
+        merged.append(path)
+        if depth < len(parents) and _is_opaque(path):
+            break
+    return Found(status, tuple(merged)) if status else None
+
+
+def _is_opaque(path: Path) -> bool:
+    for mark in OPAQUE_MARKS:
+        try:
+            if os.getxattr(path, mark, follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue  # not there, or not for us to read
+    return False

@@ -1,0 +1,261 @@
+"""One site as a node sees it: lists of proxies and seeders; when one is gone, the next one answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from imagedist.distribution.backend import ManifestAnswer, Page, Target
+from imagedist.distribution.rate import TokenBucket
+from imagedist.errors import InputError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.oci.client import RegistryClient
+from imagedist.oci.digest import Digest
+from imagedist.swarm.torrent import MAX_TORRENT_BYTES
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_UNHEALTHY_SECONDS = 10.0
+"""A proxy that failed is asked last for this long."""
+_CLIENTS = 64
+_CONNECT_SECONDS = 3.0
+_ANSWER_SECONDS = 30.0
+
+
+class Arriving(BaseModel):
+    """The site is fetching the blob: its size, what is there, and what this node should do meanwhile."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    format: int = 1
+    size_bytes: int = Field(alias="size", ge=0)
+    present_bytes: int = Field(alias="present", default=0)
+    action: Literal["stream", "wait"]
+    is_swarm: bool = Field(alias="swarm", default=True)
+    """Whether a torrent will follow; small and private blobs have none."""
+
+
+@dataclass
+class _Proxy:
+    url: str
+    failed_at: float = float("-inf")
+
+
+class Site:
+    """What a node asks of its site.
+
+    Args:
+        proxies, seeders: base URLs, tried in this order, those that failed lately last.
+        node_id: who we are, for the first wave and the inventory.
+        token: the site token, for routes that change the site's state.
+        rate: caps the bytes of blobs fetched by HTTP.
+    """
+
+    def __init__(
+        self,
+        proxies: Sequence[str],
+        seeders: Sequence[str],
+        node_id: str,
+        token: str | None = None,
+        rate: TokenBucket | None = None,
+    ) -> None:
+        self._proxies = [_Proxy(url) for url in proxies]
+        self._seeders = tuple(seeders)
+        self._node_id = node_id
+        self._token = token
+        self._rate = rate
+        self._clients: OrderedDict[tuple[str, str | None], RegistryClient] = OrderedDict()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
+        """A manifest by tag or digest.
+
+        Raises:
+            NotFoundError: the site does not have it. SourceError: no proxy answers.
+        """
+
+        async def ask(url: str) -> ManifestAnswer:
+            answer = await self._client(url, target).manifest(target.name, reference)
+            return ManifestAnswer(answer.digest, answer.media_type, answer.body, answer.warning)
+
+        return await self._first(ask)
+
+    async def blob_size(self, target: Target, digest: Digest) -> int:
+        """The blob's length. Raises as ``manifest``."""
+        return await self._first(lambda url: self._client(url, target).blob_size(target.name, digest))
+
+    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+        return await self._first(lambda url: self._client(url, target).tags(target.name, count, last))
+
+    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+        return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, artifact_type))
+
+    async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncIterator[bytes]:
+        """The blob's bytes from ``offset`` on, by HTTP; goes on at the next proxy where one broke off.
+
+        Raises:
+            NotFoundError, SourceError.
+        """
+        failure: SourceError | None = None
+        for proxy in self._by_health():
+            try:
+                async for chunk in self._client(proxy.url, target).blob(target.name, digest, size_bytes, offset):
+                    if self._rate is not None:
+                        await self._rate.take(len(chunk))
+                    offset += len(chunk)
+                    yield chunk
+                return
+            except SourceError as error:
+                self._failed(proxy)
+                failure = error
+        raise failure or SourceError("no site proxy is configured")
+
+    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+        """The blob's torrent, or what to do while the blob arrives at the site.
+
+        Args:
+            wait_seconds: how long the site may hold the answer back (long-poll).
+
+        Raises:
+            NotFoundError: nobody has it. SourceError: no proxy answers.
+        """
+        return await self._first(lambda url: self._ask_torrent(url, target, digest, wait_seconds))
+
+    async def _ask_torrent(self, url: str, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+        query = {"repo": target.name, "wait": f"{wait_seconds:g}"}
+        if target.namespace is not None:
+            query["ns"] = target.namespace
+        async with self._ask("GET", f"{url}/site/v1/torrents/{digest}", wait_seconds, query) as response:
+            if response.status == 200:
+                body = await response.content.read(MAX_TORRENT_BYTES + 1)
+                while len(body) <= MAX_TORRENT_BYTES and (more := await response.content.read(MAX_TORRENT_BYTES)):
+                    body += more
+                return body
+            try:
+                return Arriving.model_validate_json(await response.read())
+            except ValidationError as error:
+                raise SourceError(f"{url} answered nonsense about {digest}; is it an imagedist proxy?") from error
+
+    def blob_url(self, target: Target, digest: Digest) -> str:
+        """The proxy's URL of a blob, as a web seed (BEP 19)."""
+        query = f"?{urlencode({'ns': target.namespace})}" if target.namespace is not None else ""
+        return f"{self._by_health()[0].url}/v2/{target.name}/blobs/{digest}{query}"
+
+    async def prefix(self, registry: str) -> str:
+        """The path prefix under which the site serves a registry (``ns`` cannot be typed into ``docker pull``).
+
+        Raises:
+            NotFoundError: no such upstream; names those there are. SourceError.
+        """
+
+        async def ask(url: str) -> str:
+            async with self._ask("GET", f"{url}/site/v1/upstreams", 0, {}) as response:
+                upstreams: dict[str, list[str]] = json.loads(await response.read())["upstreams"]
+            for prefix, hosts in upstreams.items():
+                if registry == prefix or registry in hosts:
+                    return prefix
+            known = ", ".join(sorted(upstreams))
+            raise NotFoundError(f"the site serves no registry {registry}; it serves: {known}", "NAME_UNKNOWN")
+
+        return await self._first(ask)
+
+    async def heartbeat(self, labels: Mapping[str, str], version: str) -> None:
+        """Tells every seeder that this node lives.
+
+        Raises:
+            SourceError: a seeder does not answer or refuses.
+        """
+        body = {"format": 1, "labels": dict(labels), "version": version}
+        for url in self._seeders:
+            async with self._ask("PUT", f"{url}/site/v1/nodes/{self._node_id}", 0, {}, body):
+                pass
+
+    async def unready(self) -> str | None:
+        """Why this node cannot be served: no proxy of the site answers. None: one does."""
+        try:
+            await self._first(self._alive)
+        except SourceError as error:
+            return str(error)
+        return None
+
+    async def _alive(self, url: str) -> None:
+        async with self._ask("GET", f"{url}/livez", 0, {}):
+            pass
+
+    @contextlib.asynccontextmanager
+    async def _ask(
+        self, method: str, url: str, wait_seconds: float, query: Mapping[str, str], body: object = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+            self._session = aiohttp.ClientSession(timeout=timeout, headers={"X-Imagedist-Node": self._node_id})
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token and method != "GET" else {}
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS + wait_seconds):
+                async with self._session.request(method, url, params=query, json=body, headers=headers) as response:
+                    if response.status >= 400:
+                        raise await _refusal(response, url)
+                    yield response
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise SourceError(f"{url.partition('/site')[0]} does not answer: {error or type(error).__name__}") from error
+
+    async def _first(self, ask: Callable[[str], Awaitable[T]]) -> T:
+        failure: SourceError | None = None
+        for proxy in self._by_health():
+            try:
+                answer = await ask(proxy.url)
+            except SourceError as error:
+                self._failed(proxy)
+                failure = error
+            else:
+                proxy.failed_at = float("-inf")
+                return answer
+        raise failure or SourceError("no site proxy is configured")
+
+    def _by_health(self) -> list[_Proxy]:
+        since = asyncio.get_running_loop().time() - _UNHEALTHY_SECONDS
+        return sorted(self._proxies, key=lambda proxy: proxy.failed_at > since)
+
+    def _failed(self, proxy: _Proxy) -> None:
+        proxy.failed_at = asyncio.get_running_loop().time()
+
+    def _client(self, url: str, target: Target) -> RegistryClient:
+        key = (url, target.namespace)
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = RegistryClient(url, namespace=target.namespace)
+            # One client per registry name; hostile names must not pile up connections.
+            while len(self._clients) > _CLIENTS:
+                _, dropped = self._clients.popitem(last=False)
+                asyncio.get_running_loop().create_task(dropped.close())
+        return client
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.close()
+        if self._session is not None:
+            await self._session.close()
+
+
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError | InputError:
+    try:
+        document = json.loads(await response.read())
+        message = str(document["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"{url} answered {response.status}"
+    if response.status == 404:
+        return NotFoundError(message)
+    if response.status in (401, 403):
+        return UnauthorizedError(message)
+    return SourceError(message)

@@ -1,0 +1,60 @@
+"""Who may change a site's state: holders of the site token, or loopback when none is configured (design.md §4.2)."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from imagedist.errors import UnauthorizedError
+
+_READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "Origin")
+
+
+def require_site_token(token: str | None) -> Middleware:
+    """A middleware that guards every request of a changing method, so that no new route can forget it.
+
+    Args:
+        token: the site token (``config.read_secret(site_token_file)``). None: loopback and Unix sockets only.
+
+    Raises (inside the handler chain, for ``service.render_site_errors`` to answer 401):
+        UnauthorizedError: no token, a wrong one, or not from this host while none is configured.
+    """
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method in _READING_METHODS:
+            return await handler(request)
+        what = f"{request.method} {request.path}"
+        if token is None:
+            if not _is_local(request):
+                raise UnauthorizedError(
+                    f"refused {what}: this service has no site_token_file, so only its own host may change it"
+                )
+        elif not _bears(request, token):
+            raise UnauthorizedError(f"refused {what}: expected the site token in 'Authorization: Bearer …'")
+        return await handler(request)
+
+    return guard
+
+
+def _bears(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # Bytes, because compare_digest refuses non-ASCII strings and a header may hold anything.
+    given_bytes = given.strip().encode("utf-8", "surrogateescape")
+    return scheme.lower() == "bearer" and hmac.compare_digest(given_bytes, token.encode())
+
+
+def _is_local(request: web.Request) -> bool:
+    """Whether a process of this host asks for itself: neither a reverse proxy nor a web page in a browser here."""
+    if request.transport is None or any(name in request.headers for name in _FORWARDED_HEADERS):
+        return False
+    peer = request.transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        return True  # a Unix socket, which file permissions guard
+    host = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+    return (mapped or host).is_loopback

@@ -1,0 +1,1 @@
+"""Compressed bytes to a layer directory: decode, read the tar, plan, extract. No network, no asyncio."""

@@ -1,0 +1,255 @@
+"""What a layer directory must hold in the end, decided in memory before the disk is touched.
+
+The rules are those of the OCI image specification (layer.md) as sequential application to one root file system gives
+them (umoci): names are cleaned relative to the root, a parent that is a symlink is followed inside the root, the last
+of several entries with one name wins, a whiteout hides only what lower layers have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from imagedist.errors import UnacceptableError
+from imagedist.unpack.entries import Entry
+
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4096
+_MAX_DEPTH = 256
+_MAX_ENTRIES = 10_000_000
+
+Parts = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Node:
+    """One name in the layer. A plain file, a whiteout, or a directory with children.
+
+    Attributes:
+        entry: what describes it; None for a whiteout and for a directory that no entry describes.
+        children: None unless it is a directory.
+        is_opaque: hides what lower layers have in this directory.
+        takes_lower_metadata: an undescribed directory, which is the lower layers' one if they have it.
+    """
+
+    entry: Entry | None = None
+    children: dict[str, Node] | None = None
+    is_whiteout: bool = False
+    is_opaque: bool = False
+    takes_lower_metadata: bool = False
+
+    @property
+    def is_directory(self) -> bool:
+        return self.children is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LowerLink:
+    """A hard link to a file that only a lower layer has: made at merge. Paths from the root, no leading slash."""
+
+    path: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The finished tree. ``kept`` are the numbers of the file entries that are found under their own name."""
+
+    root: Node
+    lower_links: tuple[LowerLink, ...]
+    kept: frozenset[int] = field(repr=False)
+
+
+def plan(entries: Iterable[Entry]) -> Plan:
+    """Applies the entries in order.
+
+    Raises:
+        UnacceptableError: unsafe or meaningless: names too long or too deep, a hard link to a directory or outside, a
+            whiteout of nothing, a symlink loop among parents, a device that overlayfs would read as a whiteout.
+    """
+    planner = _Planner()
+    for entry in entries:
+        planner.add(entry)
+    return planner.finish()
+
+
+class _Planner:
+    def __init__(self) -> None:
+        self._root = Node(children={}, takes_lower_metadata=True)
+        self._lower_links: dict[Parts, Parts] = {}
+        self._direct: dict[int, Parts] = {}
+
+    def add(self, entry: Entry) -> None:
+        if entry.number >= _MAX_ENTRIES:
+            raise UnacceptableError(f"layer has more than {_MAX_ENTRIES} entries: refused")
+        parts = _clean(entry.name)
+        if not parts:
+            if entry.is_directory:
+                self._root.entry, self._root.takes_lower_metadata = entry, False
+                return
+            raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
+        directory_path, directory = self._directory(parts[:-1], entry.name)
+        name = parts[-1]
+        path = (*directory_path, name)
+        if name.startswith(_WHITEOUT):
+            self._hide(directory, directory_path, name, entry)
+        elif entry.is_directory:
+            self._put_directory(directory, name, entry)
+        elif entry.is_hard_link:
+            self._put_hard_link(directory, path, entry)
+        else:
+            if entry.is_character_device and entry.device == (0, 0):
+                raise UnacceptableError(f"unsafe layer: {entry.name!r} is a device 0:0, overlayfs' own whiteout")
+            directory[name] = Node(entry)
+            self._lower_links.pop(path, None)
+            if entry.is_regular and path == parts:
+                self._direct[entry.number] = path
+
+    def finish(self) -> Plan:
+        links = []
+        for path, target in self._lower_links.items():
+            if self._find(path) is None and self._reachable(path[:-1]):
+                links.append(LowerLink("/".join(path), "/".join(target)))
+        kept = frozenset(
+            number
+            for number, path in self._direct.items()
+            if (node := self._find(path)) and node.entry and node.entry.number == number
+        )
+        _settle_below_opaque(self._root)
+        return Plan(self._root, tuple(links), kept)
+
+    def _put_directory(self, directory: dict[str, Node], name: str, entry: Entry) -> None:
+        present = directory.get(name)
+        if present and present.is_directory:
+            present.entry, present.takes_lower_metadata = entry, False
+            return
+        # It takes the place of a file or whiteout of this layer, so nothing of lower layers shows through.
+        directory[name] = Node(entry, children={}, is_opaque=present is not None)
+
+    def _put_hard_link(self, directory: dict[str, Node], path: Parts, entry: Entry) -> None:
+        target = _clean(entry.link)
+        if not target:
+            raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to the root directory")
+        target = (*self._resolve(target[:-1], entry.name), target[-1])
+        if target == path:
+            return
+        found = self._find(target)
+        if found and found.is_directory:
+            raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to directory {entry.link!r}")
+        if found is None or found.is_whiteout:
+            target = self._lower_links.get(target, target)
+            directory.pop(path[-1], None)
+            self._lower_links[path] = target
+            return
+        self._lower_links.pop(path, None)
+        directory[path[-1]] = Node(found.entry)
+
+    def _hide(self, directory: dict[str, Node], directory_path: Parts, name: str, entry: Entry) -> None:
+        """Whatever the entry's type: a whiteout is its name alone."""
+        if name == _OPAQUE:
+            owner = self._find(directory_path)
+            if owner is not None:
+                owner.is_opaque = True
+            return
+        hidden = name.removeprefix(_WHITEOUT)
+        if hidden.startswith(_WHITEOUT):
+            return  # aufs' own bookkeeping, as .wh..wh.plnk
+        if hidden in ("", ".", ".."):
+            raise UnacceptableError(f"malformed layer: whiteout {entry.name!r} names nothing")
+        present = directory.get(hidden)
+        if present is None and (*directory_path, hidden) not in self._lower_links:
+            directory[hidden] = Node(is_whiteout=True)
+        elif present is not None and present.is_directory:
+            present.is_opaque, present.takes_lower_metadata = True, False
+
+    def _directory(self, parts: Parts, about: str) -> tuple[Parts, dict[str, Node]]:
+        """The directory at ``parts``, with symlinks followed and what is missing added."""
+        path = self._resolve(parts, about)
+        node = self._root
+        for name in path:
+            assert node.children is not None  # _resolve stops at nothing but directories and new names
+            child = node.children.get(name)
+            if child is None:
+                child = node.children[name] = Node(children={}, takes_lower_metadata=True)
+            elif not child.is_directory:
+                child = node.children[name] = Node(children={}, is_opaque=True)
+            node = child
+        assert node.children is not None
+        return path, node.children
+
+    def _resolve(self, parts: Parts, about: str) -> Parts:
+        """Follows this layer's own symlinks; ``..`` never leaves the root."""
+        path: list[str] = []
+        todo, links = list(reversed(parts)), 0
+        while todo:
+            name = todo.pop()
+            if name == "..":
+                if path:
+                    path.pop()
+                continue
+            node = self._find((*path, name))
+            if node and node.entry and node.entry.is_symlink:
+                links += 1
+                if links > _MAX_LINKS:
+                    raise UnacceptableError(f"unsafe layer: too many symlinks on the way to {about!r}")
+                target = node.entry.link
+                if target.startswith("/"):
+                    path.clear()
+                todo.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
+                continue
+            path.append(name)
+        if len(path) > _MAX_DEPTH:
+            raise UnacceptableError(f"unsafe layer: {about[:100]!r} is deeper than {_MAX_DEPTH} directories")
+        return tuple(path)
+
+    def _find(self, path: Parts) -> Node | None:
+        node: Node | None = self._root
+        for name in path:
+            if node is None or node.children is None:
+                return None
+            node = node.children.get(name)
+        return node
+
+    def _reachable(self, path: Parts) -> bool:
+        """Whether no later entry put something else in a parent's place."""
+        node = self._find(path)
+        return node is not None and node.is_directory
+
+
+def _clean(name: str) -> Parts:
+    """The name relative to the root: no empty parts, no ``.``, and ``..`` stops at the root (as containerd, umoci)."""
+    if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
+        raise UnacceptableError(f"unsafe layer: the name {name[:100]!r} is longer than {_MAX_PATH_BYTES} bytes")
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            if parts:
+                parts.pop()
+        elif part not in ("", "."):
+            if len(part.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
+                raise UnacceptableError(f"unsafe layer: the file name {part[:100]!r} is longer than 255 bytes")
+            parts.append(part)
+    if len(parts) > _MAX_DEPTH:
+        raise UnacceptableError(f"unsafe layer: {name[:100]!r} is deeper than {_MAX_DEPTH} directories")
+    return tuple(parts)
+
+
+def _settle_below_opaque(root: Node) -> None:
+    """Below an opaque directory nothing of lower layers is left: nothing to hide, no metadata to take.
+
+    overlayfs would list a whiteout there as a broken file.
+    """
+    todo = [(root, root.is_opaque)]
+    while todo:
+        node, is_below = todo.pop()
+        if node.children is None:
+            continue
+        if is_below:
+            node.children = {name: child for name, child in node.children.items() if not child.is_whiteout}
+        for child in node.children.values():
+            if is_below:
+                child.takes_lower_metadata = False
+            todo.append((child, is_below or child.is_opaque))

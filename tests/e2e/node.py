@@ -1,0 +1,62 @@
+"""A node as its runtimes see it: own /run, /var/lib and /etc/hosts in a private mount namespace for each command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from tests.e2e import processes
+from tests.e2e.processes import Process
+
+# Mounted in a namespace of its own, everything here is gone with the command. Debian's crun refuses the hybrid cgroup
+# layout, so the unified half is hidden where there is one. The open-files limit is what crun may set at most.
+_ENTER = """
+set -e
+if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+base=$1; shift
+mount --bind "$base/hosts" /etc/hosts
+mount --bind "$base/run" /run
+mount --bind "$base/lib" /var/lib
+if [ -n "$1" ]; then mount --rbind "$1" /var/lib/imagedist/storage; fi
+shift
+exec "$@"
+"""
+
+
+class Node:
+    """Directories and name resolution of one machine; the shipped files name real paths, and here they are real.
+
+    Args:
+        base: a short path on a file system that overlay mounts accept (Unix socket paths have 107 characters).
+        hosts: name → address. Names of the outside world go to an address where nothing listens.
+        storage: what ``/var/lib/imagedist/storage`` shows: the storage root of an agent.
+    """
+
+    def __init__(self, base: Path, hosts: Mapping[str, str], storage: Path | None = None) -> None:
+        self.base = base
+        self.run_directory = base / "run"
+        self._storage = storage
+        for directory in ("run/lock", "lib/imagedist/storage", "home"):
+            (base / directory).mkdir(parents=True)
+        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in hosts.items())]
+        (base / "hosts").write_text("\n".join(lines) + "\n")
+
+    def wrap(self, argv: Sequence[str]) -> list[str]:
+        storage = str(self._storage) if self._storage else ""
+        return ["unshare", "--mount", "sh", "-c", _ENTER, "node", str(self.base), storage, *argv]
+
+    def start(self, argv: Sequence[str], name: str) -> Process:
+        return Process(self.wrap(argv), self.base / f"{name}.log", self._env({}))
+
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+        return processes.run(self.wrap(argv), self._env(env or {}))
+
+    def succeed(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+        return processes.succeed(self.wrap(argv), self._env(env or {}))
+
+    def _env(self, env: Mapping[str, str]) -> dict[str, str]:
+        """A home without anybody's credentials, and no proxy in the way to 127.0.0.0/8."""
+        names = ("http_proxy", "https_proxy", "all_proxy")
+        no_proxies = {name: "" for lower in names for name in (lower, lower.upper())}
+        return {"HOME": str(self.base / "home"), **no_proxies, **env}

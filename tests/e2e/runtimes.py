@@ -1,0 +1,115 @@
+"""The runtimes: private daemons and clients that read the very files of deploy/client-config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from tests.e2e.node import Node
+from tests.e2e.processes import Process, run
+
+CLIENT_CONFIG = Path(__file__).parents[2] / "deploy/client-config"
+
+_DOCKER = "/usr/bin/docker"
+"""Debian's own client; another one earlier in the PATH may not speak this daemon's API version."""
+
+_CONTAINERD_CONFIG = """\
+version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+"""
+
+
+class Docker:
+    """A dockerd with its own containerd, overlay2 and the shipped daemon.json."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.host = f"unix://{node.run_directory}/docker.sock"
+        config = CLIENT_CONFIG / "daemon.json"
+        flags = ["--host=unix:///run/docker.sock", "--storage-driver=overlay2", "--iptables=false", "--bridge=none"]
+        self._process = node.start(["dockerd", f"--config-file={config}", *flags], "dockerd")
+        try:
+            self._process.wait_until(lambda: self.run("version").returncode == 0, "dockerd", timeout_seconds=60)
+        except AssertionError:
+            self._process.stop()
+            raise
+
+    def run(self, *arguments: str) -> CompletedProcess[str]:
+        return run([_DOCKER, "--host", self.host, *arguments], {"HOME": str(self.node.base / "home")})
+
+    def pull(self, name: str) -> CompletedProcess[str]:
+        return self.run("pull", name)
+
+    def image_id(self, name: str) -> str:
+        done = self.run("image", "inspect", "--format", "{{.Id}}", name)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def names(self) -> list[str]:
+        return self.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+class Containerd:
+    """A containerd without Kubernetes' interface, and ``ctr`` with the shipped hosts.toml."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        config = node.base / "containerd.toml"
+        config.write_text(_CONTAINERD_CONFIG)
+        self._process = node.start(["containerd", "--config", str(config)], "containerd")
+        try:
+            self._process.wait_until(lambda: self.run("version").returncode == 0, "containerd")
+        except AssertionError:
+            self._process.stop()
+            raise
+
+    def run(self, *arguments: str) -> CompletedProcess[str]:
+        return run(["ctr", "--address", f"{self.node.run_directory}/containerd/containerd.sock", *arguments])
+
+    def pull(self, name: str, *flags: str) -> CompletedProcess[str]:
+        """``ctr`` resolves names itself, so it runs with the node's /etc/hosts."""
+        pull = ["ctr", "images", "pull", "--hosts-dir", str(CLIENT_CONFIG / "certs.d"), *flags, name]
+        return self.node.run(pull)
+
+    def digest(self, name: str) -> str:
+        rows = [row.split() for row in self.run("images", "ls", f"name=={name}").stdout.splitlines()[1:]]
+        assert len(rows) == 1, f"containerd has {len(rows)} images of name {name}"
+        return rows[0][2]
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+class Podman:
+    """podman and skopeo with the shipped registries.conf and storage.conf, at their default paths."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._env = {
+            "CONTAINERS_REGISTRIES_CONF": str(CLIENT_CONFIG / "registries.conf"),
+            "CONTAINERS_STORAGE_CONF": str(CLIENT_CONFIG / "storage.conf"),
+        }
+
+    def run(self, *arguments: str) -> CompletedProcess[str]:
+        return self.node.run(["podman", *arguments], self._env)
+
+    def pull(self, name: str) -> CompletedProcess[str]:
+        return self.run("pull", name)
+
+    def run_container(self, name: str, *command: str) -> CompletedProcess[str]:
+        """Runs a container of an image that is here already; the flags are what this kind of test machine allows."""
+        limits = ["--ulimit", "nofile=10000:10000", "--ulimit", "nproc=1000:1000"]
+        isolation = ["--cgroups=disabled", "--network=none", "--runtime=crun", "--pull=never"]
+        return self.run("run", "--rm", *isolation, *limits, name, *command)
+
+    def images(self) -> dict[str, bool]:
+        """Image ID → whether it is read-only, that is, of an additional image store."""
+        listed = json.loads(self.run("images", "--all", "--no-trunc", "--format", "json").stdout or "[]")
+        return {image["Id"]: bool(image.get("ReadOnly")) for image in listed}
+
+    def skopeo(self, *arguments: str) -> CompletedProcess[str]:
+        return self.node.run(["skopeo", *arguments], self._env)
