@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -147,14 +148,14 @@ def images(root: Root = None, as_json: Json = False) -> None:
 
     stored = OverlayStore(root or default_root()).images()
     if as_json:
-        print(json.dumps([image.summary() for image in stored]))
+        print(json.dumps([asdict(image) for image in stored]))
         return
     table = Table(box=None, pad_edge=False)
     for title in ("NAME", "ID", "LAYERS", "SIZE", "CREATED"):
         table.add_column(title, overflow="fold")
     for image in stored:
         for name in image.names or ("<none>",):
-            table.add_row(name, image.id[:12], str(len(image.layers)), decimal(image.size_bytes), image.created[:19])
+            table.add_row(name, image.id[:12], str(len(image.layer_ids)), decimal(image.size_bytes), image.created[:19])
     Console().print(table)
 
 
@@ -164,8 +165,11 @@ def inspect(image: Annotated[str, typer.Argument(help="Name or id")], root: Root
     """Show everything the store knows about an image, as JSON."""
     from imagedist.overlay.store import OverlayStore
 
-    found = OverlayStore(root or default_root()).find(_stored_name(image))
-    print(json.dumps(found.details(), indent=2))
+    store = OverlayStore(root or default_root())
+    found = store.find(image)
+    documents = {"manifest": json.loads(store.manifest_bytes(found)), "config": json.loads(store.config_bytes(found))}
+    layers = [str(path) for path in store.diffs(found)]
+    print(json.dumps({**asdict(found), "layer_directories": layers, **documents}, indent=2))
 
 
 @app.command()
@@ -174,7 +178,8 @@ def mount(image: Annotated[str, typer.Argument(help="Name or id")], root: Root =
     """Mount an image's root filesystem read-only and print where. Needs root."""
     from imagedist.overlay.store import OverlayStore
 
-    print(OverlayStore(root or default_root()).mount(_stored_name(image)))
+    store = OverlayStore(root or default_root())
+    print(store.mount(store.find(image)))
 
 
 @app.command()
@@ -183,7 +188,8 @@ def umount(image: Annotated[str, typer.Argument(help="Name or id")], root: Root 
     """Undo `mount`."""
     from imagedist.overlay.store import OverlayStore
 
-    OverlayStore(root or default_root()).umount(_stored_name(image))
+    store = OverlayStore(root or default_root())
+    store.umount(store.find(image))
 
 
 @app.command()
@@ -200,13 +206,7 @@ def rm(
     from imagedist.overlay.store import OverlayStore
 
     users = used_by or list(StorageTable().used_by)
-    OverlayStore(root or default_root(), used_by=users).remove(_stored_name(image))
-
-
-def _stored_name(text: str) -> str:
-    """Names are stored whole; ids are taken as they are."""
-    is_id = len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text)
-    return text if is_id else str(Reference.parse(text))
+    OverlayStore(root or default_root(), used_by=users).remove(image)
 
 
 @app.command()
@@ -229,8 +229,6 @@ def runtimes(
     mirror: Annotated[str, typer.Option(help="The agent's mirror address.")] = "127.0.0.1:5050", as_json: Json = False
 ) -> None:
     """For each runtime of this machine: does it get P2P, does it get the parallel unpack, and how."""
-    from dataclasses import asdict
-
     from imagedist.runtimes import survey
 
     reports = survey(mirror)
@@ -254,8 +252,6 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check this machine, its agent, and the site behind it; say what to do about each finding."""
-    from dataclasses import asdict
-
     from imagedist.doctor import examine
 
     findings = interruptible(examine(config, socket))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.agent.protocol import AgentStatus, PullRequest
-from imagedist.config import StorageTable, UnpackTable
+from imagedist.config import StorageTable, UnpackTable, parse_size
 from imagedist.engine import default_ramdisk, default_root, opened
-from imagedist.errors import ConfigError, InputError
+from imagedist.errors import InputError
 from imagedist.fetch.registry import RegistrySource
 from imagedist.oci.manifest import Platform
 from imagedist.oci.reference import Reference
-from imagedist.progress import Event
+from imagedist.progress import Event, Observer
 from imagedist.puller import Puller, Strategy
 from imagedist.render import watching
 from imagedist.runtimes import Runtime, hand_over
@@ -49,7 +46,7 @@ async def pull(order: PullOrder, as_json: bool) -> None:
     """
     with watching(as_json) as observe:
         if order.socket is None or order.via or order.plain_http:
-            await _pull_here(order, order.via)
+            await _pull_here(order, order.via, observe)
             return
         async with AgentClient(order.socket) as agent:
             status = await agent.status()
@@ -59,11 +56,29 @@ async def pull(order: PullOrder, as_json: bool) -> None:
                 )
                 await agent.pull(request, observe)
                 return
-        await _pull_here(order, f"http://{status.mirror}")
+        await _pull_here(order, f"http://{status.mirror}", observe)
 
 
-async def _pull_here(order: PullOrder, via: str | None) -> None:
-    raise NotImplementedError
+async def _pull_here(order: PullOrder, via: str | None, observe: Observer) -> None:
+    storage = StorageTable(root=order.root or default_root())
+    unpack = UnpackTable.model_validate(
+        {
+            "ramdisk": order.ramdisk or default_ramdisk(),
+            "ramdisk_budget": parse_size(order.ramdisk_budget),
+            "workers": order.workers,
+            "nice": 0,
+        }
+    )
+    source = RegistrySource(order.reference, via, plain_http=order.plain_http)
+    try:
+        with opened(storage, unpack) as engine:
+            puller = Puller(source, engine.store, engine.ramdisk, engine.workers, strategy=order.strategy)
+            try:
+                await puller.pull(order.reference, order.platform, observe)
+            finally:
+                puller.close()
+    finally:
+        await source.close()
 
 
 async def pull_into(order: PullOrder, runtime: Runtime, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from pydantic import (
     ValidationError,
 )
 
-from imagedist.errors import ConfigError
+from imagedist.errors import ConfigError, InputError
 
 
 class Address(NamedTuple):
@@ -52,6 +52,18 @@ def _parse_duration(value: Any) -> timedelta:
 
 
 _BYTES = TypeAdapter(ByteSize)
+
+
+def parse_size(text: str) -> int:
+    """``150MiB`` → bytes.
+
+    Raises:
+        InputError: not a size.
+    """
+    try:
+        return int(_BYTES.validate_python(text))
+    except ValidationError as error:
+        raise InputError(f"bad size {text!r}: expected for example 150MB or 4GiB") from error
 
 
 def _parse_rate(value: Any) -> int | None:
@@ -104,11 +116,14 @@ class Upstream(_Table):
     password_file: AbsolutePath | None = None
     tag_ttl: Duration = timedelta(seconds=60)
     stale_if_error: bool = True
+    private_in_swarm: bool = False
+    """All nodes may have what this upstream's credentials can read, so its blobs may enter the swarm."""
 
 
 class ProxyTable(_Table):
     listen: Listen
     site_blobs: AbsolutePath
+    site_blobs_quota: ByteSize | None = None
     default_upstream: str | None = None
     site_seeders: tuple[Url, ...] = ()
     site_token_file: AbsolutePath | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -56,7 +57,8 @@ class Puller:
         """
         started = time.monotonic()
         image = await self._source.resolve(reference, platform)
-        async with in_thread(self._store.building(image, [str(reference)])) as chain:
+        stop = threading.Event()
+        async with in_thread(self._store.building(image, [str(reference)], stop=stop), stop) as chain:
             observe(_resolved(reference, image, chain))
             if self._strategy == "parallel":
                 await self._build_all_at_once(chain, reference, observe)
@@ -70,9 +72,7 @@ class Puller:
     async def _build_all_at_once(self, chain: Chain, reference: Reference, observe: Observer) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                building = [
-                    group.create_task(self._build(layer, chain, reference, observe)) for layer in chain.missing
-                ]
+                building = [group.create_task(self._build(layer, chain, reference, observe)) for layer in chain.missing]
                 for layer, task in zip(chain.missing, building, strict=True):  # base first: the only serial part
                     await self._merge(chain, layer, await task, observe)
         except BaseExceptionGroup as failures:

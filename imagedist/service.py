@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -144,6 +145,10 @@ def run_service(create: Callable[[], web.Application], address: Address) -> None
     Raises:
         InputError: the address is in use. Whatever the app's start-up raises.
     """
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Every node, client and open blob takes a file descriptor; the usual soft limit of 1024 is for select().
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> None:
         async with serving(create(), address) as bound:

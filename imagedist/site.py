@@ -86,8 +86,8 @@ class Site:
         """
 
         async def ask(url: str) -> ManifestAnswer:
-            answer = await self._client(url, target).manifest(target.name, reference)
-            return ManifestAnswer(answer.digest, answer.media_type, answer.body, answer.warning)
+            fetched = await self._client(url, target).manifest(target.name, reference)
+            return ManifestAnswer(fetched.digest, fetched.media_type, fetched.body, fetched.warning)
 
         return await self._first(ask)
 
@@ -96,9 +96,11 @@ class Site:
         return await self._first(lambda url: self._client(url, target).blob_size(target.name, digest))
 
     async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+        """One page of tags. Raises as ``manifest``."""
         return await self._first(lambda url: self._client(url, target).tags(target.name, count, last))
 
     async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+        """The referrers of a manifest. Raises as ``manifest``."""
         return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, artifact_type))
 
     async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncIterator[bytes]:
@@ -110,11 +112,14 @@ class Site:
         failure: SourceError | None = None
         for proxy in self._by_health():
             try:
-                async for chunk in self._client(proxy.url, target).blob(target.name, digest, size_bytes, offset):
-                    if self._rate is not None:
-                        await self._rate.take(len(chunk))
-                    offset += len(chunk)
-                    yield chunk
+                async with self._client(proxy.url, target).blob(target.name, digest, offset) as stream:
+                    if stream.size_bytes != size_bytes:
+                        raise SourceError(f"{proxy.url} says {stream.size_bytes} bytes of {digest}, not {size_bytes}")
+                    async for chunk in stream:
+                        if self._rate is not None:
+                            await self._rate.take(len(chunk))
+                        offset += len(chunk)
+                        yield chunk
                 return
             except SourceError as error:
                 self._failed(proxy)
@@ -208,7 +213,9 @@ class Site:
                         raise await _refusal(response, url)
                     yield response
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise SourceError(f"{url.partition('/site')[0]} does not answer: {error or type(error).__name__}") from error
+            raise SourceError(
+                f"{url.partition('/site')[0]} does not answer: {error or type(error).__name__}"
+            ) from error
 
     async def _first(self, ask: Callable[[str], Awaitable[T]]) -> T:
         failure: SourceError | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TypeVar
@@ -26,12 +27,13 @@ async def settled(work: Awaitable[T]) -> T:
 
 
 @asynccontextmanager
-async def in_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Enters and leaves a blocking context manager in threads.
+async def in_thread(context: AbstractContextManager[T], stop: threading.Event) -> AsyncIterator[T]:
+    """Enters and leaves a blocking context manager in threads; locks are the usual reason.
 
-    Locks are the usual reason; entering must itself be bounded or interruptible.
+    Args:
+        stop: makes a blocked entry give up; set when the task is cancelled meanwhile.
     """
-    value = await _entered(context)
+    value = await _entered(context, stop)
     try:
         yield value
     except BaseException as error:
@@ -41,11 +43,12 @@ async def in_thread(context: AbstractContextManager[T]) -> AsyncIterator[T]:
         await settled(asyncio.to_thread(context.__exit__, None, None, None))
 
 
-async def _entered(context: AbstractContextManager[T]) -> T:
+async def _entered(context: AbstractContextManager[T], stop: threading.Event) -> T:
     entering = asyncio.ensure_future(asyncio.to_thread(context.__enter__))
     try:
         return await asyncio.shield(entering)
     except asyncio.CancelledError as cancelled:
+        stop.set()
         await asyncio.wait([entering])
         if not entering.cancelled() and entering.exception() is None:
             await asyncio.to_thread(context.__exit__, type(cancelled), cancelled, None)

@@ -18,6 +18,7 @@ from imagedist.agent.api import SocketApi
 from imagedist.agent.mirror import Mirror
 from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig, read_secret
+from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.engine import agent_workers, opened
 from imagedist.errors import ImagedistError, InputError, storage_error
@@ -25,7 +26,6 @@ from imagedist.fetch.node import NodeBlobs
 from imagedist.puller import Puller
 from imagedist.service import add_health_routes, serving, until_signalled
 from imagedist.site import Site
-from imagedist.store.blobs import BlobStore
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 
 _LOG = logging.getLogger(__name__)
@@ -54,15 +54,15 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         engine = stack.enter_context(opened(config.storage, unpack))
         node_id = f"{sockets.gethostname()}-{table.bittorrent}"
-        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file))
+        limits = config.limits
+        rate = TokenBucket(limits.download) if limits.download else None
+        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate)
         stack.push_async_callback(site.close)
-        store = await asyncio.to_thread(BlobStore, table.node_blobs, table.node_blobs_quota)
-        session = LibtorrentSession(table.bittorrent, seeders=site.seeder_addresses)
-        await session.start()
+        session = await LibtorrentSession.open(table.bittorrent, upload=limits.upload, download=limits.download)
         stack.push_async_callback(session.close)
-        session.set_limits(config.limits.upload, config.limits.download)
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
-        blobs = NodeBlobs(store, site, session, trackers)
+        quota_bytes = int(table.node_blobs_quota)
+        blobs = await asyncio.to_thread(NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers)
         stack.push_async_callback(blobs.close)
         await blobs.start()
 
@@ -71,7 +71,7 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
         add_health_routes(app, site.unready)
         mirror = await stack.enter_async_context(serving(app, table.listen))
 
-        puller = Puller(NodeSource(site, blobs), engine.store, engine.ramdisk, engine.workers)
+        puller = Puller(NodeSource(f"http://{mirror}", blobs), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
         await stack.enter_async_context(_listening(api.create_app(), table.socket))

@@ -1,4 +1,4 @@
-"""The puller's source on a node with an agent: manifests from the site, blobs from cache and swarm."""
+"""The puller's source on a node with an agent: its own mirror for documents, cache and swarm for layers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ from collections.abc import AsyncIterator
 
 from imagedist.distribution.backend import Target
 from imagedist.fetch.node import NodeBlobs
-from imagedist.oci.digest import Digest
-from imagedist.oci.images import resolve_image
+from imagedist.fetch.registry import RegistrySource
 from imagedist.oci.manifest import Descriptor, Image, Platform
 from imagedist.oci.reference import Reference
-from imagedist.site import Site
 
 _CHUNK_BYTES = 1 << 20
 
 
 class NodeSource:
-    """A ``fetch.source.Source``."""
+    """A ``fetch.source.Source``.
 
-    def __init__(self, site: Site, blobs: NodeBlobs) -> None:
-        self._site = site
+    Args:
+        mirror: URL of this agent's own mirror: references are resolved exactly as a runtime would.
+        blobs: asked directly for layers, so that their bytes do not go through a socket.
+    """
+
+    def __init__(self, mirror: str, blobs: NodeBlobs) -> None:
+        self._mirror = mirror
         self._blobs = blobs
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
-        raise NotImplementedError
+        documents = RegistrySource(reference, self._mirror)
+        try:
+            return await documents.resolve(reference, platform)
+        finally:
+            await documents.close()
 
     async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
         target = Target(namespace=reference.registry, name=reference.repository)

@@ -16,19 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from imagedist.config import parse_size
 from imagedist.demo.cluster import REGISTRY, Cluster, Node, check, left_behind, ramdisk
 from imagedist.demo.container import run_container
 from imagedist.demo.copy import copy_image
 from imagedist.demo.image import NAME, build
 from imagedist.demo.layout import BuiltImage, open_layout
 from imagedist.demo.tree import expected_tree, node_tree
-from imagedist.errors import ImagedistError, InputError, UnacceptableError
+from imagedist.errors import ImagedistError, UnacceptableError
 from imagedist.fetch.registry import RegistrySource
-from imagedist.oci.manifest import Descriptor, Platform
+from imagedist.oci.manifest import Descriptor
 from imagedist.oci.reference import Reference
 from imagedist.runtimes import survey
 
@@ -67,7 +67,7 @@ async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_
     report = Report(as_json)
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    built, name = await _image(image, directory, _bytes(size), report)
+    built, name = await _image(image, directory, parse_size(size), report)
     scratch = directory / "run"
     try:
         await _story(built, name, scratch, rate, report)
@@ -86,13 +86,6 @@ async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_
 
 def _this() -> int:
     return 1 if "IMAGEDIST_DEMO" in os.environ else 0
-
-
-def _bytes(text: str) -> int:
-    try:
-        return int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError as error:
-        raise InputError(f"bad size {text!r}: expected for example 150MiB") from error
 
 
 async def _image(image: str | None, directory: Path, size_bytes: int, report: Report) -> tuple[BuiltImage, str]:
@@ -180,8 +173,8 @@ class _Demo:
             }
         )
         self._report.line(
-            f"{count:>18}    {plain:>8.1f} s  {sent_plain / 1e6:>6.0f} MB      {ours:>12.1f} s  {sent_ours / 1e6:>6.0f} MB"
-            f"   each blob once"
+            f"{count:>18}    {plain:>8.1f} s  {sent_plain / 1e6:>6.0f} MB      "
+            f"{ours:>12.1f} s  {sent_ours / 1e6:>6.0f} MB   each blob once"
         )
 
     async def _fetch_to_all(self, title: str, urls: Sequence[str], watch: Watch | None = None) -> float:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imagedist.oci.digest import Digest
+from imagedist.oci.page import Page
 from imagedist.store.reading import OpenBlob
+
+__all__ = ["ManifestAnswer", "Page", "RegistryBackend", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +33,6 @@ class ManifestAnswer:
     media_type: str
     body: bytes
     warning: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A JSON answer passed on from upstream: tags/list or referrers, with its ``Link`` and filter headers."""
-
-    body: bytes
-    media_type: str
-    link: str | None = None
-    filters_applied: str | None = None
 
 
 class RegistryBackend(Protocol):

@@ -17,7 +17,7 @@ from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, Site
-from imagedist.store.arrival import Arrivals, ArrivalWriter
+from imagedist.store.arrival import Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import SwarmSession, Transfer
@@ -104,9 +104,8 @@ class NodeBlobs:
 
     async def size_bytes(self, target: Target, digest: Digest) -> int:
         """The blob's length, without bringing it here."""
-        size_bytes = self._store.size(digest)
-        if size_bytes is not None:
-            return size_bytes
+        with contextlib.suppress(NotFoundError):
+            return self._store.size_bytes(digest)
         inbound = self._inbound.get(digest)
         if inbound is not None and inbound.size_bytes is not None:
             return inbound.size_bytes
@@ -153,16 +152,16 @@ class NodeBlobs:
             await self._by_http(inbound, target, await self._site.blob_size(target, inbound.digest))
 
     async def _by_http(self, inbound: Inbound, target: Target, size_bytes: int) -> None:
-        async def fetch(writer: ArrivalWriter) -> None:
+        async def fetch(writer: BlobWriter) -> None:
             await writer.begin(size_bytes)
-            async for chunk in self._site.chunks(target, inbound.digest, size_bytes, writer.offset_bytes):
+            async for chunk in self._site.chunks(target, inbound.digest, size_bytes, writer.offset):
                 await writer.write(chunk)
                 self._count("proxy", len(chunk))
 
         inbound.learn_size(size_bytes)
-        arrival = self._arrivals.join(inbound.digest, size_bytes, fetch)
+        arrival = await self._arrivals.join(inbound.digest, size_bytes, fetch)
         inbound.take(arrival)
-        await arrival.wait_committed()
+        await arrival.wait()
 
     async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
         _expect(torrent, inbound.digest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,15 +19,16 @@ _COMPRESSIONS = {"none": 0, "gzip": 2, "zstd": 4}  # pkg/archive/archive.go, typ
 class Layers:
     """Layer directories and their records. The caller holds the layer's lock of the chain it builds or removes."""
 
-    def __init__(self, root: Path, is_durable: bool) -> None:
+    def __init__(self, root: Path) -> None:
         self.overlay = root / "overlay"
         self._splits = root / "overlay-layers"
-        self.records = Records(self._splits / "layers.json", is_durable)
+        self.records = Records(self._splits / "layers.json", is_durable=False)  # synced with what it records
 
     def prepare(self) -> None:
         """Creates the directories of an empty store."""
-        (self.overlay / "l").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._splits.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.overlay.mkdir(exist_ok=True, mode=0o700)
+        (self.overlay / "l").mkdir(exist_ok=True, mode=0o700)
+        self._splits.mkdir(exist_ok=True, mode=0o700)
 
     def diff(self, layer_id: str) -> Path:
         return self.overlay / layer_id / "diff"
@@ -57,7 +57,7 @@ class Layers:
             below: ids of the layers below, base first.
         """
         private = extracted.directory
-        link = base64.b32encode(uuid.uuid4().bytes).decode().rstrip("=")
+        link = _short_link(layer_id)
         try:
             (private / "link").write_text(link)
             (private / "work").mkdir(mode=0o700)
@@ -69,7 +69,9 @@ class Layers:
                 (private / "empty").mkdir(mode=0o700)  # overlayfs wants two lower directories
             (private / "tar-split.gz").rename(self._tar_split(layer_id))
             private.rename(self.overlay / layer_id)
-            (self.overlay / "l" / link).symlink_to(f"../{layer_id}/diff")
+            short = self.overlay / "l" / link
+            short.unlink(missing_ok=True)
+            short.symlink_to(f"../{layer_id}/diff")
         except OSError as error:
             raise storage_error(f"commit layer {layer.descriptor.digest}", error) from error
         record: Record = {"id": layer_id}
@@ -102,14 +104,14 @@ class Layers:
         except OSError as error:
             raise storage_error(f"remove layer {layer_id}", error) from error
 
-    def remove_dead_links(self) -> None:
-        """Short links whose layer is gone (a crash between the two)."""
-        for link in (self.overlay / "l").iterdir():
-            if not link.exists():
-                link.unlink(missing_ok=True)
-
     def _tar_split(self, layer_id: str) -> Path:
         return self._splits / f"{layer_id}.tar-split.gz"
+
+
+def _short_link(layer_id: str) -> str:
+    """26 characters, as containers/storage has; made of the id, so that a layer built again keeps its name in the
+    ``lower`` files of those above it."""
+    return base64.b32encode(bytes.fromhex(layer_id)[:16]).decode().rstrip("=")
 
 
 def _is_incomplete(record: Record) -> bool:

@@ -140,7 +140,10 @@ class _Completion:
     def _link(self, path: str, target: str) -> None:
         """The lower layers' very file gets one more name: layers never change, and all are on one file system."""
         parent, _, name = target.rpartition("/")
-        found = self._lower.lookup(f"{self._lower.resolve(parent)}/{name}".lstrip("/"))
+        resolved = self._merged.resolve(parent)
+        found = self._lower.lookup(f"{resolved}/{name}".lstrip("/"))
+        if resolved != parent:  # through a lower symlink: it may lead to a file of this very layer
+            found = self._merged.lookup(f"{resolved}/{name}".lstrip("/")) or found
         if found is None or found.is_directory:
             raise UnacceptableError(f"malformed layer: hard link {path!r} to {target!r}, which no layer has as a file")
         place = self._diff / path

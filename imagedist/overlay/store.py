@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from imagedist.errors import InputError, NotFoundError, StorageError, storage_error
+from imagedist.errors import InputError, StorageError, storage_error
 from imagedist.locking import LOCK_TIMEOUT_SECONDS, LockFile, PrivateDirectory
 from imagedist.oci.manifest import Image, Layer, layer_ids
+from imagedist.oci.reference import Reference
 from imagedist.overlay import mounts, usage, view
+from imagedist.overlay.durability import Unsynced
 from imagedist.overlay.images import Images, StoredImage
 from imagedist.overlay.layers import Layers
 from imagedist.overlay.merge import Extracted, complete
@@ -40,10 +41,13 @@ class OverlayStore:
         self._is_durable = durability == "image"
         self._used_by = tuple(used_by)
         self._own = root / "imagedist"
-        self._layers = Layers(root, self._is_durable)
+        self._layers = Layers(root)
+        self._unsynced = Unsynced(self._own / "unsynced")
         self._images = Images(root, self._is_durable)
         try:
-            self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for directory in (self._own, self._own / "unsynced", self._own / "mounts"):
+                directory.mkdir(exist_ok=True, mode=0o700)
             self._layers.prepare()
             (root / "overlay-images").mkdir(exist_ok=True, mode=0o700)
             for lock in ("storage.lock", "overlay-layers/layers.lock", "overlay-images/images.lock"):
@@ -71,7 +75,9 @@ class OverlayStore:
         """
         locks = _ChainLocks(self._own / "locks" / "chains")
         private: PrivateDirectory | None = None
+        note: Path | None = None
         try:
+            self._distrust_lost()
             ids = layer_ids([layer.diff_id for layer in image.layers])
             for layer_id in ids:
                 locks.use(layer_id, timeout_seconds, stop)
@@ -79,12 +85,14 @@ class OverlayStore:
             private = PrivateDirectory(self._own / "building")
             for layer_id in missing:
                 self._layers.discard(layer_id)
+            if self._is_durable and missing:
+                note = self._unsynced.note(missing)
             chain = Chain(image, ids, missing, self._layers, locks, private.path)
             yield chain
             if not chain.is_complete:
                 raise StorageError(f"cannot store {image.reference}: not every missing layer was merged")
-            if self._is_durable and missing:
-                _sync_file_system(self.root)
+            if note is not None:
+                self._unsynced.settle(note)
             self._images.put(image, ids[-1] if ids else "", names)
         finally:
             if private is not None:
@@ -96,16 +104,29 @@ class OverlayStore:
     ) -> list[str]:
         """Base first, so that two chains that share layers never wait for each other in a circle."""
         missing: list[str] = []
+        present = self._layers.present()
         for layer_id in ids:
-            if layer_id in self._layers.present():
+            if layer_id in present:
                 continue
             locks.build(layer_id, timeout_seconds, stop)
             if layer_id in self._layers.present():
                 locks.end_build(layer_id)  # whoever held it has built it meanwhile
             else:
                 missing.append(layer_id)
-        # A layer whose parent has to be built again cannot stay: its record would point into nothing.
         return missing
+
+    def _distrust_lost(self) -> None:
+        """Removes layers that were merged before the machine went down and never synced: their files may be empty."""
+        for note, layer_ids_noted in self._unsynced.before_this_boot().items():
+            locks = _ChainLocks(self._own / "locks" / "chains")
+            try:
+                stored = {layer_id for image in self.images() for layer_id in image.layer_ids}
+                for layer_id in reversed(layer_ids_noted):
+                    if layer_id not in stored and locks.try_remove(layer_id):
+                        self._layers.discard(layer_id)
+                note.unlink(missing_ok=True)
+            finally:
+                locks.close()
 
     def images(self) -> list[StoredImage]:
         """Every image of the store."""
@@ -311,8 +332,6 @@ def _stored(record: Record, layers: dict[str, Record]) -> StoredImage:
 
 def _name_meant(record: Record, name_or_id: str) -> str | None:
     """The name of the image that was asked for; None when it was named by id."""
-    from imagedist.oci.reference import Reference
-
     names = record.get("names") or ()
     if name_or_id in names:
         return name_or_id
@@ -320,14 +339,3 @@ def _name_meant(record: Record, name_or_id: str) -> str | None:
         full = str(Reference.parse(name_or_id))
         return full if full in names else None
     return None
-
-
-def _sync_file_system(root: Path) -> None:
-    """One syncfs(2) instead of an fsync for each of many thousand files."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            error = ctypes.get_errno()
-            raise storage_error("write the layers to the disk", OSError(error, os.strerror(error), str(root)))
-    finally:
-        os.close(descriptor)

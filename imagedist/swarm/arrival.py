@@ -68,6 +68,7 @@ class Arrival:
     def fail(self, failure: ImagedistError) -> None:
         """Ends every wait, now and later. The first failure stands."""
         self.failure = self.failure or failure
+        self.is_complete = False
         for waiter in self._completion_waiters.union(*self._piece_waiters.values()):
             _wake(waiter, self.failure)
 

@@ -61,7 +61,10 @@ _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding doe
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
 _SEEDER_PREFIX = PEER_ID_PREFIXES["seeder"].encode()
-_NO_PEER_ID = bytes(8)
+
+# For a v2 torrent libtorrent 2.1 appends "/<name>" to any web seed URL, after the query too. A query parameter of
+# our own takes it, so that path and signature arrive as they were given.
+_NAME_TAKER = "swarm="
 
 
 class LibtorrentTransfer:
@@ -123,7 +126,11 @@ class LibtorrentTransfer:
         await self.arrival.wait_complete()
 
     def set_web_seed(self, url: str | None) -> None:
-        if url == self._web_seed or self.arrival.failure:
+        if self.arrival.failure:
+            return
+        if url is not None:
+            url += ("&" if "?" in url else "?") + _NAME_TAKER
+        if url == self._web_seed:
             return
         if self._web_seed is not None:
             self.handle.remove_url_seed(self._web_seed)
@@ -378,9 +385,7 @@ class LibtorrentSession:
 
     def _on_block(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
-            peer_id = alert.pid.to_bytes()[:8]
-            source = "seeder" if peer_id == _SEEDER_PREFIX else "webseed" if peer_id == _NO_PEER_ID else "peer"
-            transfer.arrival.add_block(alert.piece_index, alert.block_index, source)
+            transfer.arrival.add_block(alert.piece_index, alert.block_index, _source(alert.pid.to_bytes()))
 
     def _on_piece_finished(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
@@ -464,6 +469,13 @@ class LibtorrentSession:
     def _on_tracker_error(self, alert: Any) -> None:
         if alert.times_in_row == 1:
             _LOG.warning("announce to %s failed: %s", alert.url, alert.error.message() or alert.error_message())
+
+
+def _source(peer_id: bytes) -> str:
+    """Who sent a block. Peers have an ID like ``-XXnnnn-`` (BEP 20); for a web seed libtorrent rolls random bytes."""
+    if peer_id.startswith(_SEEDER_PREFIX):
+        return "seeder"
+    return "peer" if peer_id[:1] == peer_id[7:8] == b"-" else "webseed"
 
 
 def _one_class_for_all(session: Any) -> Any:

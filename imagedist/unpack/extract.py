@@ -128,10 +128,12 @@ class _Extraction:
                         self._mark_opaque(inner, prefix + name)
                 finally:
                     os.close(inner)
-            elif child.entry is None:
+            elif child.lower_target is not None:
+                continue  # made at merge
+            elif child.is_whiteout:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=descriptor)
                 self.whiteouts.append(prefix + name)
-            else:
+            elif child.entry is not None:
                 self._create(child.entry, name, prefix + name, descriptor)
         if node.entry is not None:
             self._describe(descriptor, node.entry, 0o755)

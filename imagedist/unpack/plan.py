@@ -7,7 +7,7 @@ of several entries with one name wins, a whiteout hides only what lower layers h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from imagedist.errors import UnacceptableError
@@ -32,11 +32,13 @@ class Node:
         entry: what describes it; None for a whiteout and for a directory that no entry describes.
         children: None unless it is a directory.
         is_opaque: hides what lower layers have in this directory.
+        lower_target: of a hard link to a file that only lower layers have.
         takes_lower_metadata: an undescribed directory, which is the lower layers' one if they have it.
     """
 
     entry: Entry | None = None
     children: dict[str, Node] | None = None
+    lower_target: Parts | None = None
     is_whiteout: bool = False
     is_opaque: bool = False
     takes_lower_metadata: bool = False
@@ -79,7 +81,6 @@ def plan(entries: Iterable[Entry]) -> Plan:
 class _Planner:
     def __init__(self) -> None:
         self._root = Node(children={}, takes_lower_metadata=True)
-        self._lower_links: dict[Parts, Parts] = {}
         self._direct: dict[int, Parts] = {}
 
     def add(self, entry: Entry) -> None:
@@ -104,22 +105,17 @@ class _Planner:
             if entry.is_character_device and entry.device == (0, 0):
                 raise UnacceptableError(f"unsafe layer: {entry.name!r} is a device 0:0, overlayfs' own whiteout")
             directory[name] = Node(entry)
-            self._lower_links.pop(path, None)
             if entry.is_regular and path == parts:
                 self._direct[entry.number] = path
 
     def finish(self) -> Plan:
-        links = []
-        for path, target in self._lower_links.items():
-            if self._find(path) is None and self._reachable(path[:-1]):
-                links.append(LowerLink("/".join(path), "/".join(target)))
         kept = frozenset(
             number
             for number, path in self._direct.items()
             if (node := self._find(path)) and node.entry and node.entry.number == number
         )
-        _settle_below_opaque(self._root)
-        return Plan(self._root, tuple(links), kept)
+        _settle(self._root, self._root.is_opaque)
+        return Plan(self._root, tuple(_lower_links(self._root, "")), kept)
 
     def _put_directory(self, directory: dict[str, Node], name: str, entry: Entry) -> None:
         present = directory.get(name)
@@ -140,12 +136,9 @@ class _Planner:
         if found and found.is_directory:
             raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to directory {entry.link!r}")
         if found is None or found.is_whiteout:
-            target = self._lower_links.get(target, target)
-            directory.pop(path[-1], None)
-            self._lower_links[path] = target
-            return
-        self._lower_links.pop(path, None)
-        directory[path[-1]] = Node(found.entry)
+            directory[path[-1]] = Node(lower_target=target)
+        else:
+            directory[path[-1]] = Node(found.entry, lower_target=found.lower_target)
 
     def _hide(self, directory: dict[str, Node], directory_path: Parts, name: str, entry: Entry) -> None:
         """Whatever the entry's type: a whiteout is its name alone."""
@@ -160,9 +153,9 @@ class _Planner:
         if hidden in ("", ".", ".."):
             raise UnacceptableError(f"malformed layer: whiteout {entry.name!r} names nothing")
         present = directory.get(hidden)
-        if present is None and (*directory_path, hidden) not in self._lower_links:
+        if present is None:
             directory[hidden] = Node(is_whiteout=True)
-        elif present is not None and present.is_directory:
+        elif present.is_directory:
             present.is_opaque, present.takes_lower_metadata = True, False
 
     def _directory(self, parts: Parts, about: str) -> tuple[Parts, dict[str, Node]]:
@@ -213,11 +206,6 @@ class _Planner:
             node = node.children.get(name)
         return node
 
-    def _reachable(self, path: Parts) -> bool:
-        """Whether no later entry put something else in a parent's place."""
-        node = self._find(path)
-        return node is not None and node.is_directory
-
 
 def _clean(name: str) -> Parts:
     """The name relative to the root: no empty parts, no ``.``, and ``..`` stops at the root (as containerd, umoci)."""
@@ -237,19 +225,30 @@ def _clean(name: str) -> Parts:
     return tuple(parts)
 
 
-def _settle_below_opaque(root: Node) -> None:
-    """Below an opaque directory nothing of lower layers is left: nothing to hide, no metadata to take.
+def _settle(node: Node, is_below_opaque: bool) -> None:
+    """Drops what has no meaning, so that overlayfs does not show it.
 
-    overlayfs would list a whiteout there as a broken file.
+    Below an opaque directory nothing of lower layers is left: nothing to hide, no metadata to take. A directory that is
+    there only for such whiteouts is none: whiteouts make no directories.
     """
-    todo = [(root, root.is_opaque)]
-    while todo:
-        node, is_below = todo.pop()
-        if node.children is None:
+    assert node.children is not None
+    for name, child in list(node.children.items()):
+        if child.children is None:
+            if child.is_whiteout and is_below_opaque:
+                del node.children[name]
             continue
-        if is_below:
-            node.children = {name: child for name, child in node.children.items() if not child.is_whiteout}
-        for child in node.children.values():
-            if is_below:
-                child.takes_lower_metadata = False
-            todo.append((child, is_below or child.is_opaque))
+        if is_below_opaque:
+            child.takes_lower_metadata = False
+        _settle(child, is_below_opaque or child.is_opaque)
+        if child.entry is None and not child.children and not child.takes_lower_metadata:
+            if is_below_opaque:
+                del node.children[name]
+            else:
+                node.children[name] = Node(is_whiteout=True)
+
+
+def _lower_links(node: Node, prefix: str) -> Iterator[LowerLink]:
+    for name, child in (node.children or {}).items():
+        if child.lower_target is not None:
+            yield LowerLink(prefix + name, "/".join(child.lower_target))
+        yield from _lower_links(child, f"{prefix}{name}/")

@@ -32,6 +32,7 @@ def write(target: Path, tar: memoryview, entries: Sequence[Entry], kept: Collect
         StorageError: the disk failed.
     """
     try:
+        target.touch(mode=0o600)
         target.write_bytes(igzip.compress(b"".join(_lines(tar, entries, kept)), 1))
     except OSError as error:
         raise storage_error("write a tar-split", error) from error

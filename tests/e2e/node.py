@@ -56,7 +56,5 @@ class Node:
         return processes.succeed(self.wrap(argv), self._env(env or {}))
 
     def _env(self, env: Mapping[str, str]) -> dict[str, str]:
-        """A home without anybody's credentials, and no proxy in the way to 127.0.0.0/8."""
-        names = ("http_proxy", "https_proxy", "all_proxy")
-        no_proxies = {name: "" for lower in names for name in (lower, lower.upper())}
-        return {"HOME": str(self.base / "home"), **no_proxies, **env}
+        """A home without anybody's credentials."""
+        return {"HOME": str(self.base / "home"), **env}

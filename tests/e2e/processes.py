@@ -13,8 +13,15 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+_PROJECT = Path(__file__).parents[2]
 _STOP_TIMEOUT_SECONDS = 20.0
 _POLL_SECONDS = 0.05
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    """This process's own, with no HTTP proxy in the way to 127.0.0.0/8."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**kept, "PYTHONPATH": str(_PROJECT), "PYTHONUNBUFFERED": "1", **(env or {})}
 
 
 class Process:
@@ -29,7 +36,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
+                env=_environment(env),
                 start_new_session=True,
             )
 
@@ -70,7 +77,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, **(env or {})},
+        env=_environment(env),
         timeout=timeout_seconds,
         check=False,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from tests.e2e.node import Node
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import run
 
 CLIENT_CONFIG = Path(__file__).parents[2] / "deploy/client-config"
 
@@ -18,6 +18,13 @@ _CONTAINERD_CONFIG = """\
 version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 """
+
+
+_PODMAN_SETTINGS = """\
+[engine]
+lock_type = "file"
+"""
+"""podman's other kind of lock is a file of the machine's own /dev/shm."""
 
 
 class Docker:
@@ -89,7 +96,10 @@ class Podman:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        settings = node.base / "containers.conf"
+        settings.write_text(_PODMAN_SETTINGS)
         self._env = {
+            "CONTAINERS_CONF": str(settings),
             "CONTAINERS_REGISTRIES_CONF": str(CLIENT_CONFIG / "registries.conf"),
             "CONTAINERS_STORAGE_CONF": str(CLIENT_CONFIG / "storage.conf"),
         }

@@ -1,0 +1,1 @@
+"""Measurements on your machine, against the runtimes it has."""

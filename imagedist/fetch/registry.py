@@ -1,0 +1,45 @@
+"""The plainest source: a registry, or a mirror of one, asked by the registry client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from imagedist.oci.client import FetchedManifest, RegistryClient
+from imagedist.oci.credentials import find_credentials
+from imagedist.oci.images import resolve_image
+from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.reference import Reference
+
+
+class RegistrySource:
+    """A ``fetch.source.Source`` for the repositories of one registry.
+
+    Args:
+        reference: names the registry; only its registry part matters.
+        via: URL of a proxy or an agent's mirror to ask instead. It is told the registry by ``ns``, and gets no
+            credentials of this user.
+        plain_http: the registry speaks HTTP.
+    """
+
+    def __init__(self, reference: Reference, via: str | None = None, *, plain_http: bool = False) -> None:
+        if via is not None:
+            self._client = RegistryClient(via, namespace=reference.registry)
+        else:
+            self._client = RegistryClient.for_registry(
+                reference.registry, plain_http=plain_http, credentials=find_credentials(reference.registry)
+            )
+
+    async def resolve(self, reference: Reference, platform: Platform) -> Image:
+        return await resolve_image(self._client, reference, platform)
+
+    async def manifest(self, reference: Reference) -> FetchedManifest:
+        """The manifest or index as it is served."""
+        return await self._client.manifest(reference.repository, reference.target)
+
+    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        async with self._client.blob(reference.repository, descriptor.digest) as stream:
+            async for chunk in stream:
+                yield chunk
+
+    async def close(self) -> None:
+        await self._client.close()

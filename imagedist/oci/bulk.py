@@ -1,0 +1,194 @@
+"""Bulk blob bytes by aiohttp's client, a fifth of httpx's CPU per byte; broken bodies are resumed by Range.
+
+The only owner of aiohttp's client among the registry code.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from imagedist.errors import IntegrityError, SourceError
+from imagedist.oci.exchange import Exchange
+from imagedist.oci.retries import Sleep, TransientError, retrying
+
+CHUNK_BYTES = 512 << 10
+CONNECT_SECONDS = 10.0
+STALL_SECONDS = 60.0
+MAX_RESUMES = 8
+"""Per blob, and each must have brought some bytes: a source that breaks more often is given up."""
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})\Z")
+
+
+def bulk_session(context: ssl.SSLContext, stall_seconds: float = STALL_SECONDS) -> aiohttp.ClientSession:
+    """A session for raw bytes: nothing decoded, no cookies, no limit on the whole, one on standing still."""
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        read_bufsize=CHUNK_BYTES,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(ssl=context, limit=0),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds),
+    )
+
+
+class BlobStream:
+    """The bytes of one blob from ``offset`` on, in chunks of about ``CHUNK_BYTES``. Made by ``RegistryClient.blob``.
+
+    Attributes:
+        size_bytes: of the whole blob, as the registry states it; every resumed answer must agree.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        exchange: Callable[[], Exchange],
+        *,
+        name: str,
+        about: str,
+        offset: int,
+        sleep: Sleep,
+    ) -> None:
+        self._session = session
+        self._exchange = exchange
+        self._name = name
+        self._about = about
+        self._position = offset
+        self._sleep = sleep
+        self._response: aiohttp.ClientResponse | None = None
+        self._size_bytes: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        assert self._size_bytes is not None
+        return self._size_bytes
+
+    async def connect(self) -> None:
+        """Sends the request from the registry's own URL on: a redirect's signature may have expired.
+
+        Raises:
+            NotFoundError, UnauthorizedError, SourceError: as the registry answered, after bounded retries.
+        """
+        await retrying(self._sleep)(self._connect)
+
+    async def close(self) -> None:
+        if self._response is not None:
+            self._response.close()  # not released: an unread rest would have to be drained
+            self._response = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        resumes, resumed_at = 0, -1
+        while self._position < self.size_bytes:
+            try:
+                chunk = await self._read()
+            except TransientError:
+                resumes += 1
+                if resumes > MAX_RESUMES or self._position == resumed_at:
+                    raise
+                resumed_at = self._position
+                await self.connect()
+                continue
+            self._position += len(chunk)
+            yield chunk
+
+    async def _connect(self) -> None:
+        await self.close()
+        exchange = self._exchange()
+        while True:
+            headers = exchange.headers
+            if self._position:
+                headers["Range"] = f"bytes={self._position}-"
+            try:
+                response = await self._session.get(
+                    URL(exchange.url, encoded=True),  # a signed URL must not be quoted again
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=_environment_proxy(exchange.url),
+                )
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                raise self._unreachable(error) from error
+            try:
+                if await exchange.again(response.status, response.headers):
+                    response.close()
+                    continue
+                await self._accept(response)
+            except BaseException:
+                response.close()
+                raise
+            self._response = response
+            return
+
+    async def _accept(self, response: aiohttp.ClientResponse) -> None:
+        stated = response.headers.get("Content-Range", "")
+        skip_bytes = 0
+        if response.status == 206:
+            match = _CONTENT_RANGE.match(stated)
+            if match is None or int(match[1]) != self._position:
+                raise SourceError(f"registry {self._name} sent another range of {self._about} than was asked for")
+            size_bytes = int(match[2])
+        elif response.status == 416:
+            if stated != f"bytes */{self._position}":
+                raise SourceError(f"registry {self._name} refuses to resume {self._about} at byte {self._position}")
+            size_bytes = self._position
+        elif response.content_length is None:
+            raise SourceError(f"registry {self._name} does not state the length of {self._about}")
+        else:
+            size_bytes = response.content_length
+            skip_bytes = self._position  # the whole blob: this registry knows no ranges
+        if self._size_bytes not in (None, size_bytes):
+            raise IntegrityError(
+                f"registry {self._name} states {size_bytes} bytes for {self._about}, before it was {self._size_bytes}"
+            )
+        self._size_bytes = size_bytes
+        while skip_bytes:
+            skip_bytes -= len(await self._read_from(response, min(skip_bytes, CHUNK_BYTES)))
+
+    async def _read(self) -> bytes:
+        assert self._response is not None
+        wanted = min(CHUNK_BYTES, self.size_bytes - self._position)
+        return await self._read_from(self._response, wanted)
+
+    async def _read_from(self, response: aiohttp.ClientResponse, wanted: int) -> bytes:
+        """Up to ``wanted`` bytes, as few turns of the loop as possible; fewer only when the body breaks off."""
+        parts: list[bytes] = []
+        got_bytes = 0
+        failure: Exception | None = None
+        while got_bytes < wanted:
+            try:
+                part = await response.content.read(wanted - got_bytes)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                failure = error
+                break
+            if not part:
+                break
+            parts.append(part)
+            got_bytes += len(part)
+        if not parts:
+            cause = f": {failure}" if failure and str(failure) else ""
+            raise TransientError(
+                f"registry {self._name} broke off {self._about} at byte {self._position}{cause}"
+            ) from failure
+        return b"".join(parts)
+
+    def _unreachable(self, error: Exception) -> SourceError:
+        message = unreachable(self._name, error)
+        return SourceError(message) if isinstance(error, aiohttp.ClientSSLError) else TransientError(message)
+
+
+def unreachable(name: str, error: Exception) -> str:
+    cause = str(error) or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+    return f"cannot reach registry {name}: {cause}; check the name, the port or --plain-http"
+
+
+def _environment_proxy(url: str) -> str | None:
+    """``HTTPS_PROXY`` and its kin, by the standard library's rules (aiohttp's own also reads ~/.netrc)."""
+    parts = urlsplit(url)
+    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)

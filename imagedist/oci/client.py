@@ -1,0 +1,345 @@
+"""The registry client: manifests, tags and tokens by httpx, blob bytes by ``imagedist.oci.bulk``.
+
+The only owner of httpx. Its errors say which registry and what to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import httpx
+
+from imagedist.errors import InputError, IntegrityError, SourceError, UnacceptableError, UnauthorizedError
+from imagedist.oci.auth import Authorizer, Credentials
+from imagedist.oci.bulk import CONNECT_SECONDS, STALL_SECONDS, BlobStream, bulk_session, unreachable
+from imagedist.oci.digest import Digest
+from imagedist.oci.exchange import Exchange
+from imagedist.oci.manifest import ACCEPT, MANIFEST_LIMIT_BYTES, OCI_INDEX
+from imagedist.oci.page import Page
+from imagedist.oci.retries import Sleep, TransientError, retrying
+
+ANSWER_SECONDS = 30.0
+_TOKEN_LIMIT_BYTES = 1 << 20
+_WARNING = re.compile(r'299 \S+ "([^"]{1,500})"')
+_DOCKER_HUB = "docker.io"
+_DOCKER_HUB_HOST = "registry-1.docker.io"
+
+
+class FetchedManifest(NamedTuple):
+    """``warning``: what a mirror has to say about the answer (``Warning: 299``), such as that it is stale."""
+
+    body: bytes
+    media_type: str
+    digest: Digest
+    warning: str | None = None
+
+
+class ManifestHead(NamedTuple):
+    """What HEAD told; a registry may leave the digest out."""
+
+    digest: Digest | None
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+
+class RegistryClient:
+    """One registry, or a site's proxy or an agent that mirrors one. Close it, or use it as a context.
+
+    Args:
+        base_url: ``https://registry.example.com[:port]``, without ``/v2``.
+        name: what messages call it; the URL's host if not given.
+        credentials: sent to this registry and the token server it names, nowhere else.
+        namespace: added as ``?ns=`` to every request (asking a mirror for another registry).
+        path_prefix: put before every repository (asking a mirror that takes the upstream from the path).
+        stall_seconds: the longest pause within a blob's body.
+        sleep: injected by tests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        name: str | None = None,
+        credentials: Credentials | None = None,
+        namespace: str | None = None,
+        path_prefix: str = "",
+        stall_seconds: float = STALL_SECONDS,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.name = name or urlsplit(base_url).netloc
+        self._namespace = namespace
+        self._path_prefix = path_prefix.strip("/") + "/" if path_prefix.strip("/") else ""
+        self._stall_seconds = stall_seconds
+        self._sleep = sleep
+        is_plain = urlsplit(base_url).scheme == "http"
+        self._authorizer = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
+        self._http: httpx.AsyncClient | None = None
+        self._bulk: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
+
+    @classmethod
+    def for_registry(
+        cls,
+        registry: str,
+        *,
+        plain_http: bool = False,
+        credentials: Credentials | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> Self:
+        """A client of the registry that a reference names; ``docker.io``'s API lives at another host."""
+        host = _DOCKER_HUB_HOST if registry == _DOCKER_HUB else registry
+        scheme = "http" if plain_http else "https"
+        return cls(f"{scheme}://{host}", name=registry, credentials=credentials, sleep=sleep)
+
+    def __repr__(self) -> str:
+        return f"<RegistryClient {self.base_url}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+        if self._bulk is not None:
+            await self._bulk.close()
+
+    async def ping(self) -> None:
+        """``GET /v2/``: reachable, and the credentials are good.
+
+        Raises:
+            UnauthorizedError, SourceError.
+        """
+        await self._ask("GET", "", self._exchange_at("/v2/", {}, "", "the registry API", "NAME_UNKNOWN"))
+
+    async def manifest(self, repository: str, reference: str, accept: Sequence[str] = ACCEPT) -> FetchedManifest:
+        """A manifest or index by tag or digest.
+
+        Raises:
+            NotFoundError, UnauthorizedError, SourceError.
+            IntegrityError: not the bytes the digest names, or not those the registry's own header names.
+            UnacceptableError: larger than any client accepts.
+        """
+        about = self._about(repository, reference)
+        answer = await self._ask_manifest("GET", repository, reference, accept)
+        if len(answer.body) > MANIFEST_LIMIT_BYTES:
+            raise UnacceptableError(f"manifest of {about} is larger than {MANIFEST_LIMIT_BYTES} bytes")
+        expected = _digest_or_none(reference) or _digest_or_none(answer.headers.get("Docker-Content-Digest", ""))
+        digest = Digest.of(answer.body, expected.algorithm if expected else "sha256")
+        if expected is not None and digest != expected:
+            raise IntegrityError(f"registry {self.name} sent wrong bytes for {about}: digest {digest}")
+        warning = _WARNING.match(answer.headers.get("Warning", ""))
+        return FetchedManifest(answer.body, _media_type(answer.headers), digest, warning[1] if warning else None)
+
+    async def head_manifest(self, repository: str, reference: str, accept: Sequence[str] = ACCEPT) -> ManifestHead:
+        """What a tag points to, without its bytes. Raises as ``manifest`` does."""
+        answer = await self._ask_manifest("HEAD", repository, reference, accept)
+        return ManifestHead(
+            _digest_or_none(answer.headers.get("Docker-Content-Digest", "")), _media_type(answer.headers)
+        )
+
+    async def blob_size(self, repository: str, digest: Digest) -> int:
+        """Bytes of a blob, by HEAD.
+
+        Raises:
+            NotFoundError, UnauthorizedError, SourceError.
+        """
+        answer = await self._ask("HEAD", "*/*", self._blob_exchange(repository, digest))
+        length = answer.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise SourceError(
+                f"registry {self.name} does not state the length of {self._about(repository, str(digest))}"
+            )
+        return int(length)
+
+    @asynccontextmanager
+    async def blob(self, repository: str, digest: Digest, offset: int = 0) -> AsyncIterator[BlobStream]:
+        """The bytes of a blob from ``offset`` on; the size is known on entering. Whoever reads checks the digest.
+
+        Raises:
+            NotFoundError, UnauthorizedError, SourceError: on entering, or while iterating.
+        """
+        self._bulk = self._bulk or bulk_session(self._tls(), self._stall_seconds)
+        stream = BlobStream(
+            self._bulk,
+            self._blob_exchange(repository, digest),
+            name=self.name,
+            about=self._about(repository, str(digest)),
+            offset=offset,
+            sleep=self._sleep,
+        )
+        try:
+            await stream.connect()
+            yield stream
+        finally:
+            await stream.close()
+
+    async def chunks(self, repository: str, digest: Digest, size_bytes: int, offset: int = 0) -> AsyncIterator[bytes]:
+        """``blob`` for those who know the size already.
+
+        Raises:
+            IntegrityError: the registry states another size. As ``blob``.
+        """
+        async with self.blob(repository, digest, offset) as stream:
+            if stream.size_bytes != size_bytes:
+                raise IntegrityError(
+                    f"{self._about(repository, str(digest))} has {stream.size_bytes} bytes at registry {self.name}, "
+                    f"expected {size_bytes}"
+                )
+            async for chunk in stream:
+                yield chunk
+
+    async def blob_bytes(self, repository: str, digest: Digest, limit_bytes: int) -> bytes:
+        """A small blob as a whole, its digest checked.
+
+        Raises:
+            IntegrityError: wrong bytes. UnacceptableError: larger than the limit. As ``blob``.
+        """
+        about = self._about(repository, str(digest))
+        async with self.blob(repository, digest) as stream:
+            if stream.size_bytes > limit_bytes:
+                raise UnacceptableError(f"{about} has {stream.size_bytes} bytes, more than {limit_bytes}")
+            content = b"".join([chunk async for chunk in stream])
+        if Digest.of(content, digest.algorithm) != digest:
+            raise IntegrityError(f"registry {self.name} sent wrong bytes for {about}")
+        return content
+
+    async def tags(self, repository: str, count: int | None = None, last: str | None = None) -> Page:
+        """``tags/list``, one page as the registry sends it."""
+        query = {"n": str(count) if count is not None else None, "last": last}
+        return await self._list(repository, "tags/list", query, self._about(repository, "tags"), "application/json")
+
+    async def referrers(self, repository: str, digest: Digest, artifact_type: str | None = None) -> Page:
+        """The referrers API's index. NotFoundError when the registry does not have that API."""
+        about = self._about(repository, str(digest))
+        return await self._list(
+            repository, f"referrers/{digest}", {"artifactType": artifact_type}, f"referrers of {about}", OCI_INDEX
+        )
+
+    async def _list(
+        self, repository: str, path: str, query: Mapping[str, str | None], about: str, media_type: str
+    ) -> Page:
+        url_path = f"/v2/{self._path_prefix}{repository}/{path}"
+        exchange = self._exchange_at(url_path, query, _pull_scope(repository), about, "NAME_UNKNOWN")
+        answer = await self._ask("GET", media_type, exchange)
+        if len(answer.body) > MANIFEST_LIMIT_BYTES:
+            raise UnacceptableError(f"{about} is larger than {MANIFEST_LIMIT_BYTES} bytes")
+        headers = answer.headers
+        return Page(answer.body, _media_type(headers), headers.get("Link"), headers.get("OCI-Filters-Applied"))
+
+    async def _ask_manifest(self, method: str, repository: str, reference: str, accept: Sequence[str]) -> _Answer:
+        exchange = self._exchange_at(
+            f"/v2/{self._path_prefix}{repository}/manifests/{reference}",
+            {},
+            _pull_scope(repository),
+            self._about(repository, reference),
+            "MANIFEST_UNKNOWN",
+        )
+        return await self._ask(method, ", ".join(accept), exchange)
+
+    def _blob_exchange(self, repository: str, digest: Digest) -> Callable[[], Exchange]:
+        path = f"/v2/{self._path_prefix}{repository}/blobs/{digest}"
+        return self._exchange_at(
+            path, {}, _pull_scope(repository), self._about(repository, str(digest)), "BLOB_UNKNOWN"
+        )
+
+    def _exchange_at(
+        self, path: str, query: Mapping[str, str | None], scope: str, about: str, unknown_code: str
+    ) -> Callable[[], Exchange]:
+        """Makes a fresh exchange for every attempt: a redirect of the last one may have expired."""
+        given = {key: value for key, value in query.items() if value is not None}
+        if self._namespace is not None:
+            given["ns"] = self._namespace
+        url = f"{self.base_url}{path}" + (f"?{urlencode(given)}" if given else "")
+        return partial(Exchange, url, self._authorizer, scope, name=self.name, about=about, unknown_code=unknown_code)
+
+    def _about(self, repository: str, reference: str) -> str:
+        registry = self._namespace or self.name
+        return f"{registry}/{repository}{'@' if ':' in reference else ':'}{reference}"
+
+    async def _ask(self, method: str, accept: str, begin: Callable[[], Exchange]) -> _Answer:
+        async def attempt() -> _Answer:
+            exchange = begin()
+            while True:
+                headers = exchange.headers | {"Accept": accept}
+                answer = await self._send(method, exchange.url, headers, MANIFEST_LIMIT_BYTES)
+                if not await exchange.again(answer.status, answer.headers):
+                    return answer
+
+        return await retrying(self._sleep)(attempt)
+
+    async def _fetch_token(self, realm: str, query: Mapping[str, str], authorization: str | None) -> bytes:
+        headers = {"Authorization": authorization} if authorization else {}
+        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
+        answer = await self._send("GET", url, headers, _TOKEN_LIMIT_BYTES)
+        if answer.status in (401, 403):
+            raise UnauthorizedError(
+                f"registry {self.name} denied the login: check the credentials (docker login {self.name})"
+            )
+        if answer.status != 200:
+            raise TransientError(f"the token server of registry {self.name} answered {answer.status}")
+        return answer.body
+
+    async def _send(self, method: str, url: str, headers: Mapping[str, str], limit_bytes: int) -> _Answer:
+        """One request without redirects; reads at most one byte more than the limit."""
+        if self._http is None:
+            timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+            self._http = httpx.AsyncClient(verify=self._tls(), timeout=timeout, follow_redirects=False)
+        try:
+            async with self._http.stream(method, url, headers=dict(headers)) as response:
+                body = bytearray()
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > limit_bytes:
+                        break
+                return _Answer(response.status_code, response.headers, bytes(body))
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise SourceError(f"registry {self.name} cannot be asked at {url[:200]!r}: {error}") from error
+        except httpx.HTTPError as error:
+            message = unreachable(self.name, error)
+            raise (SourceError(message) if _is_tls(error) else TransientError(message)) from error
+
+    def _tls(self) -> ssl.SSLContext:
+        self._context = self._context or ssl.create_default_context()
+        return self._context
+
+
+def _pull_scope(repository: str) -> str:
+    return f"repository:{repository}:pull"
+
+
+def _media_type(headers: httpx.Headers) -> str:
+    return str(headers.get("Content-Type", "")).partition(";")[0].strip()
+
+
+def _digest_or_none(text: str) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except InputError:
+        return None
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

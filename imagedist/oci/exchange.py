@@ -1,0 +1,97 @@
+"""One request's way to its answer: challenges, redirects, refusals. Shared by both HTTP clients, owned by neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urljoin, urlsplit
+
+from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.oci.auth import Authorizer
+from imagedist.oci.retries import TransientError, retry_after_seconds
+
+MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class Exchange:
+    """Send ``url`` with ``headers``; give the answer's status and headers to ``again``; repeat while it says so.
+
+    ``Authorization`` goes to the registry's own origin only, never to where it redirects (S3, CDNs).
+
+    Args:
+        name: the registry, for messages.
+        about: what is asked for, for messages: ``registry/repository:tag`` or ``…@digest``.
+        unknown_code: the distribution spec's code when the answer is 404.
+    """
+
+    def __init__(
+        self, url: str, authorizer: Authorizer, scope: str, *, name: str, about: str, unknown_code: str
+    ) -> None:
+        self.url = url
+        self._authorizer = authorizer
+        self._scope = scope
+        self._name = name
+        self._about = about
+        self._unknown_code = unknown_code
+        self._origin = _origin(url)
+        self._authorization = authorizer.current(scope)
+        self._has_answered = False
+        self._redirects = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """``identity``: an encoded body would not have the digest that was asked for."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": "imagedist"}
+        if self._authorization is not None and _origin(self.url) == self._origin:
+            headers["Authorization"] = self._authorization
+        return headers
+
+    async def again(self, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether to send again, to ``url`` as it is now. False: this is the answer (2xx, or 416 to a range).
+
+        Raises:
+            NotFoundError: 404. UnauthorizedError: 401 or 403 and nothing better to offer.
+            TransientError: the registry may answer later. SourceError: anything else.
+        """
+        if status in (200, 206, 416):
+            return False
+        if status in _REDIRECTS:
+            self._redirect(headers.get("Location", ""))
+            return True
+        if status == 401 and not self._has_answered and _origin(self.url) == self._origin:
+            self._has_answered = True
+            challenge = headers.get("WWW-Authenticate", "")
+            self._authorization = await self._authorizer.answer(challenge, self._scope, self._authorization)
+            if self._authorization is not None:
+                return True
+        if status in (401, 403):
+            raise UnauthorizedError(
+                f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})"
+            )
+        if status == 404:
+            raise NotFoundError(f"registry {self._name} has no {self._about}", self._unknown_code)
+        message = f"registry {self._name} answered {status} to {self._about}"
+        if status in _TRANSIENT:
+            raise TransientError(f"{message}; try again later", retry_after_seconds(headers.get("Retry-After")))
+        raise SourceError(message)
+
+    def _redirect(self, location: str) -> None:
+        self._redirects += 1
+        if self._redirects > MAX_REDIRECTS:
+            raise SourceError(f"registry {self._name} redirects {self._about} more than {MAX_REDIRECTS} times")
+        try:
+            url = urljoin(self.url, location)
+            parts = urlsplit(url)
+            is_allowed = parts.scheme == "https" or (parts.scheme == "http" and self._origin[0] == "http")
+            is_allowed = is_allowed and parts.hostname is not None and parts.port != 0
+        except ValueError:
+            is_allowed = False
+        if not location or not is_allowed:
+            raise SourceError(f"registry {self._name} redirects {self._about} to {location[:200]!r}, which is refused")
+        self.url = url
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

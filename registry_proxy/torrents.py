@@ -1,0 +1,176 @@
+"""The site routes around one blob: its torrent, made as soon as it is here, and the order to fetch it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from pathlib import Path
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imagedist.config import ProxyTable
+from imagedist.distribution.backend import Target
+from imagedist.errors import InputError, storage_error
+from imagedist.oci.digest import Digest
+from imagedist.oci.reference import is_name
+from imagedist.store.arrival import Arrival
+from imagedist.store.files import write_aside
+from imagedist.swarm.torrent import build
+from registry_proxy.cache import SiteCache
+from registry_proxy.flights import Flights
+from registry_proxy.seeds import Seeds
+from registry_proxy.upstream import UpstreamRepository
+from registry_proxy.wave import Waves
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_SECONDS = 60.0
+_BUILD_SECONDS = 1.0
+"""How long even an impatient node is held when the blob is here: a torrent is made at about 1 GB/s."""
+_MAX_WAITING = 20_000
+_NODE_ID_LENGTH = 128
+
+
+class _FetchOrder(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    ns: str | None = None
+    repo: str
+
+
+class Torrents:
+    """Torrents of the site's blobs, kept in ``torrents/<hex>.torrent`` beside them."""
+
+    def __init__(self, cache: SiteCache, seeds: Seeds, settings: ProxyTable) -> None:
+        self._cache = cache
+        self._seeds = seeds
+        self._min_size_bytes = max(1, int(settings.swarm_min_size))
+        self._directory = cache.store.root / "torrents"
+        self._making: Flights[Digest, bytes] = Flights()
+        self._waiting = 0
+        self._waves = Waves(
+            settings.first_wave_nodes,
+            settings.first_wave_wait.total_seconds(),
+            asyncio.get_running_loop().time,
+        )
+
+    def add_routes(self, app: web.Application) -> None:
+        app.router.add_get("/torrents/{digest}", self.get_torrent)
+        app.router.add_post("/blobs/{digest}/fetch", self.fetch)
+
+    async def close(self) -> None:
+        await self._making.close()
+
+    async def get_torrent(self, request: web.Request) -> web.Response:
+        """``GET /site/v1/torrents/{digest}?ns=&repo=&wait=S``: 200 with the torrent, or 202 with what to do meanwhile.
+
+        Raises (rendered as site errors):
+            InputError: a malformed digest, repository or wait. NotFoundError: nobody has it.
+            SourceError, IntegrityError, StorageError: the blob did not arrive.
+        """
+        digest = Digest.parse(request.match_info["digest"])
+        target = _target(request.query.get("ns"), request.query.get("repo", ""))
+        wait_seconds = _wait_seconds(request.query.get("wait", "0"))
+        place = self._cache.upstreams.resolve(target)
+        arrival = await self._cache.arrival(target, digest)
+        size_bytes = await arrival.wait_begun()
+        if not self._is_shared(place, digest, size_bytes):
+            return _arriving(arrival, "stream", is_swarm=False)
+        if arrival.is_committed and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
+            return _torrent(torrent)
+        making = self._making.start(digest, lambda: self._make(digest, arrival))
+        node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]
+        patience = self._waves.patience(digest, node)
+        hold_seconds = max(wait_seconds, _BUILD_SECONDS) if arrival.is_committed else min(wait_seconds, patience)
+        if hold_seconds > 0 and self._waiting < _MAX_WAITING:
+            self._waiting += 1
+            try:
+                await asyncio.wait([making], timeout=hold_seconds)
+            finally:
+                self._waiting -= 1
+        if making.done():
+            return _torrent(making.result())
+        return _arriving(arrival, "wait" if self._waves.patience(digest, node) > 0 else "stream", is_swarm=True)
+
+    async def fetch(self, request: web.Request) -> web.Response:
+        """``POST /site/v1/blobs/{digest}/fetch`` with ``{"ns", "repo"}``: 200 when it is in the site, 202 on its way."""
+        digest = Digest.parse(request.match_info["digest"])
+        try:
+            order = _FetchOrder.model_validate_json(await request.read())
+        except ValidationError as error:
+            raise InputError(f"malformed order to fetch {digest}: {error.errors()[0]['msg']}") from error
+        arrival = await self._cache.arrival(_target(order.ns, order.repo), digest)
+        size_bytes = await arrival.wait_begun()
+        body = {"format": 1, "size": size_bytes, "present": arrival.present_bytes}
+        return web.json_response(body, status=200 if arrival.is_committed else 202)
+
+    async def let_go(self, digest: Digest) -> bool:
+        """Before the store evicts a blob: the seeders stop first, then the torrent goes."""
+        path = self._path(digest)
+        if not await asyncio.to_thread(path.exists):
+            return not self._cache.is_arriving(digest)
+        if not await self._seeds.delete(digest):
+            return False
+        try:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        except OSError as error:
+            raise storage_error(f"remove {path}", error) from error
+        return True
+
+    def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:
+        return place.may_swarm and digest.algorithm == "sha256" and size_bytes >= self._min_size_bytes
+
+    async def _make(self, digest: Digest, arrival: Arrival) -> bytes:
+        try:
+            with self._cache.store.pin(digest):
+                await arrival.wait()
+                torrent = await asyncio.to_thread(build, self._cache.store.path(digest), digest)
+                await asyncio.to_thread(write_aside, self._path(digest), torrent)
+                await self._seeds.put(digest, torrent)
+            return torrent
+        finally:
+            self._waves.forget(digest)
+
+    def _read(self, digest: Digest) -> bytes | None:
+        try:
+            return self._path(digest).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(f"read {self._path(digest)}", error) from error
+
+    def _path(self, digest: Digest) -> Path:
+        return self._directory / f"{digest.hex}.torrent"
+
+
+def _target(namespace: str | None, repository: str) -> Target:
+    if not is_name(repository):
+        raise InputError(f"invalid repo {repository[:200]!r}: expected a repository name")
+    return Target(namespace, repository)
+
+
+def _wait_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"invalid wait {text[:20]!r}: expected seconds, at most {LONGEST_WAIT_SECONDS:g}")
+    return min(seconds, LONGEST_WAIT_SECONDS)
+
+
+def _torrent(content: bytes) -> web.Response:
+    return web.Response(body=content, content_type="application/x-bittorrent")
+
+
+def _arriving(arrival: Arrival, action: str, *, is_swarm: bool) -> web.Response:
+    body = {
+        "format": 1,
+        "size": arrival.size_bytes,
+        "present": arrival.present_bytes,
+        "action": action,
+        "swarm": is_swarm,
+    }
+    return web.json_response(body, status=202)

@@ -1,0 +1,104 @@
+"""Which upstream a request means, by the three rules of design.md §4.1, and the client to ask it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from imagedist.config import ProxyConfig, Upstream, read_secret
+from imagedist.distribution.backend import Target
+from imagedist.errors import ConfigError, NotFoundError
+from imagedist.oci.auth import Credentials
+from imagedist.oci.client import RegistryClient
+from imagedist.oci.reference import is_name
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRepository:
+    """One repository of a configured upstream. ``upstream`` is the table's key."""
+
+    upstream: str
+    repository: str
+    settings: Upstream
+    client: RegistryClient
+
+    @property
+    def may_swarm(self) -> bool:
+        """Whether every node may have its blobs: private ones go by HTTP only (design.md §4.3)."""
+        return self.settings.username is None or self.settings.private_in_swarm
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.repository}"
+
+
+class Upstreams:
+    """The configured upstreams, each with one client for all its repositories.
+
+    Raises:
+        ConfigError: a key that cannot stand in a path, an unknown default, a host claimed twice, a missing password.
+    """
+
+    def __init__(self, config: ProxyConfig) -> None:
+        self._settings: Mapping[str, Upstream] = config.upstreams
+        self._default = config.proxy.default_upstream
+        self._by_namespace: dict[str, str] = {}
+        for key, settings in config.upstreams.items():
+            if not is_name(key) or "/" in key:
+                raise ConfigError(
+                    f"bad key upstreams.{key}: it is the first part of paths, so expected lower-case letters, "
+                    "digits, '.', '_' and '-'; put other spellings into its hosts"
+                )
+            for host in (key, *settings.hosts):
+                if self._by_namespace.setdefault(host, key) != key:
+                    raise ConfigError(f"bad value for upstreams.{key}.hosts: {host} belongs to another upstream")
+        if self._default is not None and self._default not in self._settings:
+            raise ConfigError(f"bad value for proxy.default_upstream: {self._default!r} is none of {self._names()}")
+        self._clients = {key: _client(key, settings) for key, settings in config.upstreams.items()}
+
+    def resolve(self, target: Target) -> UpstreamRepository:
+        """First match wins: ``ns``, then the path's first component, then the default.
+
+        Raises:
+            NotFoundError: no upstream is meant; names those there are.
+        """
+        if target.namespace is not None:
+            key = self._by_namespace.get(target.namespace)
+            if key is None:
+                raise NotFoundError(
+                    f"no upstream for ns={target.namespace}; configured: {self._names()}", "NAME_UNKNOWN"
+                )
+            return self._place(key, target.name)
+        first, slash, rest = target.name.partition("/")
+        if slash and first in self._settings:
+            return self._place(first, rest)
+        if self._default is not None:
+            return self._place(self._default, target.name)
+        raise NotFoundError(
+            f"no upstream for {target.name}: expected a path that begins with one of {self._names()}", "NAME_UNKNOWN"
+        )
+
+    def hosts(self) -> dict[str, list[str]]:
+        """Every upstream's path prefix and the registry names it answers for."""
+        return {key: [host for host, owner in self._by_namespace.items() if owner == key] for key in self._settings}
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.close()
+
+    def _place(self, key: str, repository: str) -> UpstreamRepository:
+        return UpstreamRepository(key, repository, self._settings[key], self._clients[key])
+
+    def _names(self) -> str:
+        return ", ".join(sorted(self._settings))
+
+
+def _client(key: str, settings: Upstream) -> RegistryClient:
+    credentials = None
+    if settings.username is not None:
+        password = read_secret(settings.password_file)
+        if password is None:
+            raise ConfigError(f"missing key upstreams.{key}.password_file: a username needs one")
+        credentials = Credentials(settings.username, password)
+    name = key if urlsplit(settings.url).hostname == "registry-1.docker.io" else None
+    return RegistryClient(settings.url, name=name, credentials=credentials)

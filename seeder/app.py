@@ -1,0 +1,96 @@
+"""The site seeder: reads its configuration, wires tracker, seeds, nodes and tag journal into one service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from aiohttp import web
+
+from imagedist.config import SeederConfig, load, read_secret
+from imagedist.errors import ImagedistError
+from imagedist.service import add_health_routes, render_site_errors, run_service
+from imagedist.site_guard import require_site_token
+from imagedist.swarm.libtorrent_session import LibtorrentSession
+from imagedist.swarm.torrent import MAX_TORRENT_BYTES
+from seeder.nodes import Nodes, add_node_routes
+from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
+from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
+from seeder.tracker import Tracker, add_tracker_routes
+
+_LOG = logging.getLogger(__name__)
+
+
+def create_app(config: SeederConfig) -> web.Application:
+    """The seeder's web application; start-up opens the session and the journal, clean-up closes them.
+
+    Raises:
+        ConfigError: the site token file is unreadable. Start-up raises InputError for a BitTorrent port in use and
+            StorageError for a database that cannot be opened.
+    """
+    settings = config.seeder
+    guard = require_site_token(read_secret(settings.site_token_file))
+    app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
+    tracker = Tracker(
+        max(1, round(settings.announce_interval.total_seconds())),
+        settings.bittorrent,
+        lambda infohash: app[SEEDS_KEY].is_seeding(infohash),
+    )
+
+    async def journal(app: web.Application) -> AsyncIterator[None]:
+        app[JOURNAL_KEY] = opened = await TagJournal.open(settings.database)
+        yield
+        await opened.close()
+
+    async def seeds(app: web.Application) -> AsyncIterator[None]:
+        session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
+        app[SEEDS_KEY] = seeds = Seeds(session, settings.site_blobs)
+        # In the background: the tracker serves at once, and readyz says when everything is seeded.
+        restoring = asyncio.create_task(seeds.restore())
+        restoring.add_done_callback(_log_failure)
+        yield
+        restoring.cancel()
+        with suppress(asyncio.CancelledError, ImagedistError):
+            await restoring
+        await session.close()
+
+    async def ready() -> str | None:
+        return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
+
+    app.cleanup_ctx.extend([journal, seeds])
+    add_tracker_routes(app, tracker)
+    add_seed_routes(app)
+    add_node_routes(app, Nodes())
+    add_tag_routes(app)
+    add_health_routes(app, ready)
+    return app
+
+
+def _log_failure(restoring: asyncio.Task[None]) -> None:
+    if not restoring.cancelled() and (error := restoring.exception()):
+        _LOG.error("the seeds could not be restored: %s", error)
+
+
+def serve(
+    config: Annotated[Path, typer.Option("--config", help="The seeder's TOML file.", show_default=False)],
+) -> None:
+    """Runs the site's seeder: tracker, BitTorrent seed, node inventory and tag journal."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load(config, SeederConfig)
+        run_service(lambda: create_app(settings), settings.seeder.listen)
+    except ImagedistError as error:
+        print(f"imagedist-seeder: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+
+
+def main() -> None:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(serve)
+    app(prog_name="imagedist-seeder")

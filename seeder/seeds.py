@@ -1,0 +1,163 @@
+"""What the site's seeder seeds: every blob the proxy committed and made a torrent of.
+
+The proxy writes blobs and torrents; this side only reads them. So what is seeded needs no record of its own: after a
+restart it is every ``torrents/<hex>.torrent`` whose blob is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from aiohttp import web
+
+from imagedist.errors import ImagedistError, InputError, IntegrityError, NotFoundError, StorageError, storage_error
+from imagedist.metrics import SEEDS
+from imagedist.oci.digest import Digest
+from imagedist.swarm import torrent as rules
+from imagedist.swarm.session import SwarmSession
+
+_LOG = logging.getLogger(__name__)
+
+
+class Seeds:
+    """The seeder's torrents.
+
+    Args:
+        session: where they are seeded.
+        site_blobs: the site's blob store: ``blobs/sha256/<hex>`` and ``torrents/<hex>.torrent``.
+    """
+
+    def __init__(self, session: SwarmSession, site_blobs: Path) -> None:
+        self._session = session
+        self._blobs = site_blobs / "blobs" / "sha256"
+        self._torrents = site_blobs / "torrents"
+        self._seeded: dict[Digest, rules.TorrentFacts] = {}
+        self._by_infohash: dict[bytes, Digest] = {}
+        self._locks: dict[Digest, asyncio.Lock] = {}
+        self.is_restored = False
+
+    def __repr__(self) -> str:
+        return f"<Seeds of {self._blobs}: {len(self._seeded)}>"
+
+    def is_seeding(self, short_infohash: bytes) -> bool:
+        digest = self._by_infohash.get(short_infohash)
+        transfer = self._session.get(digest) if digest else None
+        return transfer is not None and transfer.status().is_complete
+
+    async def restore(self) -> None:
+        """Seeds all that is in the store. One bad file is logged and does not keep the others from being seeded."""
+        for path in await asyncio.to_thread(self._torrent_paths):
+            try:
+                digest = Digest.parse(f"sha256:{path.stem}")
+                await self.put(digest, await asyncio.to_thread(_read_torrent, path))
+            except NotFoundError:
+                _LOG.info("not seeding %s: its blob is gone", path.stem)
+            except ImagedistError as error:
+                _LOG.warning("not seeding %s: %s", path, error)
+        self.is_restored = True
+        _LOG.info("seeding %d blobs", len(self._seeded))
+
+    async def put(self, digest: Digest, torrent: bytes) -> None:
+        """Seeds a blob; again is fine.
+
+        Raises:
+            IntegrityError: not a torrent of ours, or that of another blob.
+            NotFoundError: the blob is not in the store. StorageError: it has another size or cannot be read.
+        """
+        facts = await asyncio.to_thread(rules.parse, torrent)
+        if facts.digest != digest:
+            raise IntegrityError(f"the torrent given for {digest} is that of {facts.digest}")
+        async with self._lock(digest):
+            if not await asyncio.to_thread((self._blobs / digest.hex).is_file):
+                raise NotFoundError(f"cannot seed {digest}: it is not in {self._blobs}; fetch it by the proxy first")
+            await self._session.add(torrent, self._blobs, seeding=True)
+            self._seeded[digest] = facts
+            self._by_infohash[facts.short_infohash] = digest
+        SEEDS.set(len(self._seeded))
+
+    async def delete(self, digest: Digest) -> None:
+        """Returns when the session let go of the blob: then the proxy may unlink it. Nothing to delete is fine."""
+        async with self._lock(digest):
+            facts = self._seeded.pop(digest, None)
+            if facts:
+                # First, so that no peer is introduced to a seed that is going.
+                del self._by_infohash[facts.short_infohash]
+            await self._session.remove(digest)
+        SEEDS.set(len(self._seeded))
+
+    def describe(self) -> list[dict[str, object]]:
+        """One JSON object per blob."""
+        described: list[dict[str, object]] = []
+        for transfer in self._session.transfers():
+            status = transfer.status()
+            facts = self._seeded.get(status.digest)
+            described.append(
+                {
+                    "digest": str(status.digest),
+                    "size_bytes": status.size_bytes,
+                    "infohash": facts.infohash.hex() if facts else None,
+                    "is_complete": status.is_complete,
+                    "peers": status.peers,
+                    "uploaded_bytes": status.uploaded_bytes,
+                }
+            )
+        return described
+
+    def _lock(self, digest: Digest) -> asyncio.Lock:
+        # Forgotten when nobody holds or awaits one, so that there are never more than requests.
+        for idle in [each for each, lock in self._locks.items() if not lock.locked()]:
+            del self._locks[idle]
+        return self._locks.setdefault(digest, asyncio.Lock())
+
+    def _torrent_paths(self) -> list[Path]:
+        try:
+            return sorted(self._torrents.glob("*.torrent"))
+        except OSError as error:
+            raise storage_error(f"list {self._torrents}", error) from error
+
+
+def _read_torrent(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            torrent = file.read(rules.MAX_TORRENT_BYTES + 1)
+    except OSError as error:
+        raise storage_error(f"read {path}", error) from error
+    if not torrent:
+        raise StorageError(f"{path} is empty; delete it, the proxy makes it anew")
+    return torrent
+
+
+SEEDS_KEY = web.AppKey("seeds", Seeds)
+
+
+def add_seed_routes(app: web.Application) -> None:
+    """Adds ``PUT|DELETE /site/v1/seeds/{digest}`` and ``GET /site/v1/seeds``, for the app's ``SEEDS_KEY``."""
+
+    async def put(request: web.Request) -> web.Response:
+        digest = _digest(request)
+        await request.app[SEEDS_KEY].put(digest, await request.read())
+        return web.Response(status=204)
+
+    async def delete(request: web.Request) -> web.Response:
+        await request.app[SEEDS_KEY].delete(_digest(request))
+        return web.Response(status=204)
+
+    async def describe(request: web.Request) -> web.Response:
+        return web.json_response({"format": 1, "seeds": request.app[SEEDS_KEY].describe()})
+
+    app.add_routes(
+        [
+            web.put("/site/v1/seeds/{digest}", put),
+            web.delete("/site/v1/seeds/{digest}", delete),
+            web.get("/site/v1/seeds", describe),
+        ]
+    )
+
+
+def _digest(request: web.Request) -> Digest:
+    digest = Digest.parse(request.match_info["digest"])
+    if digest.algorithm != "sha256":
+        raise InputError(f"cannot seed {digest}: only sha256 blobs enter the swarm")
+    return digest

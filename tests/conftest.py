@@ -1,0 +1,81 @@
+"""Which tests run here: those that need root or real clients are left out where these are missing, never silently.
+
+With ``--e2e`` (``make test E2E=1``), ``E2E=1`` or ``CI=true``, what is missing is a failure instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+_PACKAGES = {
+    "docker-registry": "docker-registry",
+    "skopeo": "skopeo",
+    "podman": "podman",
+    "docker.io": "dockerd",
+    "containerd": "containerd",
+    "crun": "crun",
+}
+"""Debian package → the program by which we see that it is installed."""
+
+_E2E_TIMEOUT_SECONDS = 300
+_LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--e2e", action="store_true", help="fail, rather than leave out, what cannot run on this machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEFT_OUT] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives end-to-end tests the time that real clients take, and puts them after everything else."""
+    for item in items:
+        if item.get_closest_marker("e2e") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_E2E_TIMEOUT_SECONDS))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reason = _missing(item)
+    if reason is None:
+        return
+    if _is_required(item.config):
+        pytest.fail(f"{reason}: run deploy/packages.sh as root, then the tests as root", pytrace=False)
+    item.config.stash[_LEFT_OUT].append((item.nodeid, reason))
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    left_out = config.stash[_LEFT_OUT]
+    if not left_out:
+        return
+    terminalreporter.section("left out on this machine")
+    for test, reason in left_out:
+        terminalreporter.line(f"{test}: {reason}")
+    terminalreporter.line("to enable them, as root on Debian: make test E2E=1 (installs the packages first)")
+
+
+def _is_required(config: pytest.Config) -> bool:
+    asked = os.environ.get("E2E", "") in ("1", "true") or os.environ.get("CI", "") in ("1", "true")
+    return bool(config.getoption("--e2e")) or asked
+
+
+def _missing(item: pytest.Item) -> str | None:
+    """What a test needs and this machine has not: ``@pytest.mark.e2e("podman", …)`` names Debian packages."""
+    marker = item.get_closest_marker("e2e")
+    if (marker or item.get_closest_marker("root")) and os.geteuid() != 0:
+        return "needs root"
+    wanted = (marker.args or _PACKAGES) if marker else ()
+    absent = [package for package in wanted if not shutil.which(_PACKAGES[package], path=_search_path())]
+    return f"needs the Debian packages {', '.join(absent)}" if absent else None
+
+
+def _search_path() -> str:
+    """Daemons lie in sbin, which is not in every user's PATH."""
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])

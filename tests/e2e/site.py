@@ -1,0 +1,167 @@
+"""One site and its agents, as their own processes with configuration files as a user would write them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e import processes
+from tests.e2e.processes import Process, answers, free_port, succeed
+from tests.e2e.upstream import NAME
+
+_PROXY = """\
+[proxy]
+listen = "127.0.0.1:{proxy_port}"
+site_blobs = "{base}/blobs"
+default_upstream = "docker.io"
+site_seeders = ["http://127.0.0.1:{seeder_port}"]
+[upstreams."docker.io"]
+url = "{upstream}"
+[upstreams.local]
+url = "{upstream}"
+hosts = ["{name}"]
+"""
+_SEEDER = """\
+[seeder]
+site = "e2e"
+listen = "127.0.0.1:{seeder_port}"
+bittorrent = "127.0.0.1:{peer_port}"
+site_blobs = "{base}/blobs"
+site_proxies = ["http://127.0.0.1:{proxy_port}"]
+database = "sqlite:///{base}/seeder.db"
+"""
+_AGENT = """\
+[agent]
+listen = "{listen}"
+bittorrent = "{bittorrent}"
+socket = "{base}/agent.sock"
+site_proxies = ["{proxy}"]
+site_seeders = ["{seeder}"]
+node_blobs = "{base}/blobs"
+node_blobs_quota = "2GiB"
+[storage]
+root = "{base}/storage"
+used_by = []
+[unpack]
+ramdisk = "{base}/ramdisk"
+ramdisk_budget = "512MiB"
+"""
+
+SWARM = ("peer", "seeder")
+"""Sources of ``imagedist_received_bytes_total`` that are BitTorrent."""
+
+
+class Service:
+    """A process of ours that can be stopped and started again."""
+
+    def __init__(self, argv: list[str], log: Path, url: str) -> None:
+        self._argv = [sys.executable, "-m", *argv]
+        self._log = log
+        self.url = url
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        if self._process is None:
+            self._process = Process(self._argv, self._log)
+            try:
+                self._process.wait_until(lambda: answers(f"{self.url}/readyz"), f"{self.url}/readyz")
+            except AssertionError:
+                self.stop()
+                raise
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+class Site:
+    """A proxy and a seeder over one blob store; its upstreams are the real registry under two names."""
+
+    def __init__(self, base: Path, upstream_url: str) -> None:
+        base.mkdir(parents=True)
+        ports = {"proxy_port": free_port(), "seeder_port": free_port(), "peer_port": free_port()}
+        values = {"base": base, "upstream": upstream_url, "name": NAME, **ports}
+        for name, template in (("proxy", _PROXY), ("seeder", _SEEDER)):
+            (base / f"{name}.toml").write_text(template.format(**values))
+        self.proxy = Service(
+            ["registry_proxy", "--config", str(base / "proxy.toml")],
+            base / "proxy.log",
+            f"http://127.0.0.1:{ports['proxy_port']}",
+        )
+        self.seeder = Service(
+            ["seeder", "--config", str(base / "seeder.toml")],
+            base / "seeder.log",
+            f"http://127.0.0.1:{ports['seeder_port']}",
+        )
+
+    def start(self) -> None:
+        self.proxy.start()
+        self.seeder.start()
+
+    def stop(self) -> None:
+        self.seeder.stop()
+        self.proxy.stop()
+
+
+class Agent(Service):
+    """One node's agent, and the command line that finds it by its socket.
+
+    Args:
+        listen: the mirror's ``host:port``. bittorrent: an address of its own on this machine.
+    """
+
+    def __init__(self, base: Path, listen: str, bittorrent: str, site: Site) -> None:
+        base.mkdir(parents=True)
+        (base / "ramdisk").mkdir()
+        config = base / "agent.toml"
+        values = {"base": base, "listen": listen, "bittorrent": bittorrent}
+        config.write_text(_AGENT.format(proxy=site.proxy.url, seeder=site.seeder.url, **values))
+        super().__init__(["imagedist", "agent", "--config", str(config)], base / "agent.log", f"http://{listen}")
+        self.storage = base / "storage"
+        self._socket = base / "agent.sock"
+
+    def imagedist(self, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+        """Runs ``imagedist`` on this node; it must succeed."""
+        return self._with(succeed, arguments, env)
+
+    def try_imagedist(self, *arguments: str) -> CompletedProcess[str]:
+        """Runs ``imagedist`` on this node, whatever comes of it."""
+        return self._with(processes.run, arguments, None)
+
+    def _with(
+        self,
+        run: Callable[..., CompletedProcess[str]],
+        arguments: tuple[str, ...],
+        env: Mapping[str, str] | None,
+    ) -> CompletedProcess[str]:
+        return run(
+            [sys.executable, "-m", "imagedist", *arguments], {"IMAGEDIST_SOCKET": str(self._socket), **(env or {})}
+        )
+
+    def received_bytes(self) -> dict[str, int]:
+        """Bytes of blobs by source, from ``/metrics``; sources that gave none are not in it."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return {
+            sample.labels["source"]: int(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "imagedist_received_bytes_total" and sample.value
+        }
+
+    def image_names(self) -> list[str]:
+        """The names of all images in this node's store."""
+        listed = json.loads(self.imagedist("images", "--root", str(self.storage), "--json").stdout)
+        return [name for image in listed for name in image["names"]]
+
+
+def swarm_bytes(after: Mapping[str, int], before: Mapping[str, int]) -> int:
+    """Bytes that came over BitTorrent between two readings."""
+    return sum(after.get(source, 0) - before.get(source, 0) for source in SWARM)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+
+from imagedist.errors import UnacceptableError
+from imagedist.unpack.entries import Entry, entries
+from tests.support import layers
+
+LONG = "/".join(["directory-with-a-long-name"] * 10) + "/file"
+
+
+def read(tar: bytes) -> list[Entry]:
+    return list(entries(memoryview(tar)))
+
+
+def sealed(header: bytearray) -> bytes:
+    """The header with its checksum made right."""
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_entries_are_what_tarfile_reads(format: int) -> None:
+    tar = layers.tar(
+        [
+            layers.directory("d/", 0o1777, uid=3, gid=4),
+            layers.file("d/f", b"content", mode=0o4755),
+            layers.file(LONG, b"x" * 513),
+            layers.symlink("s", LONG),
+            layers.hardlink("h", "d/f"),
+            layers.fifo("p"),
+            layers.character_device("null", 1, 3),
+            layers.file("big-owner", uid=3_000_000, gid=4_000_000_000 if format == tarfile.GNU_FORMAT else 5),
+            layers.file("ünïcode", b"u"),
+        ],
+        format,
+    )
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        expected = [
+            (one.name, one.type, one.mode, one.uid, one.gid, one.mtime * 10**9, one.size, one.linkname)
+            for one in archive.getmembers()
+        ]
+    found = read(tar)
+    assert [
+        (one.name.rstrip("/"), one.kind, one.mode, one.uid, one.gid, one.mtime_ns, one.size_bytes, one.link)
+        for one in found
+    ] == expected
+    assert found[6].device == (1, 3)
+    assert tar[found[2].offset :][: found[2].size_bytes] == b"x" * 513
+
+
+def test_pax_records_give_fractions_of_seconds_and_xattrs() -> None:
+    (entry,) = read(
+        layers.tar([layers.file("f", pax={"mtime": "1700000000.123456789", "SCHILY.xattr.user.note": "a=b\nc"})])
+    )
+    assert entry.mtime_ns == 1_700_000_000_123_456_789
+    assert entry.xattrs == {"user.note": b"a=b\nc"}
+
+
+def test_time_before_1970_is_negative() -> None:
+    (entry,) = read(layers.tar([layers.file("f", mtime=-1.5)]))
+    assert entry.mtime_ns == -1_500_000_000
+
+
+def test_ustar_prefix_is_part_of_the_name() -> None:
+    (entry,) = read(layers.tar([layers.file("p" * 90 + "/" + "n" * 90)], tarfile.USTAR_FORMAT))
+    assert entry.name == "p" * 90 + "/" + "n" * 90
+
+
+def test_archive_may_end_without_zero_blocks() -> None:
+    tar = layers.tar([layers.file("f", b"x" * 512)])
+    assert [entry.name for entry in read(tar[:1024])] == ["f"]
+
+
+def test_empty_tar_has_no_entries() -> None:
+    assert read(b"") == read(bytes(1024)) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tar: tar[:700], "cut off inside 'f'"),
+        (lambda tar: tar[:300], "cut off inside the header"),
+        (lambda tar: b"g" + tar[1:], "checksum"),
+        (lambda tar: sealed(bytearray(tar[:124] + b"99999999999\0" + tar[136:512])), "not a number"),
+        (lambda tar: sealed(bytearray(tar[:156] + b"S" + tar[157:512])), "sparse"),
+        (lambda tar: sealed(bytearray(tar[:156] + b"Q" + tar[157:512])), "unknown tar type"),
+        (lambda tar: sealed(bytearray(tar[:124] + b"\xff" * 12 + tar[136:512])), "no file can have"),
+        (lambda tar: sealed(bytearray(tar[:124] + b"77777777777\0" + tar[136:156] + b"x" + tar[157:512])), "extended"),
+    ],
+)
+def test_damaged_tar_is_refused(damage: object, message: str) -> None:
+    tar = layers.tar([layers.file("f", b"x" * 512)])
+    assert callable(damage)
+    with pytest.raises(UnacceptableError, match=message):
+        read(damage(tar))
+
+
+def test_sparse_file_in_pax_form_is_refused() -> None:
+    with pytest.raises(UnacceptableError, match="sparse"):
+        read(layers.tar([layers.file("f", pax={"GNU.sparse.major": "1"})]))
+
+
+@pytest.mark.parametrize("body", [b"5 a=b\n", b"x a=b\n", b"6 a=b", b"99 a=b\n", b"6 abc\n"])
+def test_malformed_pax_record_is_refused(body: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(body)
+    tar = header.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0") + layers.tar([layers.file("f")])
+    with pytest.raises(UnacceptableError, match="pax"):
+        read(tar)

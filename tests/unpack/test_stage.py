@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagedist.errors import IntegrityError, StorageError, UnacceptableError
+from imagedist.oci.digest import Digest
+from imagedist.oci.manifest import Layer
+from imagedist.unpack.ramdisk import Ramdisk
+from imagedist.unpack.stage import LayerStage
+from tests.support import layers
+
+TAR = layers.tar([layers.file(f"f{number}", bytes([number]) * 70_000) for number in range(40)])
+
+
+@pytest.fixture
+def ramdisk(tmp_path: Path) -> Iterator[Ramdisk]:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 64 << 20, tmp_path / "spill", wait_seconds=0)
+    yield ramdisk
+    assert ramdisk.reserved_bytes() == 0
+    ramdisk.close()
+    assert [path.name for path in (tmp_path / "ramdisk").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "spill").iterdir()] == [".lock"]
+
+
+def feed(stage: LayerStage, blob: bytes) -> None:
+    for start in range(0, len(blob), 50_000):
+        stage.feed(blob[start : start + 50_000])
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "indexed gzip", "zstd"])
+def test_staged_tar_is_the_uncompressed_layer(ramdisk: Ramdisk, compression: str) -> None:
+    layer, blob = layers.layer(TAR, compression)
+    stage = LayerStage(ramdisk, layer)
+    feed(stage, blob)
+    staged = stage.finish()
+    assert staged.path.read_bytes() == TAR
+    assert (staged.size_bytes, staged.on_ramdisk, staged.layer) == (len(TAR), True, layer)
+    staged.release()
+    staged.release()
+
+
+def test_blob_that_ends_early_is_dropped(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR)
+    stage = LayerStage(ramdisk, layer)
+    feed(stage, blob[:-1])
+    with pytest.raises(IntegrityError, match="ended after"):
+        stage.finish()
+    with pytest.raises(StorageError, match="aborted"):
+        stage.feed(b"more")
+
+
+def test_blob_longer_than_its_manifest_says_is_dropped(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR)
+    stage = LayerStage(ramdisk, layer)
+    feed(stage, blob)
+    with pytest.raises(IntegrityError, match="longer than"):
+        stage.feed(b"x")
+
+
+def test_wrong_blob_digest_is_an_integrity_error(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR, "none")
+    stage = LayerStage(ramdisk, layer)
+    feed(stage, bytes([blob[0] ^ 1]) + blob[1:])
+    with pytest.raises(IntegrityError, match="wrong bytes"):
+        stage.finish()
+
+
+def test_wrong_diff_id_is_an_integrity_error(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR)
+    stage = LayerStage(ramdisk, Layer(layer.descriptor, Digest.of(b"other"), layer.chain_id))
+    feed(stage, blob)
+    with pytest.raises(IntegrityError, match="diff ID"):
+        stage.finish()
+
+
+def test_bomb_is_refused_at_the_limit(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(bytes(20 << 20))
+    stage = LayerStage(ramdisk, layer, max_tar_bytes=5 << 20)
+    with pytest.raises(UnacceptableError, match="more than 5242880 bytes"):
+        feed(stage, blob)
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 1, 300_000, 1 << 20])
+def test_layer_larger_than_the_budget_is_spilled_to_disk(tmp_path: Path, budget_bytes: int) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", budget_bytes, tmp_path / "spill", wait_seconds=0)
+    layer, blob = layers.layer(TAR)
+    stage = LayerStage(ramdisk, layer)
+    feed(stage, blob)
+    assert ramdisk.reserved_bytes() == 0
+    staged = stage.finish()
+    assert not staged.on_ramdisk
+    assert (tmp_path / "spill") in staged.path.parents
+    assert staged.path.read_bytes() == TAR
+    staged.release()
+    ramdisk.close()
+
+
+def test_budget_is_never_exceeded_by_layers_side_by_side(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", len(TAR) + (1 << 20), tmp_path / "spill", wait_seconds=0)
+    layer, blob = layers.layer(TAR)
+    stages = [LayerStage(ramdisk, layer) for _ in range(3)]
+    for start in range(0, len(blob), 1000):
+        for stage in stages:
+            stage.feed(blob[start : start + 1000])
+        assert ramdisk.reserved_bytes() <= ramdisk.budget_bytes
+    staged = [stage.finish() for stage in stages]
+    assert {one.path.read_bytes() for one in staged} == {TAR}
+    assert sum(one.size_bytes for one in staged if one.on_ramdisk) <= ramdisk.budget_bytes
+    ramdisk.close()
+
+
+def test_released_budget_wakes_a_waiting_layer(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=30)
+    assert ramdisk.reserve(1000)
+    answers: list[bool] = []
+    waiting = threading.Thread(target=lambda: answers.append(ramdisk.reserve(600)))
+    waiting.start()
+    ramdisk.release(1000)
+    waiting.join()
+    assert answers == [True]
+    ramdisk.close()
+
+
+def test_two_processes_share_one_budget(tmp_path: Path) -> None:
+    one = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=0)
+    other = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=0)
+    assert one.reserve(700)
+    assert not other.reserve(400)
+    assert other.reserve(300)
+    one.close()
+    assert other.reserve(700)
+    other.close()
+
+
+def test_opening_removes_what_a_dead_process_left(tmp_path: Path) -> None:
+    dead = tmp_path / "ramdisk" / "0123"
+    dead.mkdir(parents=True)
+    (dead / "staged").write_bytes(b"x")
+    dead.with_suffix(".lock").write_bytes(b"5000")
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=0)
+    assert not dead.exists()
+    assert ramdisk.reserve(1000)
+    ramdisk.close()
