@@ -7,7 +7,7 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import prometheus_client
 from aiohttp import web
@@ -122,18 +122,26 @@ async def serving(app: web.Application, address: Address) -> AsyncIterator[Addre
         await runner.cleanup()
 
 
-async def until_signalled() -> None:
-    """Returns at the first SIGTERM or SIGINT of this process."""
+@contextlib.contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """While open, SIGTERM and SIGINT set the event instead of ending the process. Opened before anything is started:
+    a signal during start-up then stops what was started, too."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, stop.set)
     try:
-        await stop.wait()
+        yield stop
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+async def until_signalled() -> None:
+    """Returns at the first SIGTERM or SIGINT from now on."""
+    with stop_signals() as stop:
+        await stop.wait()
 
 
 def run_service(create: Callable[[], web.Application], address: Address) -> None:
@@ -145,14 +153,14 @@ def run_service(create: Callable[[], web.Application], address: Address) -> None
     Raises:
         InputError: the address is in use. Whatever the app's start-up raises.
     """
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Every node, client and open blob takes a file descriptor; the usual soft limit of 1024 is for select().
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> None:
-        async with serving(create(), address) as bound:
-            _LOG.info("listening on %s", bound)
-            await until_signalled()
+        with stop_signals() as stop:
+            async with serving(create(), address) as bound:
+                _LOG.info("listening on %s", bound)
+                await stop.wait()
 
     asyncio.run(run())

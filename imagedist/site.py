@@ -228,7 +228,7 @@ class Site:
             else:
                 proxy.failed_at = float("-inf")
                 return answer
-        raise failure or SourceError("no site proxy is configured")
+        raise SourceError(f"the site cannot answer: {failure or 'no proxy is configured'}") from failure
 
     def _by_health(self) -> list[_Proxy]:
         since = asyncio.get_running_loop().time() - _UNHEALTHY_SECONDS

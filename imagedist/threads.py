@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TypeVar
 
@@ -28,31 +29,35 @@ async def settled(work: Awaitable[T]) -> T:
 
 @asynccontextmanager
 async def in_thread(context: AbstractContextManager[T], stop: threading.Event) -> AsyncIterator[T]:
-    """Enters and leaves a blocking context manager in threads; locks are the usual reason.
+    """Enters and leaves a blocking context manager in a thread; locks are the usual reason.
+
+    The thread is its own: many waiters in the shared pool would leave no thread to whom they wait for.
 
     Args:
         stop: makes a blocked entry give up; set when the task is cancelled meanwhile.
     """
-    value = await _entered(context, stop)
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="context")
     try:
-        yield value
-    except BaseException as error:
-        if not await settled(asyncio.to_thread(context.__exit__, type(error), error, error.__traceback__)):
+        entering = loop.run_in_executor(thread, context.__enter__)
+        try:
+            value = await asyncio.shield(entering)
+        except asyncio.CancelledError as cancelled:
+            stop.set()
+            await asyncio.wait([entering])
+            if not entering.cancelled() and entering.exception() is None:
+                await loop.run_in_executor(thread, context.__exit__, type(cancelled), cancelled, None)
             raise
-    else:
-        await settled(asyncio.to_thread(context.__exit__, None, None, None))
-
-
-async def _entered(context: AbstractContextManager[T], stop: threading.Event) -> T:
-    entering = asyncio.ensure_future(asyncio.to_thread(context.__enter__))
-    try:
-        return await asyncio.shield(entering)
-    except asyncio.CancelledError as cancelled:
-        stop.set()
-        await asyncio.wait([entering])
-        if not entering.cancelled() and entering.exception() is None:
-            await asyncio.to_thread(context.__exit__, type(cancelled), cancelled, None)
-        raise
+        try:
+            yield value
+        except BaseException as error:
+            leaving = loop.run_in_executor(thread, context.__exit__, type(error), error, error.__traceback__)
+            if not await settled(leaving):
+                raise
+        else:
+            await settled(loop.run_in_executor(thread, context.__exit__, None, None, None))
+    finally:
+        thread.shutdown(wait=False)
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

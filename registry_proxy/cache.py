@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from urllib.parse import parse_qsl, urlencode, urlsplit
+from weakref import WeakKeyDictionary
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
-from imagedist.errors import ImagedistError, InputError, NotFoundError
+from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES, FETCHES
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
@@ -19,6 +20,8 @@ from registry_proxy.upstream import UpstreamRepository, Upstreams
 
 log = logging.getLogger(__name__)
 
+_MAX_PLACES = 16
+
 
 class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
@@ -29,6 +32,7 @@ class SiteCache:
         self._failures = RecentFailures()
         self._manifests = Manifests(ManifestStore(store.root), self._failures)
         self._arrivals = Arrivals(store)
+        self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
     async def close(self) -> None:
         await self._manifests.close()
@@ -72,9 +76,19 @@ class SiteCache:
             NotFoundError: no such upstream, or it said a moment ago that it has no such blob.
         """
         place = self.upstreams.resolve(target)
-        if not self.store.has(digest) and self._arrivals.get(digest) is None:
+        under_way = self._arrivals.get(digest)
+        if under_way is not None:
+            # Somebody else's fetch may fail where ours would not: it tries our place after its own.
+            others = self._places.get(under_way, [])
+            if place not in others and len(others) < _MAX_PLACES:
+                others.append(place)
+            return under_way
+        if not self.store.has(digest):
             self._failures.check((str(place), digest))
-        return await self._arrivals.join(digest, None, lambda writer: self._fetch(place, writer))
+        places = [place]
+        arrival = await self._arrivals.join(digest, None, lambda writer: self._fetch(places, writer))
+        self._places[arrival] = places
+        return arrival
 
     def is_arriving(self, digest: Digest) -> bool:
         return self._arrivals.get(digest) is not None
@@ -90,7 +104,17 @@ class SiteCache:
         link = _relinked(page.link, f"/v2/{target.name}/referrers/{digest}", target)
         return Page(page.body, page.media_type, link, page.filters_applied)
 
-    async def _fetch(self, place: UpstreamRepository, writer: BlobWriter) -> None:
+    async def _fetch(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
+        """From the first place that has it, of all that were asked for meanwhile."""
+        for place in places:  # grows while we wait
+            try:
+                await self._fetch_from(place, writer)
+                return
+            except (NotFoundError, SourceError):
+                if place is places[-1]:
+                    raise
+
+    async def _fetch_from(self, place: UpstreamRepository, writer: BlobWriter) -> None:
         received = BYTES_BY_SOURCE.labels(source="upstream")
         try:
             async with place.client.blob(place.repository, writer.digest, writer.offset) as stream:

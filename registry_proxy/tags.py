@@ -1,4 +1,4 @@
-"""What a tag means now: a record with a lifetime, revalidated upstream, stale when the upstream fails and policy allows."""
+"""What a tag means now: a record with a lifetime, revalidated upstream; stale when that fails and policy allows."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Torrents:
         return _arriving(arrival, "wait" if self._waves.patience(digest, node) > 0 else "stream", is_swarm=True)
 
     async def fetch(self, request: web.Request) -> web.Response:
-        """``POST /site/v1/blobs/{digest}/fetch`` with ``{"ns", "repo"}``: 200 when it is in the site, 202 on its way."""
+        """``POST /site/v1/blobs/{digest}/fetch`` with ``{"ns", "repo"}``: 200 once in the site, 202 on its way."""
         digest = Digest.parse(request.match_info["digest"])
         try:
             order = _FetchOrder.model_validate_json(await request.read())

@@ -43,13 +43,15 @@ class Upstreams:
         self._settings: Mapping[str, Upstream] = config.upstreams
         self._default = config.proxy.default_upstream
         self._by_namespace: dict[str, str] = {}
-        for key, settings in config.upstreams.items():
+        for key in config.upstreams:
             if not is_name(key) or "/" in key:
                 raise ConfigError(
                     f"bad key upstreams.{key}: it is the first part of paths, so expected lower-case letters, "
                     "digits, '.', '_' and '-'; put other spellings into its hosts"
                 )
-            for host in (key, *settings.hosts):
+            self._by_namespace[key] = key
+        for key, settings in config.upstreams.items():
+            for host in settings.hosts:
                 if self._by_namespace.setdefault(host, key) != key:
                     raise ConfigError(f"bad value for upstreams.{key}.hosts: {host} belongs to another upstream")
         if self._default is not None and self._default not in self._settings:

@@ -35,7 +35,8 @@ class Seeds:
         self._torrents = site_blobs / "torrents"
         self._seeded: dict[Digest, rules.TorrentFacts] = {}
         self._by_infohash: dict[bytes, Digest] = {}
-        self._locks: dict[Digest, asyncio.Lock] = {}
+        self._deleted_meanwhile: set[Digest] = set()
+        self._changing = asyncio.Lock()
         self.is_restored = False
 
     def __repr__(self) -> str:
@@ -51,12 +52,17 @@ class Seeds:
         for path in await asyncio.to_thread(self._torrent_paths):
             try:
                 digest = Digest.parse(f"sha256:{path.stem}")
-                await self.put(digest, await asyncio.to_thread(_read_torrent, path))
+                torrent = await asyncio.to_thread(_read_torrent, path)
+                facts = await asyncio.to_thread(_parse, torrent, digest)
+                async with self._changing:
+                    if digest not in self._deleted_meanwhile:
+                        await self._seed(facts, torrent)
             except NotFoundError:
                 _LOG.info("not seeding %s: its blob is gone", path.stem)
             except ImagedistError as error:
                 _LOG.warning("not seeding %s: %s", path, error)
         self.is_restored = True
+        self._deleted_meanwhile.clear()
         _LOG.info("seeding %d blobs", len(self._seeded))
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
@@ -66,25 +72,33 @@ class Seeds:
             IntegrityError: not a torrent of ours, or that of another blob.
             NotFoundError: the blob is not in the store. StorageError: it has another size or cannot be read.
         """
-        facts = await asyncio.to_thread(rules.parse, torrent)
-        if facts.digest != digest:
-            raise IntegrityError(f"the torrent given for {digest} is that of {facts.digest}")
-        async with self._lock(digest):
-            if not await asyncio.to_thread((self._blobs / digest.hex).is_file):
-                raise NotFoundError(f"cannot seed {digest}: it is not in {self._blobs}; fetch it by the proxy first")
-            await self._session.add(torrent, self._blobs, seeding=True)
-            self._seeded[digest] = facts
-            self._by_infohash[facts.short_infohash] = digest
-        SEEDS.set(len(self._seeded))
+        facts = await asyncio.to_thread(_parse, torrent, digest)
+        async with self._changing:
+            self._deleted_meanwhile.discard(digest)
+            await self._seed(facts, torrent)
 
     async def delete(self, digest: Digest) -> None:
         """Returns when the session let go of the blob: then the proxy may unlink it. Nothing to delete is fine."""
-        async with self._lock(digest):
+        if not self.is_restored:
+            self._deleted_meanwhile.add(digest)
+        async with self._changing:
             facts = self._seeded.pop(digest, None)
             if facts:
                 # First, so that no peer is introduced to a seed that is going.
                 del self._by_infohash[facts.short_infohash]
             await self._session.remove(digest)
+        SEEDS.set(len(self._seeded))
+
+    async def _seed(self, facts: rules.TorrentFacts, torrent: bytes) -> None:
+        digest = facts.digest
+        if not await asyncio.to_thread((self._blobs / digest.hex).is_file):
+            raise NotFoundError(f"cannot seed {digest}: it is not in {self._blobs}; fetch it by the proxy first")
+        present = self._session.get(digest)
+        if present and not present.status().is_complete:
+            await self._session.remove(digest)  # its file failed us before; the proxy has it anew
+        await self._session.add(torrent, self._blobs, seeding=True)
+        self._seeded[digest] = facts
+        self._by_infohash[facts.short_infohash] = digest
         SEEDS.set(len(self._seeded))
 
     def describe(self) -> list[dict[str, object]]:
@@ -105,17 +119,18 @@ class Seeds:
             )
         return described
 
-    def _lock(self, digest: Digest) -> asyncio.Lock:
-        # Forgotten when nobody holds or awaits one, so that there are never more than requests.
-        for idle in [each for each, lock in self._locks.items() if not lock.locked()]:
-            del self._locks[idle]
-        return self._locks.setdefault(digest, asyncio.Lock())
-
     def _torrent_paths(self) -> list[Path]:
         try:
             return sorted(self._torrents.glob("*.torrent"))
         except OSError as error:
             raise storage_error(f"list {self._torrents}", error) from error
+
+
+def _parse(torrent: bytes, digest: Digest) -> rules.TorrentFacts:
+    facts = rules.parse(torrent)
+    if facts.digest != digest:
+        raise IntegrityError(f"the torrent given for {digest} is that of {facts.digest}")
+    return facts
 
 
 def _read_torrent(path: Path) -> bytes:

@@ -67,11 +67,12 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
         await blobs.start()
 
         app = web.Application()
-        add_registry_routes(app, Mirror(site, blobs), max_requests=table.max_requests)
+        backend = Mirror(site, blobs)
+        add_registry_routes(app, backend, max_requests=table.max_requests)
         add_health_routes(app, site.unready)
         mirror = await stack.enter_async_context(serving(app, table.listen))
 
-        puller = Puller(NodeSource(f"http://{mirror}", blobs), engine.store, engine.ramdisk, engine.workers)
+        puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
         await stack.enter_async_context(_listening(api.create_app(), table.socket))

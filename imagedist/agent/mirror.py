@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
-from imagedist.errors import InputError, NotFoundError, SourceError
+from imagedist.errors import InputError
 from imagedist.fetch.node import NodeBlobs
 from imagedist.oci.digest import Digest
 from imagedist.site import Site
@@ -28,10 +28,7 @@ class Mirror:
         kept = self._kept(target, reference)
         if kept is not None:
             return kept
-        try:
-            answer = await self._site.manifest(target, reference)
-        except SourceError as error:
-            raise NotFoundError(f"{target.name}:{reference}: {error}", "MANIFEST_UNKNOWN") from error
+        answer = await self._site.manifest(target, reference)
         self._manifests[target, answer.digest] = answer
         while len(self._manifests) > _MANIFESTS:
             self._manifests.popitem(last=False)

@@ -1,12 +1,15 @@
-"""The puller's source on a node with an agent: its own mirror for documents, cache and swarm for layers."""
+"""The puller's source on a node with an agent: documents from the site, layers from cache and swarm."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from imagedist.agent.mirror import Mirror
 from imagedist.distribution.backend import Target
-from imagedist.fetch.node import NodeBlobs
-from imagedist.fetch.registry import RegistrySource
+from imagedist.errors import IntegrityError, UnacceptableError
+from imagedist.oci.client import FetchedManifest
+from imagedist.oci.digest import Digest
+from imagedist.oci.images import resolve_image
 from imagedist.oci.manifest import Descriptor, Image, Platform
 from imagedist.oci.reference import Reference
 
@@ -14,27 +17,16 @@ _CHUNK_BYTES = 1 << 20
 
 
 class NodeSource:
-    """A ``fetch.source.Source``.
+    """A ``fetch.source.Source`` over the agent's own mirror, without a socket in between."""
 
-    Args:
-        mirror: URL of this agent's own mirror: references are resolved exactly as a runtime would.
-        blobs: asked directly for layers, so that their bytes do not go through a socket.
-    """
-
-    def __init__(self, mirror: str, blobs: NodeBlobs) -> None:
+    def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
-        self._blobs = blobs
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
-        documents = RegistrySource(reference, self._mirror)
-        try:
-            return await documents.resolve(reference, platform)
-        finally:
-            await documents.close()
+        return await resolve_image(_Documents(self._mirror, reference.registry), reference, platform)
 
     async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        target = Target(namespace=reference.registry, name=reference.repository)
-        blob = await self._blobs.open(target, descriptor.digest)
+        blob = await self._mirror.open_blob(Target(reference.registry, reference.repository), descriptor.digest)
         try:
             offset = 0
             while chunk := await blob.read(offset, _CHUNK_BYTES):
@@ -42,3 +34,29 @@ class NodeSource:
                 yield chunk
         finally:
             await blob.close()
+
+
+class _Documents:
+    """Manifests and configs of one registry, as ``resolve_image`` asks for them."""
+
+    def __init__(self, mirror: Mirror, registry: str) -> None:
+        self._mirror = mirror
+        self._registry = registry
+
+    async def manifest(self, repository: str, reference: str) -> FetchedManifest:
+        answer = await self._mirror.manifest(Target(self._registry, repository), reference)
+        return FetchedManifest(answer.body, answer.media_type, answer.digest, answer.warning)
+
+    async def blob_bytes(self, repository: str, digest: Digest, limit_bytes: int) -> bytes:
+        blob = await self._mirror.open_blob(Target(self._registry, repository), digest)
+        try:
+            if blob.size_bytes > limit_bytes:
+                raise UnacceptableError(f"config {digest} has {blob.size_bytes} bytes, more than {limit_bytes}")
+            content = b""
+            while chunk := await blob.read(len(content), _CHUNK_BYTES):
+                content += chunk
+        finally:
+            await blob.close()
+        if Digest.of(content, digest.algorithm) != digest:
+            raise IntegrityError(f"config {digest} of {self._registry}/{repository} arrived with wrong bytes")
+        return content

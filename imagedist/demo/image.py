@@ -133,7 +133,7 @@ def _write_image(layout: Path, size_bytes: int, name: str, progress: Progress) -
     missing_bytes = size_bytes - sum(layer.size_bytes for _, layer in parts)
     if missing_bytes > 0 and left_over:
         parts.append(("usr, the rest", _fill(layout / "rest", left_over, missing_bytes, shared)[0]))
-    parts.append(("changes", _write_changes(layout / "changes")))
+    parts.append(("changes", _write_changes(layout / "changes", name)))
     for _, layer in parts:
         layer.path.rename(blob_path(layout, layer.digest))
     _write_documents(layout, parts, name)
@@ -202,11 +202,12 @@ def _write_base(path: Path, programs: Sequence[Source]) -> WrittenLayer:
         return writer.finish()
 
 
-def _write_changes(path: Path) -> WrittenLayer:
+def _write_changes(path: Path, name: str) -> WrittenLayer:
     """The layer that makes order matter (layer.md, whiteouts)."""
     with LayerWriter(path) as writer:
-        for directory in ("etc", "opt", "opt/demo"):
+        for directory in ("etc", "opt", "opt/demo", "opt/demo/layers"):
             writer.add_directory(directory)
+        writer.add_bytes("opt/demo/layers/changes", f"{name}\n".encode())
         writer.add_bytes("etc/imagedist-demo", GREETING.encode() + b"\n")
         writer.add_bytes("opt/demo/.wh.removed", b"")
         writer.add_bytes("opt/demo/.wh.removed-directory", b"")

@@ -24,7 +24,7 @@ from imagedist.errors import ImagedistError, InputError, NotFoundError, storage_
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_INDEX
 from imagedist.oci.reference import is_name, is_tag
-from imagedist.service import serving, until_signalled
+from imagedist.service import serving, stop_signals
 from imagedist.store.reading import OpenBlob
 
 
@@ -138,9 +138,10 @@ async def serve(layout: Path, listen: Address, rate_bytes_per_second: int | None
     """Serves until SIGTERM or SIGINT; prints the address once it listens."""
     rate = TokenBucket(rate_bytes_per_second) if rate_bytes_per_second else None
     app = create_app(LayoutBackend(open_layout(layout), name, rate), rate)
-    async with serving(app, listen) as bound:
-        print(bound, flush=True)
-        await until_signalled()
+    with stop_signals() as stop:
+        async with serving(app, listen) as bound:
+            print(bound, flush=True)
+            await stop.wait()
 
 
 def main(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagedist.errors import StorageError
 
@@ -21,8 +21,7 @@ _FILE_LIMIT_BYTES = 32 << 20
 _LIBRARY = re.compile(r"(/\S+) \(0x[0-9a-f]+\)")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A file or symbolic link of this machine and its name in the image."""
 
     path: str

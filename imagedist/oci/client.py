@@ -122,14 +122,6 @@ class RegistryClient:
         if self._bulk is not None:
             await self._bulk.close()
 
-    async def ping(self) -> None:
-        """``GET /v2/``: reachable, and the credentials are good.
-
-        Raises:
-            UnauthorizedError, SourceError.
-        """
-        await self._ask("GET", "", self._exchange_at("/v2/", {}, "", "the registry API", "NAME_UNKNOWN"))
-
     async def manifest(self, repository: str, reference: str, accept: Sequence[str] = ACCEPT) -> FetchedManifest:
         """A manifest or index by tag or digest.
 
@@ -191,21 +183,6 @@ class RegistryClient:
             yield stream
         finally:
             await stream.close()
-
-    async def chunks(self, repository: str, digest: Digest, size_bytes: int, offset: int = 0) -> AsyncIterator[bytes]:
-        """``blob`` for those who know the size already.
-
-        Raises:
-            IntegrityError: the registry states another size. As ``blob``.
-        """
-        async with self.blob(repository, digest, offset) as stream:
-            if stream.size_bytes != size_bytes:
-                raise IntegrityError(
-                    f"{self._about(repository, str(digest))} has {stream.size_bytes} bytes at registry {self.name}, "
-                    f"expected {size_bytes}"
-                )
-            async for chunk in stream:
-                yield chunk
 
     async def blob_bytes(self, repository: str, digest: Digest, limit_bytes: int) -> bytes:
         """A small blob as a whole, its digest checked.

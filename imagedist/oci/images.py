@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from imagedist.errors import IntegrityError, UnacceptableError
-from imagedist.oci.client import RegistryClient
+from imagedist.oci.client import FetchedManifest
+from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import Image, Index, Platform, choose_platform, parse_document, resolve
 from imagedist.oci.reference import Reference
 
@@ -11,7 +14,15 @@ CONFIG_LIMIT_BYTES = 8 << 20
 """containerd's and containers/image's bound for a config."""
 
 
-async def resolve_image(client: RegistryClient, reference: Reference, platform: Platform) -> Image:
+class Documents(Protocol):
+    """Where manifests and configs come from: a ``RegistryClient``, or an agent's own cache. Digests are checked there."""
+
+    async def manifest(self, repository: str, reference: str) -> FetchedManifest: ...
+
+    async def blob_bytes(self, repository: str, digest: Digest, limit_bytes: int) -> bytes: ...
+
+
+async def resolve_image(client: Documents, reference: Reference, platform: Platform) -> Image:
     """Asks a registry (or a mirror of it) what a reference means for a platform.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from imagedist.errors import UnacceptableError, storage_error
-from imagedist.overlay.view import Found, View
+from imagedist.overlay.view import OPAQUE_MARKS, Found, View
 
 
 class LowerLink(Protocol):
@@ -101,6 +101,7 @@ class _Completion:
         self._add_directories(inside)
         with _keeping_times(self._diff / parent):
             _move_children(self._diff / path, self._diff / inside)
+            _move_opaque_mark(self._diff / path, self._diff / inside)
             (self._diff / path).rmdir()
         self._moved[path] = inside
 
@@ -164,7 +165,7 @@ class _Completion:
         directory = self._diff / path
         if found is not None and found.is_directory:
             _copy_metadata(found, directory)
-        elif path and path in self._extracted.undescribed and not os.listdir(directory):
+        elif path and not os.listdir(directory):
             with _keeping_times(directory.parent):
                 directory.rmdir()  # it was there only for a whiteout of nothing, which makes no directories
 
@@ -179,6 +180,11 @@ def _move_children(source: Path, target: Path) -> None:
             child.rename(place)
         else:
             raise UnacceptableError(f"malformed layer: {child.name!r} is a file by one name and a directory by another")
+
+
+def _move_opaque_mark(source: Path, target: Path) -> None:
+    for mark in set(OPAQUE_MARKS) & set(os.listxattr(source)):
+        os.setxattr(target, mark, os.getxattr(source, mark))
 
 
 def _copy_metadata(found: Found, directory: Path) -> None:

@@ -34,8 +34,7 @@ Fetch = Callable[["BlobWriter"], Awaitable[None]]
 class BlobWriter:
     """What a fetch writes to: ``begin`` with the size, then every byte from ``offset`` on, in order.
 
-    Attributes:
-        offset: how many bytes are there already; the fetch starts behind them.
+    A fetch may go on at another source where one broke off: it begins again there, from ``offset``.
     """
 
     def __init__(self, arrival: Arrival, partial: Partial, stack: AsyncExitStack) -> None:
@@ -43,8 +42,12 @@ class BlobWriter:
         self._partial = partial
         self._stack = stack
         self.digest = arrival.digest
-        self.offset = partial.present_bytes
-        self._size_bytes: int | None = None
+        self._has_begun = False
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are there already, from an earlier fetch too."""
+        return self._partial.present_bytes
 
     async def begin(self, size_bytes: int) -> None:
         """States the size of the whole blob. Until now askers wait; from now on they are answered.
@@ -58,9 +61,10 @@ class BlobWriter:
                 f"blob {self.digest} is said to have {size_bytes} bytes, expected {arrival.size_bytes} "
                 f"({self.offset} are here)"
             )
-        await self._stack.enter_async_context(arrival.store.room(size_bytes, f"blob {self.digest}"))
-        await asyncio.to_thread(self._partial.state_size, size_bytes)
-        self._size_bytes = size_bytes
+        if not self._has_begun:
+            await self._stack.enter_async_context(arrival.store.room(size_bytes, f"blob {self.digest}"))
+            await asyncio.to_thread(self._partial.state_size, size_bytes)
+            self._has_begun = True
         arrival.progress(size_bytes, self.offset)
 
     async def write(self, chunk: bytes) -> None:
@@ -71,7 +75,7 @@ class BlobWriter:
         Raises:
             IntegrityError: more bytes than the blob has. StorageError: the disk is full.
         """
-        if self._size_bytes is None:
+        if not self._has_begun:
             if self._arrival.size_bytes is None:
                 raise SourceError(f"nobody told the size of blob {self.digest}")
             await self.begin(self._arrival.size_bytes)

@@ -58,7 +58,9 @@ class Arrival:
             _wake(waiter, None)
 
     def complete(self) -> None:
-        """Every piece is verified and flushed."""
+        """Every piece is verified and flushed. Not after a failure: what was verified may never have been kept."""
+        if self.failure:
+            return
         for index in range(self._facts.piece_count):
             self.add_piece(index)
         self.is_complete = True

@@ -428,11 +428,13 @@ class LibtorrentSession:
             waiter.set_result(None)
 
     def _on_torrent_error(self, alert: Any) -> None:
-        if transfer := self._transfers.get(alert.torrent_name):
+        transfer = self._transfers.get(alert.torrent_name)
+        if transfer and not transfer.arrival.failure:  # a full disk fails every block, and each has its alert
             error = OSError(alert.error.value(), alert.error.message(), str(alert.filename()))
             failure = storage_error(f"keep the pieces of {transfer.digest}", error)
             _LOG.warning("%s", failure)
             transfer.fail(failure)
+            alert.handle.pause()
 
     def _on_state_update(self, alert: Any) -> None:
         for status in alert.status:

@@ -82,19 +82,31 @@ class _Planner:
     def __init__(self) -> None:
         self._root = Node(children={}, takes_lower_metadata=True)
         self._direct: dict[int, Parts] = {}
+        # Most entries share their parent's text with the one before: resolved once (a third of the time of a plan).
+        self._known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
 
     def add(self, entry: Entry) -> None:
         if entry.number >= _MAX_ENTRIES:
             raise UnacceptableError(f"layer has more than {_MAX_ENTRIES} entries: refused")
-        parts = _clean(entry.name)
-        if not parts:
-            if entry.is_directory:
-                self._root.entry, self._root.takes_lower_metadata = entry, False
-                return
-            raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
-        directory_path, directory = self._directory(parts[:-1], entry.name)
-        name = parts[-1]
+        head, _, name = entry.name.rstrip("/").rpartition("/")
+        known = self._known.get(head)
+        if known is None or name in ("", ".", "..") or len(entry.name) > _MAX_NAME_BYTES // 4:
+            parts = _clean(entry.name)
+            if not parts:
+                if entry.is_directory:
+                    self._root.entry, self._root.takes_lower_metadata = entry, False
+                    return
+                raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
+            directory_path, directory = self._directory(parts[:-1], entry.name)
+            is_direct = directory_path == parts[:-1]
+            if name == parts[-1]:
+                self._known[head] = directory_path, directory, is_direct
+            name = parts[-1]
+        else:
+            directory_path, directory, is_direct = known
         path = (*directory_path, name)
+        if name in directory:
+            self._known.clear()  # a parent that is known by its text may be what is replaced now
         if name.startswith(_WHITEOUT):
             self._hide(directory, directory_path, name, entry)
         elif entry.is_directory:
@@ -105,7 +117,7 @@ class _Planner:
             if entry.is_character_device and entry.device == (0, 0):
                 raise UnacceptableError(f"unsafe layer: {entry.name!r} is a device 0:0, overlayfs' own whiteout")
             directory[name] = Node(entry)
-            if entry.is_regular and path == parts:
+            if entry.is_regular and is_direct:
                 self._direct[entry.number] = path
 
     def finish(self) -> Plan:
@@ -133,9 +145,9 @@ class _Planner:
         if target == path:
             return
         found = self._find(target)
-        if found and found.is_directory:
+        if found and found.is_directory and not _is_only_for_whiteouts(found):
             raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to directory {entry.link!r}")
-        if found is None or found.is_whiteout:
+        if found is None or found.is_whiteout or found.is_directory:
             directory[path[-1]] = Node(lower_target=target)
         else:
             directory[path[-1]] = Node(found.entry, lower_target=found.lower_target)
@@ -245,6 +257,12 @@ def _settle(node: Node, is_below_opaque: bool) -> None:
                 del node.children[name]
             else:
                 node.children[name] = Node(is_whiteout=True)
+
+
+def _is_only_for_whiteouts(directory: Node) -> bool:
+    """Whether nothing says that it is there but a whiteout or opaque mark in it."""
+    children = (directory.children or {}).values()
+    return directory.entry is None and all(child.is_whiteout for child in children)
 
 
 def _lower_links(node: Node, prefix: str) -> Iterator[LowerLink]:

@@ -17,8 +17,6 @@ from isal import igzip
 from imagedist.errors import storage_error
 from imagedist.unpack.entries import Entry
 
-_FILE, _SEGMENT = 1, 2
-
 
 def write(target: Path, tar: memoryview, entries: Sequence[Entry], kept: Collection[int]) -> None:
     """Writes the tar-split of a whole tar.
@@ -43,30 +41,25 @@ def _lines(tar: memoryview, entries: Sequence[Entry], kept: Collection[int]) -> 
     position = 0
 
     def segment(end: int) -> None:
-        encoded = base64.b64encode(tar[position:end]).decode()
-        lines.append(b'{"type":%d,"payload":"%s","position":%d}\n' % (_SEGMENT, encoded.encode(), len(lines)))
+        lines.append(b'{"type":2,"payload":"%s","position":%d}\n' % (base64.b64encode(tar[position:end]), len(lines)))
 
     for entry in entries:
         is_embedded = entry.size_bytes > 0 and entry.number not in kept
         content_end = entry.offset + entry.size_bytes
         segment(content_end if is_embedded else entry.offset)
         position = content_end
-        record: dict[str, object] = {"type": _FILE, **_name(entry.name)}
+        content = b'"payload":null'
         if entry.size_bytes and not is_embedded:
             crc = fastcrc.crc64.go_iso(tar[entry.offset : content_end])
-            record["size"] = entry.size_bytes
-            record["payload"] = base64.b64encode(crc.to_bytes(8, "big")).decode()
-        else:
-            record["payload"] = None
-        record["position"] = len(lines)
-        lines.append(json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+            content = b'"size":%d,"payload":"%s"' % (entry.size_bytes, base64.b64encode(crc.to_bytes(8, "big")))
+        lines.append(b'{"type":1,%s,%s,"position":%d}\n' % (_name(entry.name), content, len(lines)))
     segment(len(tar))
     return lines
 
 
-def _name(name: str) -> dict[str, str]:
-    raw = name.encode("utf-8", "surrogateescape")
+def _name(name: str) -> bytes:
     try:
-        return {"name": raw.decode()}
-    except UnicodeDecodeError:
-        return {"name_raw": base64.b64encode(raw).decode()}
+        name.encode()
+    except UnicodeEncodeError:
+        return b'"name_raw":"%s"' % base64.b64encode(name.encode("utf-8", "surrogateescape"))
+    return b'"name":%s' % json.dumps(name).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -85,24 +86,21 @@ class Workers:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                if process is None or process.poll() is not None:
+                if process is None:
                     process = _start(nice, cpus)
                 result = _ask(process, tar_path, directory)
             except (OSError, EOFError) as error:
-                code = process.wait() if process is not None else failure
+                cause = _end(process) if process is not None else failure
+                process = None
                 future.set_exception(
-                    StorageError(f"unpack worker ended ({code}): {error}; free some memory and try again")
+                    StorageError(f"unpack worker ended ({cause}): {error}; free some memory and try again")
                 )
             except Exception as error:  # whatever the worker raised belongs to whoever waits
                 future.set_exception(error)
             else:
                 future.set_result(result)
         if process is not None:
-            assert process.stdin
-            assert process.stdout
-            process.stdin.close()
-            process.wait()
-            process.stdout.close()
+            _end(process)
 
 
 def _start(nice: int, cpus: frozenset[int] | None) -> subprocess.Popen[bytes]:
@@ -114,6 +112,17 @@ def _start(nice: int, cpus: frozenset[int] | None) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> str:
+    """Closes its standard input, upon which it ends, and says how it ended."""
+    assert process.stdin
+    assert process.stdout
+    with contextlib.suppress(OSError):  # what a dead process left unread
+        process.stdin.close()
+    code = process.wait()
+    process.stdout.close()
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _ask(process: subprocess.Popen[bytes], tar_path: Path, directory: Path) -> ExtractedLayer:

@@ -41,7 +41,7 @@ IMAGES = {
     "team/shared:1": 16_000_000,
     "team/later:1": 8_000_000,
 }
-"""Each test of distribution has an image of its own: no two share a blob but their small base layer."""
+"""What counts bytes has an image of its own: no two share a blob but their small base layer."""
 
 
 @pytest.fixture(scope="session")

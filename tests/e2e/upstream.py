@@ -26,7 +26,11 @@ storage:
 http:
   addr: {host}:{port}
 """
-_BLOB_SENT = re.compile(r'"GET /v2/(\S+)/blobs/(sha256:[0-9a-f]{64})\S* HTTP/1\.[01]" 20[06] ')
+_BLOB_SENT = re.compile(
+    r'"GET /v2/\S+/blobs/(sha256:[0-9a-f]{64})\S* HTTP/1\.[01]" 20[06] [0-9]+ "[^"]*" "(?P<client>[^"]*)"'
+)
+_RUNTIMES = ("docker/", "containerd/", "containers/", "skopeo/")
+"""How the User-Agent of each runtime begins: those that come here themselves when a mirror is down."""
 
 
 class Upstream:
@@ -61,8 +65,9 @@ class Upstream:
         succeed(["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", source, target])
 
     def blobs_sent(self) -> Counter[str]:
-        """How often each blob was sent, by digest, from the access log of the whole run."""
-        return Counter(digest for _, digest in _BLOB_SENT.findall(self._log.read_text()))
+        """How often each blob was sent to the site, by digest, from the access log of the whole run."""
+        sent = _BLOB_SENT.findall(self._log.read_text())
+        return Counter(digest for digest, client in sent if not client.startswith(_RUNTIMES))
 
     def stop(self) -> None:
         self._process.stop()

@@ -3,6 +3,9 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -240,3 +243,32 @@ class TestTwoProcesses:
         await arrivals.close()
         assert await reading == CONTENT
         assert len(heir.offsets) == 1
+
+    async def test_killed_fetcher_leaves_bytes_that_the_next_goes_on_from(
+        self, store: BlobStore, arrivals: Arrivals
+    ) -> None:
+        script = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from imagedist.oci.digest import Digest
+from imagedist.store.arrival import Arrivals
+from imagedist.store.blobs import BlobStore
+
+async def fetch(writer):
+    await writer.begin(100_000)
+    await writer.write(sys.stdin.buffer.read(60_000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    await (await Arrivals(BlobStore(Path(sys.argv[1]))).join(Digest.parse(sys.argv[2]), None, fetch)).wait()
+
+asyncio.run(main())
+"""
+        killed = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", script, str(store.root), str(DIGEST)], input=CONTENT, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL
+        source = Source()
+        source.gate.set()
+        assert await read_all(await arrivals.join(DIGEST, None, source.fetch)) == CONTENT
+        assert source.offsets == [60_000]

@@ -76,7 +76,8 @@ def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
 
 
 def _resolve(tree: Tree, path: str) -> str:
-    todo, done, links = path.split("/")[::-1], [], 0
+    done: list[str] = []
+    todo, links = path.split("/")[::-1], 0
     while todo:
         part = todo.pop()
         if part in ("", "."):

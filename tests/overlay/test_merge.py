@@ -1,0 +1,109 @@
+"""Golden cases of layer rules that need the lower layers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from imagedist.errors import UnacceptableError
+from imagedist.overlay import view
+from tests.support import layers, unpacking
+from tests.support.layers import Member, directory, file, hardlink, opaque, symlink, whiteout
+
+
+def stack(tmp_path: Path, *members: list[Member]) -> list[Path]:
+    return unpacking.stack([layers.tar(one) for one in members], tmp_path)
+
+
+def kinds(diffs: list[Path]) -> dict[str, str]:
+    return {path: entry.kind for path, entry in view.tree(diffs).items()}
+
+
+def test_undescribed_directory_takes_the_lower_ones_metadata(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [directory("d", 0o1777, mtime=42)], [file("d/f")], [file("d/g")])
+    for diff in diffs:
+        status = (diff / "d").stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime) == (0o1777, 42)
+
+
+def test_hard_link_to_a_lower_file_is_the_same_file(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [file("a", b"x", mode=0o640)], [directory("d", mtime=7), hardlink("d/b", "a")])
+    assert (diffs[1] / "d/b").stat().st_ino == (diffs[0] / "a").stat().st_ino
+    assert (diffs[1] / "d").stat().st_mtime == 7
+
+
+def test_file_moved_by_hard_link_and_whiteout_keeps_its_content(tmp_path: Path) -> None:
+    tree = view.tree(stack(tmp_path, [file("a", b"x")], [hardlink("b", "a"), whiteout("a")]))
+    assert list(tree) == ["b"]
+    assert tree["b"].size_bytes == 1
+
+
+def test_hard_link_to_a_file_of_no_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnacceptableError, match="no layer has"):
+        stack(tmp_path, [file("a")], [hardlink("b", "nothing")])
+
+
+def test_undescribed_directory_that_is_a_symlink_below_is_its_target(tmp_path: Path) -> None:
+    base = [directory("usr"), directory("usr/bin", 0o711), symlink("bin", "usr/bin"), file("usr/bin/old")]
+    diffs = stack(tmp_path, base, [file("bin/new"), whiteout("bin/old")])
+    assert kinds(diffs) == {"usr": "directory", "usr/bin": "directory", "bin": "symlink", "usr/bin/new": "file"}
+    assert stat.S_IMODE((diffs[1] / "usr/bin").stat().st_mode) == 0o711
+
+
+def test_opaque_mark_in_a_directory_that_is_a_symlink_below_is_its_targets(tmp_path: Path) -> None:
+    base = [directory("usr"), directory("usr/bin"), symlink("bin", "usr/bin"), file("usr/bin/old")]
+    diffs = stack(tmp_path, base, [opaque("bin"), file("bin/new")])
+    assert set(kinds(diffs)) == {"usr", "usr/bin", "bin", "usr/bin/new"}
+
+
+def test_described_directory_replaces_a_symlink_below(tmp_path: Path) -> None:
+    base = [directory("usr"), file("usr/f"), symlink("bin", "usr")]
+    diffs = stack(tmp_path, base, [directory("bin"), file("bin/new")])
+    assert kinds(diffs) == {"usr": "directory", "usr/f": "file", "bin": "directory", "bin/new": "file"}
+
+
+def test_lower_symlink_that_points_outside_stays_inside_the_root(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    diffs = stack(tmp_path / "layers", [symlink("out", f"../../../..{outside}")], [file("out/f", b"x")])
+    assert list(outside.iterdir()) == []
+    assert diffs[1].joinpath(*outside.parts[1:], "f").read_bytes() == b"x"
+
+
+def test_whiteout_of_nothing_leaves_no_trace(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [directory("d")], [whiteout("d/none"), whiteout("other/none")])
+    assert os.listdir(diffs[1]) == ["d"]
+    assert os.listdir(diffs[1] / "d") == []
+
+
+def test_opaque_root_hides_everything_below(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [directory("d"), file("d/f"), file("g")], [opaque(""), directory("d"), file("d/new")])
+    assert kinds(diffs) == {"d": "directory", "d/new": "file"}
+
+
+def test_opaque_directory_hides_lower_entries_and_keeps_its_siblings(tmp_path: Path) -> None:
+    diffs = stack(
+        tmp_path,
+        [directory("d"), file("d/old"), file("d/sub/deep"), file("kept")],
+        [opaque("d"), file("d/new")],
+        [file("d/newer")],
+    )
+    assert set(kinds(diffs)) == {"kept", "d", "d/new", "d/newer"}
+
+
+def test_deleted_and_recreated_directory_shows_only_the_new_one(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [directory("d"), file("d/old")], [whiteout("d")], [directory("d"), file("d/new")])
+    assert set(kinds(diffs)) == {"d", "d/new"}
+
+
+def test_replaced_file_types_are_what_the_last_layer_says(tmp_path: Path) -> None:
+    diffs = stack(
+        tmp_path,
+        [file("a"), directory("b"), file("b/f"), symlink("c", "b")],
+        [directory("a"), file("a/f"), file("b"), file("c")],
+        [symlink("a", "b"), directory("b")],
+    )
+    assert kinds(diffs) == {"a": "symlink", "b": "directory", "c": "file"}

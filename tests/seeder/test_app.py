@@ -1,0 +1,176 @@
+"""The whole seeder: real sessions meet through its tracker, and a killed process comes back seeding."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from imagedist.config import Address, SeederConfig
+from imagedist.service import serving
+from imagedist.swarm.libtorrent_session import LibtorrentSession
+from seeder.app import create_app
+from tests.seeder.test_seeds import commit
+from tests.swarm.blobs import Blob, make_blob, make_directory
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def configuration(tmp_path: Path, *, token_file: Path | None = None) -> SeederConfig:
+    table = {
+        "site": "test",
+        "listen": f"127.0.0.1:{free_port()}",
+        "bittorrent": f"127.0.0.1:{free_port()}",
+        "site_blobs": tmp_path / "site",
+        "database": f"sqlite:///{tmp_path}/seeder.db",
+        "site_token_file": token_file,
+    }
+    return SeederConfig.model_validate({"seeder": table})
+
+
+@asynccontextmanager
+async def running(config: SeederConfig) -> AsyncIterator[str]:
+    async with serving(create_app(config), config.seeder.listen) as address:
+        yield f"http://{address}"
+
+
+@asynccontextmanager
+async def node(host: str, tracker: str, blob: Blob, directory: Path) -> AsyncIterator[LibtorrentSession]:
+    session = await LibtorrentSession.open(Address(host, 0))
+    try:
+        await session.add(blob.torrent, make_directory(directory), trackers=[f"{tracker}/announce"])
+        yield session
+    finally:
+        await session.close()
+
+
+async def ready(client: aiohttp.ClientSession, url: str) -> None:
+    """Asks until the seeder says that it is ready; the test's own timeout is the bound."""
+    while True:
+        try:
+            async with client.get(f"{url}/readyz") as response:
+                if response.status == 200:
+                    return
+        except aiohttp.ClientConnectionError:
+            pass
+        await asyncio.sleep(0.05)
+
+
+async def test_two_nodes_find_the_seeder_and_each_other_by_the_tracker(tmp_path: Path) -> None:
+    blob = make_blob(tmp_path / "site" / "blobs" / "sha256", 20 << 20)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(running(configuration(tmp_path)))
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        seed_url = f"{url}/site/v1/seeds/{blob.digest}"
+        async with client.put(seed_url, data=blob.torrent) as response:
+            assert response.status == 204
+        sessions = [
+            await stack.enter_async_context(node(host, url, blob, tmp_path / host))
+            for host in ("127.0.0.2", "127.0.0.3")
+        ]
+        transfers = [transfer for session in sessions for transfer in session.transfers()]
+        await asyncio.gather(*(transfer.wait_complete() for transfer in transfers))
+        for transfer, session in zip(transfers, sessions, strict=True):
+            assert (tmp_path / session.address.host / blob.digest.hex).read_bytes() == blob.content
+            assert sum(transfer.status().received_bytes.values()) == len(blob.content)
+        assert sum(transfer.status().received_bytes["seeder"] for transfer in transfers) >= len(blob.content)
+        async with client.delete(seed_url) as response:
+            assert response.status == 204
+        async with client.get(f"{url}/site/v1/seeds") as response:
+            assert (await response.json())["seeds"] == []
+
+
+async def test_a_killed_seeder_comes_back_seeding(tmp_path: Path) -> None:
+    blob = commit(tmp_path / "site")
+    settings = configuration(tmp_path).seeder
+    (tmp_path / "seeder.toml").write_text(
+        f'[seeder]\nsite = "test"\nlisten = "{settings.listen}"\nbittorrent = "{settings.bittorrent}"\n'
+        f'site_blobs = "{settings.site_blobs}"\ndatabase = "{settings.database}"\n'
+    )
+    url = f"http://{settings.listen}"
+    tag = {"digest": str(blob.digest)}
+
+    async def start() -> asyncio.subprocess.Process:
+        command = [sys.executable, "-m", "seeder", "--config", str(tmp_path / "seeder.toml")]
+        return await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+
+    async with aiohttp.ClientSession() as client:
+        process = await start()
+        try:
+            await ready(client, url)
+            async with client.put(f"{url}/site/v1/tags/team/app:v1", json=tag) as response:
+                assert response.status == 200
+            process.kill()
+            await process.wait()
+            process = await start()
+            await ready(client, url)
+            async with client.get(f"{url}/site/v1/tags") as response:
+                assert (await response.json())["tags"] == [{"sequence": 1, "name": "team/app", "tag": "v1", **tag}]
+            async with node("127.0.0.2", url, blob, tmp_path / "node") as session:
+                transfer = session.get(blob.digest)
+                assert transfer
+                await transfer.wait_complete()
+                assert transfer.status().received_bytes["seeder"] == len(blob.content)
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def test_a_changing_route_needs_the_site_token_and_reading_does_not(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    config = configuration(tmp_path, token_file=tmp_path / "token")
+    async with running(config) as url, aiohttp.ClientSession() as client:
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": "Bearer wrong"}, 401),
+            ({"Authorization": "Bearer secret"}, 204),
+        ):
+            async with client.put(f"{url}/site/v1/nodes/n1", json={}, headers=headers) as response:
+                assert response.status == status
+        for path in ("nodes", "seeds", "tags"):
+            async with client.get(f"{url}/site/v1/{path}") as response:
+                assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("PUT", "seeds/sha256:zz", b"", 400),
+        ("PUT", f"seeds/sha512:{'a' * 128}", b"", 400),
+        ("PUT", f"seeds/sha256:{'a' * 64}", b"garbage", 422),
+        ("PUT", f"seeds/sha256:{'a' * 64}", bytes((8 << 20) + 1), 413),
+        ("DELETE", f"seeds/sha256:{'a' * 64}", b"", 204),
+        ("PUT", "tags/team/app:v1", b"{}", 400),
+        ("PUT", "tags/team/app:v1", b'{"digest": 5}', 400),
+        ("PUT", "tags/Team/app:v1", b'{"digest": "sha256:' + b"a" * 64 + b'"}', 400),
+        ("GET", "tags?since=x", b"", 400),
+        ("PUT", "nodes/n1", b"[", 400),
+        ("PUT", "nodes/n1", b'{"labels": {"a": 1}}', 400),
+        ("POST", "nodes/n1", b"{}", 405),
+        ("GET", "nothing", b"", 404),
+    ],
+)
+async def test_bad_input_is_answered_in_one_readable_line(
+    tmp_path: Path, method: str, path: str, body: bytes, status: int
+) -> None:
+    async with running(configuration(tmp_path)) as url, aiohttp.ClientSession() as client:
+        async with client.request(method, f"{url}/site/v1/{path}", data=io.BytesIO(body)) as response:
+            assert response.status == status
+            if status >= 400:
+                error = (await response.json())["error"]
+                assert error["code"]
+                assert "\n" not in error["message"]

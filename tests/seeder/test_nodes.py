@@ -1,0 +1,48 @@
+"""The node inventory remembers who beats, and forgets who stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagedist.errors import InputError, OverloadedError
+from seeder import nodes as module
+from seeder.nodes import EXPIRY_SECONDS, Heartbeat, Nodes
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_node_is_listed_until_its_heartbeats_stop() -> None:
+    clock = Clock()
+    nodes = Nodes(clock)
+    nodes.beat("n2", Heartbeat(version="0.1.0", labels={"zone": "a"}, addresses=("10.0.0.2",)))
+    clock.now += EXPIRY_SECONDS - 1
+    nodes.beat("n1", Heartbeat())
+    assert [node["id"] for node in nodes.describe()] == ["n1", "n2"]
+    assert nodes.describe()[1]["labels"] == {"zone": "a"}
+    clock.now += 2
+    assert [node["id"] for node in nodes.describe()] == ["n1"]
+
+
+def test_a_newer_agents_unknown_keys_are_ignored() -> None:
+    assert Heartbeat.model_validate_json('{"format": 2, "gpu": true, "version": "9"}').version == "9"
+
+
+@pytest.mark.parametrize("node_id", ["", "../x", "a b", "x" * 129, "-x"])
+def test_a_node_id_is_a_plain_name(node_id: str) -> None:
+    with pytest.raises(InputError, match="invalid node ID"):
+        Nodes().beat(node_id, Heartbeat())
+
+
+def test_the_inventory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_NODES", 1)
+    nodes = Nodes()
+    nodes.beat("n1", Heartbeat())
+    nodes.beat("n1", Heartbeat())
+    with pytest.raises(OverloadedError):
+        nodes.beat("n2", Heartbeat())

@@ -1,0 +1,47 @@
+"""A small unpack engine in a test's directory, and a source that serves a built image."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imagedist.config import StorageTable, UnpackTable
+from imagedist.engine import Engine, opened
+from imagedist.oci.digest import Digest
+from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.reference import Reference
+from tests.support import layers
+
+
+@contextmanager
+def engine(directory: Path, budget_bytes: int = 64 << 20) -> Iterator[Engine]:
+    storage = StorageTable(root=directory / "storage", durability="none", used_by=())
+    unpack = UnpackTable.model_validate(
+        {"ramdisk": directory / "ramdisk", "ramdisk_budget": budget_bytes, "workers": 2, "nice": 0}
+    )
+    with opened(storage, unpack) as made:
+        yield made
+
+
+class BuiltSource:
+    """A ``fetch.source.Source`` over a built image; ``wrong`` blobs arrive changed, ``cut`` ones end early."""
+
+    def __init__(self, built: layers.BuiltImage, *, wrong: Digest | None = None, cut: Digest | None = None) -> None:
+        self._built = built
+        self._wrong = wrong
+        self._cut = cut
+        self.asked: list[Digest] = []
+
+    async def resolve(self, reference: Reference, platform: Platform) -> Image:
+        return self._built.image
+
+    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        self.asked.append(descriptor.digest)
+        content = self._built.blobs[descriptor.digest]
+        if descriptor.digest == self._wrong:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        if descriptor.digest == self._cut:
+            content = content[: len(content) // 2]
+        for start in range(0, len(content), 1000):
+            yield content[start : start + 1000]

@@ -1,0 +1,189 @@
+"""An upstream registry in this process, on an ephemeral port of loopback, that fails in the ways real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import Counter
+from typing import Literal, Self
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from imagedist.oci.digest import Digest
+from imagedist.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+
+USERNAME, PASSWORD, TOKEN = "robot", "pass:word", "t0k.en"
+
+
+class FaultyRegistry:
+    """A pull-only registry; use it as a context. Faults are attributes, to be changed at any time.
+
+    Attributes:
+        statuses: answered to the next requests of /v2, one each, with ``retry_after`` as their header.
+        cuts: how many bytes of the next blob bodies to send before the connection breaks, one each.
+        corrupt: flip the first byte of blob bodies.
+        lie_bytes: added to the Content-Length of blobs.
+        gate: blob bodies pause in the middle until it is set.
+        redirect_to: base URL that blob requests are sent to.
+        refuses_authorization: answers 400 to anyone who sends credentials (a CDN with signed URLs).
+        ignores_ranges: answers 200 with the whole blob.
+        hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
+        auth: what to demand.
+        requests: ``METHOD path`` → how often, counted before any fault.
+    """
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self.statuses: list[int] = []
+        self.retry_after: str | None = None
+        self.cuts: list[int] = []
+        self.corrupt = False
+        self.lie_bytes = 0
+        self.gate: asyncio.Event | None = None
+        self.redirect_to: str | None = None
+        self.refuses_authorization = False
+        self.ignores_ranges = False
+        self.hidden_from: str | None = None
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.auth: Literal["basic", "bearer"] | None = None
+        self.token_life_seconds = 300
+        self.tokens_given = 0
+        self.requests: Counter[str] = Counter()
+        self.blob_gets: Counter[Digest] = Counter()
+        self.bytes_sent = 0
+        app = web.Application()
+        app.router.add_get("/token", self._token)
+        app.router.add_get("/v2/{path:.*}", self._handle)
+        self._server = TestServer(app)
+
+    async def __aenter__(self) -> Self:
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._server.close()
+
+    @property
+    def url(self) -> str:
+        return str(self._server.make_url("")).rstrip("/")
+
+    def add_blob(self, content: bytes) -> Digest:
+        digest = Digest.of(content)
+        self.blobs[digest] = content
+        return digest
+
+    def add_manifest(self, repository: str, tag: str | None, body: bytes, media_type: str = OCI_MANIFEST) -> Digest:
+        digest = Digest.of(body)
+        for reference in filter(None, (tag, str(digest))):
+            self.manifests[repository, reference] = (media_type, body)
+        return digest
+
+    def add_image(self, repository: str, tag: str, layer: bytes) -> Digest:
+        """An image of one plain layer; the digest of its manifest."""
+        config = json.dumps(
+            {
+                "os": "linux",
+                "architecture": "amd64",
+                "rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))]},
+            }
+        ).encode()
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": str(self.add_blob(config)), "size": len(config)},
+            "layers": [{"mediaType": OCI_LAYER, "digest": str(self.add_blob(layer)), "size": len(layer)}],
+        }
+        return self.add_manifest(repository, tag, json.dumps(manifest).encode())
+
+    async def _token(self, request: web.Request) -> web.Response:
+        self.requests["GET /token"] += 1
+        if request.headers.get("Authorization") != _basic():
+            return web.Response(status=401)
+        self.tokens_given += 1
+        assert request.query["service"] == "test"
+        return web.json_response({"token": TOKEN, "expires_in": self.token_life_seconds})
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests[f"{request.method} {request.path}"] += 1
+        if self.refuses_authorization and "Authorization" in request.headers:
+            return web.Response(status=400)
+        if self.statuses:
+            headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+            return web.Response(status=self.statuses.pop(0), headers=headers)
+        if (refusal := self._challenge(request)) is not None:
+            return refusal
+        path = request.match_info["path"]
+        if path == "":
+            return web.json_response({})
+        name, _, rest = path.rpartition("/blobs/")
+        if name and name == self.hidden_from:
+            self.asked.set()
+            await self.answer.wait()
+            return web.Response(status=404)
+        if name:
+            return await self._blob(request, Digest.parse(rest))
+        name, _, rest = path.rpartition("/manifests/")
+        if name and (name, rest) in self.manifests:
+            media_type, body = self.manifests[name, rest]
+            headers = {"Docker-Content-Digest": str(Digest.of(body)), "Content-Type": media_type}
+            return web.Response(body=body, headers=headers)
+        if path.endswith("/tags/list"):
+            link = f'</v2/{path}?last=b&n={request.query.get("n", "1")}>; rel="next"'
+            is_last = "last" in request.query
+            return web.json_response({"name": path, "tags": ["a", "b"]}, headers={} if is_last else {"Link": link})
+        return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
+
+    def _challenge(self, request: web.Request) -> web.Response | None:
+        if self.auth is None:
+            return None
+        wanted = _basic() if self.auth == "basic" else f"Bearer {TOKEN}"
+        if request.headers.get("Authorization") == wanted:
+            return None
+        challenge = (
+            'Basic realm="a, b"'
+            if self.auth == "basic"
+            else f'Bearer realm="{self.url}/token",service="test",scope="repository:any:pull"'
+        )
+        return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+
+    async def _blob(self, request: web.Request, digest: Digest) -> web.StreamResponse:
+        if self.redirect_to is not None:
+            return web.Response(status=307, headers={"Location": f"{self.redirect_to}{request.path}?signature=%2Fx"})
+        content = self.blobs.get(digest)
+        if content is None:
+            return web.json_response({"errors": [{"code": "BLOB_UNKNOWN"}]}, status=404)
+        if request.method == "HEAD":
+            return web.Response(headers={"Content-Length": str(len(content))})
+        self.blob_gets[digest] += 1
+        if self.corrupt:
+            content = bytes([content[0] ^ 1]) + content[1:]
+        start = 0 if self.ignores_ranges else request.http_range.start or 0
+        response = web.StreamResponse(status=206 if start else 200)
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        content = content[start:]
+        response.content_length = len(content) + self.lie_bytes
+        await response.prepare(request)
+        if self.cuts:
+            await response.write(content[: self.cuts.pop(0)])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        middle = len(content) // 2
+        for part in (content[:middle], content[middle:]):
+            await response.write(part)
+            self.bytes_sent += len(part)
+            if self.gate is not None:
+                await self.gate.wait()
+        if self.lie_bytes:
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+
+def _basic() -> str:
+    return f"Basic {base64.b64encode(f'{USERNAME}:{PASSWORD}'.encode()).decode()}"

@@ -1,0 +1,105 @@
+"""A whole site in one process: an upstream registry, a proxy, a seeder and agents, real sockets on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from imagedist.agent.app import started
+from imagedist.agent.client import AgentClient
+from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig
+from imagedist.service import serving
+from registry_proxy.app import create_app as create_proxy
+from seeder.app import create_app as create_seeder
+from tests.support import layers
+from tests.support.registry import FaultyRegistry
+
+ANY = "127.0.0.1:0"
+REGISTRY = "registry.example"
+
+
+class Site:
+    """Use as an async context manager; ``agent`` starts a node. ``stop_*`` takes a part away."""
+
+    def __init__(self, directory: Path, **proxy_settings: object) -> None:
+        self._directory = directory
+        self._proxy_settings = proxy_settings
+        self._stack = AsyncExitStack()
+        self._upstream_stack = AsyncExitStack()
+        self._proxy_stack = AsyncExitStack()
+        self._seeder_stack = AsyncExitStack()
+        self._agents = 0
+        self.upstream = FaultyRegistry()
+
+    async def __aenter__(self) -> Site:
+        await self._upstream_stack.enter_async_context(self.upstream)
+        blobs = self._directory / "site"
+        blobs.mkdir(parents=True)
+        seeder = SeederConfig.model_validate(
+            {
+                "seeder": {
+                    "site": "test",
+                    "listen": ANY,
+                    "bittorrent": "127.0.0.10:0",
+                    "site_blobs": blobs,
+                    "database": f"sqlite:///{self._directory}/seeder.db",
+                }
+            }
+        )
+        self.seeder = await self._serve(self._seeder_stack, create_seeder(seeder))
+        settings = {"listen": ANY, "site_blobs": blobs, "site_seeders": [f"http://{self.seeder}"]}
+        proxy = ProxyConfig.model_validate(
+            {
+                "proxy": {**settings, "default_upstream": REGISTRY, **self._proxy_settings},
+                "upstreams": {REGISTRY: {"url": self.upstream.url, "hosts": ["registry.local:5000"]}},
+            }
+        )
+        self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy))
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for stack in (self._stack, self._proxy_stack, self._seeder_stack, self._upstream_stack):
+            await stack.aclose()
+
+    async def _serve(self, stack: AsyncExitStack, app: object) -> Address:
+        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0)))  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def agent(self, **tables: dict[str, object]) -> AsyncIterator[tuple[AgentClient, str, Path]]:
+        """A node: the command line's end of its socket, its mirror, its store."""
+        self._agents += 1
+        home = self._directory / f"n{self._agents}"
+        config = AgentConfig.model_validate(
+            {
+                "agent": {
+                    "listen": ANY,
+                    "bittorrent": f"127.0.0.{20 + self._agents}:0",
+                    "socket": home / "agent.sock",
+                    "site_proxies": [f"http://{self.proxy}"],
+                    "site_seeders": [f"http://{self.seeder}"],
+                    "node_blobs": home / "blobs",
+                    **tables.get("agent", {}),
+                },
+                "storage": {"root": home / "storage", "durability": "none", "used_by": []},
+                "unpack": {"ramdisk": home / "ramdisk", "workers": 1, "nice": 0},
+                **{name: table for name, table in tables.items() if name != "agent"},
+            }
+        )
+        async with started(config) as mirror, AgentClient(home / "agent.sock") as client:
+            yield client, mirror, home / "storage"
+
+    async def stop_upstream(self) -> None:
+        await self._upstream_stack.aclose()
+
+    async def stop_proxy(self) -> None:
+        await self._proxy_stack.aclose()
+
+    async def stop_seeder(self) -> None:
+        await self._seeder_stack.aclose()
+
+    def put(self, built: layers.BuiltImage, repository: str, tag: str) -> None:
+        """Pushes a built image to the upstream."""
+        for content in built.blobs.values():
+            self.upstream.add_blob(content)
+        self.upstream.add_manifest(repository, tag, built.image.manifest_bytes)

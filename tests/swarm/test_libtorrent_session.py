@@ -1,0 +1,116 @@
+"""What only libtorrent can get wrong: limits on private networks, closed doors, threads left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from imagedist.config import Address
+from imagedist.errors import InputError, StorageError
+from imagedist.swarm.libtorrent_session import LibtorrentSession
+from imagedist.swarm.settings import PEER_ID_PREFIXES, session_settings
+from tests.swarm.blobs import any_piece, make_blob, make_directory
+
+
+async def test_limits_hold_on_loopback(tmp_path: Path) -> None:
+    """By order, not by the clock: 16 MiB at 1 MiB/s are still arriving when an uncapped 4 MiB are there."""
+    capped, free = make_blob(tmp_path / "seed", 16 << 20, 1), make_blob(tmp_path / "seed", 4 << 20, 2)
+    async with AsyncExitStack() as stack:
+        sessions = []
+        for host, upload in (("127.0.0.1", 1 << 20), ("127.0.0.2", None), ("127.0.0.3", None)):
+            session = await LibtorrentSession.open(Address(host, 0), upload=upload)
+            stack.push_async_callback(session.close)
+            sessions.append(session)
+        slow, fast, node = sessions
+        await slow.add(capped.torrent, tmp_path / "seed", seeding=True)
+        await fast.add(free.torrent, tmp_path / "seed", seeding=True)
+        arriving = await node.add(capped.torrent, make_directory(tmp_path / "node"), peers=[slow.address])
+        await any_piece(arriving)
+        there = await node.add(free.torrent, tmp_path / "node", peers=[fast.address])
+        await there.wait_complete()
+        assert not arriving.status().is_complete
+        slow.set_limits(None, None)
+        await arriving.wait_complete()
+
+
+async def test_a_transfer_goes_on_after_its_seed_came_back(tmp_path: Path) -> None:
+    blob = make_blob(tmp_path / "seed", 4 << 20)
+    seed = await LibtorrentSession.open(Address("127.0.0.1", 0), upload=256 << 10)
+    node = await LibtorrentSession.open(Address("127.0.0.2", 0))
+    try:
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        transfer = await node.add(blob.torrent, make_directory(tmp_path / "node"), peers=[seed.address])
+        await any_piece(transfer)
+        await seed.close()
+        assert not transfer.status().is_complete
+        seed = await LibtorrentSession.open(seed.address, role="seeder")
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True, peers=[node.address])
+        await transfer.wait_complete()
+        received = transfer.status().received_bytes
+        assert received["peer"] > 0
+        assert received["seeder"] > 0
+        assert sum(received.values()) == len(blob.content)
+    finally:
+        await seed.close()
+        await node.close()
+
+
+async def test_a_disk_that_fails_ends_the_transfer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blob = make_blob(tmp_path / "seed", 4 << 20)
+    seed = await LibtorrentSession.open(Address("127.0.0.1", 0))
+    node = await LibtorrentSession.open(Address("127.0.0.2", 0))
+    try:
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        make_directory(tmp_path / "node" / blob.digest.hex)  # where the file should be: every write fails
+        transfer = await node.add(blob.torrent, tmp_path / "node", peers=[seed.address])
+        with pytest.raises(StorageError, match=f"cannot keep the pieces of {blob.digest}"):
+            await transfer.wait_complete()
+        assert not transfer.status().is_complete
+        assert len(caplog.records) == 1
+    finally:
+        await seed.close()
+        await node.close()
+
+
+async def test_closing_leaves_no_thread_and_no_file_descriptor(tmp_path: Path) -> None:
+    blob = make_blob(tmp_path, 100_000)
+    await asyncio.gather(*(asyncio.to_thread(os.getpid) for _ in range(64)))  # asyncio's own threads exist before
+    threads, files = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        session = await LibtorrentSession.open(Address("127.0.0.1", 0))
+        await session.add(blob.torrent, tmp_path, seeding=True, trackers=["http://127.0.0.1:9/announce"])
+        await session.close()
+    assert len(os.listdir("/proc/self/task")) <= threads
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+async def test_names_are_refused_where_addresses_are_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected an IP address"):
+        await LibtorrentSession.open(Address("localhost", 0))
+    session = await LibtorrentSession.open(Address("127.0.0.1", 0))
+    blob = make_blob(tmp_path, 1000)
+    with pytest.raises(InputError, match="expected an IP address"):
+        await session.add(blob.torrent, tmp_path, peers=[("seeder.example", 6881)])
+    await session.close()
+
+
+def test_every_door_to_strangers_is_closed() -> None:
+    settings = session_settings(Address("10.0.0.1", 6881), "node", None, 1000)
+    for door in ("dht", "lsd", "upnp", "natpmp", "outgoing_utp", "incoming_utp"):
+        assert settings[f"enable_{door}"] is False
+    assert settings["outgoing_interfaces"] == "10.0.0.1"
+    assert settings["upload_rate_limit"] == 0
+    assert settings["download_rate_limit"] == 1000
+
+
+def test_an_unspecified_address_lets_the_kernel_choose_the_way_out() -> None:
+    assert session_settings(Address("0.0.0.0", 6881), "node", None, None)["outgoing_interfaces"] == ""
+    assert session_settings(Address("::", 6881), "node", None, None)["listen_interfaces"] == "[::]:6881"
+
+
+def test_peer_id_prefixes_have_the_length_of_the_convention() -> None:
+    assert {len(prefix) for prefix in PEER_ID_PREFIXES.values()} == {8}

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagedist.errors import StorageError, UnacceptableError
+from imagedist.unpack.ramdisk import Ramdisk
+from imagedist.unpack.stage import LayerStage, StagedTar
+from imagedist.unpack.workers import Workers
+from tests.support import layers
+
+
+@pytest.fixture
+def ramdisk(tmp_path: Path) -> Iterator[Ramdisk]:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 64 << 20, tmp_path / "spill")
+    yield ramdisk
+    ramdisk.close()
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers(2)
+    yield workers
+    workers.close()
+
+
+def staged(ramdisk: Ramdisk, members: list[layers.Member]) -> StagedTar:
+    layer, blob = layers.layer(layers.tar(members))
+    stage = LayerStage(ramdisk, layer)
+    stage.feed(blob)
+    return stage.finish()
+
+
+def fresh(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def test_layers_are_extracted_side_by_side(ramdisk: Ramdisk, workers: Workers, tmp_path: Path) -> None:
+    futures = [
+        workers.extract(staged(ramdisk, [layers.file("f", b"%d" % number)]), fresh(tmp_path / str(number)))
+        for number in range(5)
+    ]
+    extracted = [future.result() for future in futures]
+    assert [(one.directory / "diff/f").read_bytes() for one in extracted] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_unacceptable_layer_is_told_by_the_future(ramdisk: Ramdisk, workers: Workers, tmp_path: Path) -> None:
+    with pytest.raises(UnacceptableError, match="names nothing"):
+        workers.extract(staged(ramdisk, [layers.file(".wh.")]), fresh(tmp_path / "layer")).result()
+
+
+def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> None:
+    workers = Workers(1)
+    tar = tmp_path / "pipe"
+    os.mkfifo(tar)  # a worker that opens it waits for a writer, so it is surely at work when it is killed
+    stuck = workers.extract_file(tar, fresh(tmp_path / "stuck"))
+    writer = os.open(tar, os.O_WRONLY)  # returns when the worker has opened the other end
+    (child,) = children(os.getpid())
+    os.kill(child, signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    os.close(writer)
+    with pytest.raises(StorageError, match="try again"):
+        stuck.result()
+    after = workers.extract(staged(ramdisk, [layers.file("f")]), fresh(tmp_path / "after"))
+    assert (after.result().directory / "diff/f").exists()
+    workers.close()
+
+
+def test_closed_workers_take_no_task(tmp_path: Path) -> None:
+    workers = Workers(1)
+    workers.close()
+    workers.close()
+    with pytest.raises(StorageError, match="closed"):
+        workers.extract_file(tmp_path / "x", tmp_path)
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from imagedist.unpack.workers import Workers\n"
+        "workers = Workers(2, nice=5, cpus=frozenset([0]))\n"
+        "[workers.extract_file(Path(sys.argv[1]), Path(directory)).result() for directory in sys.argv[2:]]\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    tar = tmp_path / "tar"
+    tar.write_bytes(layers.tar([layers.file("f")]))
+    directories = [str(fresh(tmp_path / name)) for name in ("a", "b")]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tar), *directories], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    descriptors = [os.pidfd_open(child) for child in children(parent.pid)]
+    assert len(descriptors) == 2
+    for child in children(parent.pid):
+        assert os.sched_getaffinity(child) == {0}
+        assert os.getpriority(os.PRIO_PROCESS, child) == 5
+    parent.kill()
+    parent.wait()
+    for descriptor in descriptors:
+        # A pidfd is readable when its process has ended; the test's own timeout bounds the wait.
+        with os.fdopen(descriptor) as ended:
+            select.select([ended], [], [])
+    parent.stdin.close()
+    parent.stdout.close()
+
+
+def children(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
