@@ -101,5 +101,6 @@ async def test_a_cancelled_pull_leaves_no_staged_tar_and_no_private_directory(tm
         with pytest.raises(asyncio.CancelledError):
             await pulling
         puller.close()
-        assert [path for path in (tmp_path / "ramdisk").rglob("*") if path.is_file() and path.stat().st_size > 100] == []
+        staged = [path for path in (tmp_path / "ramdisk").rglob("*") if path.is_file() and path.stat().st_size > 100]
+        assert staged == []
         assert list((tmp_path / "storage" / "imagedist" / "building").glob("*/*")) == []

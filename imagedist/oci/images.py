@@ -15,7 +15,7 @@ CONFIG_LIMIT_BYTES = 8 << 20
 
 
 class Documents(Protocol):
-    """Where manifests and configs come from: a ``RegistryClient``, or an agent's own cache. Digests are checked there."""
+    """Where manifests and configs come from, checked: a ``RegistryClient``, or an agent's own cache."""
 
     async def manifest(self, repository: str, reference: str) -> FetchedManifest: ...
 

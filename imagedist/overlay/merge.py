@@ -109,7 +109,7 @@ class _Completion:
         parts = path.split("/")
         for depth in range(1, len(parts) + 1):
             above, directory = self._diff.joinpath(*parts[: depth - 1]), self._diff.joinpath(*parts[:depth])
-            if not directory.is_symlink() and directory.is_dir():
+            if _is_directory(directory):
                 continue
             with _keeping_times(above):
                 directory.unlink(missing_ok=True)  # a whiteout or file that the layer's own entry goes through
@@ -135,7 +135,7 @@ class _Completion:
                 target = self._diff / path / name
                 if not os.path.lexists(target):
                     os.mknod(target, stat.S_IFCHR, 0)
-                elif target.is_dir() and not target.is_symlink():
+                elif _is_directory(target):
                     self._hide_lower_children(f"{path}/{name}".lstrip("/"))
 
     def _link(self, path: str, target: str) -> None:
@@ -149,7 +149,7 @@ class _Completion:
             raise UnacceptableError(f"malformed layer: hard link {path!r} to {target!r}, which no layer has as a file")
         place = self._diff / path
         with _keeping_times(place.parent):
-            if place.is_symlink() or not place.is_dir():
+            if not _is_directory(place):
                 place.unlink(missing_ok=True)
             os.link(found.paths[0], place, follow_symlinks=False)
 
@@ -173,13 +173,17 @@ class _Completion:
 def _move_children(source: Path, target: Path) -> None:
     for child in list(source.iterdir()):
         place = target / child.name
-        if child.is_dir() and not child.is_symlink() and place.is_dir() and not place.is_symlink():
+        if _is_directory(child) and _is_directory(place):
             _move_children(child, place)
             child.rmdir()
-        elif not place.is_dir() or place.is_symlink():
+        elif not os.path.lexists(place) or not (_is_directory(child) or _is_directory(place)):
             child.rename(place)
         else:
             raise UnacceptableError(f"malformed layer: {child.name!r} is a file by one name and a directory by another")
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _move_opaque_mark(source: Path, target: Path) -> None:

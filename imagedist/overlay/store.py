@@ -171,24 +171,25 @@ class OverlayStore:
             return None
         locks = _ChainLocks(self._own / "locks" / "chains")
         try:
-            ours = [layer_id for layer_id in image.layer_ids if locks.try_remove(layer_id)]
-            self._refuse_if_used(image)
+            unlocked = [layer_id for layer_id in image.layer_ids if locks.try_remove(layer_id)]
+            kept = {layer_id for other in self.images() if other.id != image.id for layer_id in other.layer_ids}
+            ours = [layer_id for layer_id in unlocked if layer_id not in kept]
+            self._refuse_if_used(image, ours)
             self._images.remove(image.id)
             present = self._layers.present()
-            kept = {layer_id for other in self._images.records.read() for layer_id in _chain(other, present)}
             for layer_id in reversed(ours):
-                if layer_id not in kept and not any(one.get("parent") == layer_id for one in present.values()):
+                # Layers of a build that failed half-way may still stand upon this one.
+                if not any(record.get("parent") == layer_id for record in present.values()):
                     self._layers.discard(layer_id)
                     present.pop(layer_id, None)
         finally:
             locks.close()
         return image
 
-    def _refuse_if_used(self, image: StoredImage) -> None:
+    def _refuse_if_used(self, image: StoredImage, layer_ids_to_go: Sequence[str]) -> None:
         if os.path.ismount(self._mount_point(image)):
             raise InputError(f"cannot remove {image.id[:12]}: it is mounted; run imagedist umount first")
-        marks = set(image.layer_ids) | {self._layers.link(layer_id) for layer_id in image.layer_ids}
-        # Layers shared with another image may be in use for that one's sake; the safe answer is the same.
+        marks = {*layer_ids_to_go, *(self._layers.link(layer_id) for layer_id in layer_ids_to_go)}
         user = usage.mounted_by(marks) or usage.referred_by(image.id, marks, self._used_by)
         if user is not None:
             raise InputError(f"cannot remove {image.id[:12]}: it is in use, {user}; stop that first")

@@ -259,10 +259,11 @@ def _settle(node: Node, is_below_opaque: bool) -> None:
                 node.children[name] = Node(is_whiteout=True)
 
 
-def _is_only_for_whiteouts(directory: Node) -> bool:
+def _is_only_for_whiteouts(node: Node) -> bool:
     """Whether nothing says that it is there but a whiteout or opaque mark in it."""
-    children = (directory.children or {}).values()
-    return directory.entry is None and all(child.is_whiteout for child in children)
+    if node.entry is not None or node.children is None:
+        return node.is_whiteout
+    return all(_is_only_for_whiteouts(child) for child in node.children.values())
 
 
 def _lower_links(node: Node, prefix: str) -> Iterator[LowerLink]:

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from imagedist.errors import StorageError, storage_error
-from imagedist.locking import PrivateDirectory, locked, private_locks
+from imagedist.locking import PrivateDirectory, locked, private_locks, remove_abandoned
 
 RESERVATION_BYTES = 16 << 20
 WAIT_SECONDS = 2.0
@@ -79,13 +79,15 @@ class Ramdisk:
     def _change(self, size_bytes: int) -> bool:
         with locked(self.directory / ".lock"):
             if size_bytes > 0 and self._reserved_bytes() + size_bytes > self.budget_bytes:
-                return False
+                remove_abandoned(self.directory)  # pages and reservation of a process that was killed
+                if self._reserved_bytes() + size_bytes > self.budget_bytes:
+                    return False
             mine = int(self._memory.lock.read(_COUNT_BYTES) or b"0")
             self._memory.lock.write(b"%d" % (mine + size_bytes))
             return True
 
     def _reserved_bytes(self) -> int:
-        """Under the machine-wide lock. A dead process's reservation ended with it: its pages go at the next opening."""
+        """Under the machine-wide lock. What a dead process reserved counts as long as its pages are there."""
         total = 0
         for lock in private_locks(self.directory):
             try:

@@ -246,6 +246,20 @@ def test_image_that_another_stores_container_uses_is_not_removed(tmp_path: Path)
     assert store.find(NAME)
 
 
+def test_container_upon_another_image_does_not_keep_an_image_that_shares_its_base(tmp_path: Path) -> None:
+    user = tmp_path / "user"
+    store = OverlayStore(tmp_path / "store", durability="none", used_by=[user])
+    put(store, BASE, APP)
+    put(store, BASE, OTHER, names=("registry.example/other:1",))
+    lower = ":".join(f"l/{path.name}" for path in (store.root / "overlay/l").iterdir() if (path / "d/app").exists())
+    base = store.find(NAME).layer_ids[0]
+    (user / "overlay/upper").mkdir(parents=True)
+    (user / "overlay/upper/lower").write_text(f"{lower}:l/{(store.root / 'overlay' / base / 'link').read_text()}")
+    assert store.remove("registry.example/other:1") is not None
+    with pytest.raises(InputError, match="layer upper"):
+        store.remove(NAME)
+
+
 def test_image_is_not_removed_while_a_build_relies_on_its_layers(store: OverlayStore) -> None:
     put(store, BASE)
     with pytest.raises(StorageError, match="not every"), store.building(build(BASE, APP).image, [NAME]):

@@ -136,6 +136,16 @@ def test_two_processes_share_one_budget(tmp_path: Path) -> None:
     other.close()
 
 
+def test_budget_of_a_process_that_died_meanwhile_is_taken_back(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=0)
+    dead = tmp_path / "ramdisk" / "0123"
+    dead.mkdir()
+    dead.with_suffix(".lock").write_bytes(b"900")
+    assert ramdisk.reserve(1000)
+    assert not dead.exists()
+    ramdisk.close()
+
+
 def test_opening_removes_what_a_dead_process_left(tmp_path: Path) -> None:
     dead = tmp_path / "ramdisk" / "0123"
     dead.mkdir(parents=True)
