@@ -24,7 +24,7 @@ from imagedist.engine import agent_workers, opened
 from imagedist.errors import ImagedistError, InputError, storage_error
 from imagedist.fetch.node import NodeBlobs
 from imagedist.puller import Puller
-from imagedist.service import add_health_routes, serving, until_signalled
+from imagedist.service import add_health_routes, serving, stop_signals
 from imagedist.site import Site
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 
@@ -39,9 +39,10 @@ async def run(config: AgentConfig) -> None:
     Raises:
         InputError: a port or the socket is in use. StorageError, ConfigError.
     """
-    async with started(config) as mirror:
-        _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)
-        await until_signalled()
+    with stop_signals() as stop:
+        async with started(config) as mirror:
+            _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)
+            await stop.wait()
 
 
 @asynccontextmanager

@@ -44,11 +44,12 @@ class Cluster:
         rate: what the registry, the proxy, the seeder and each node send or receive at most.
     """
 
-    def __init__(self, directory: Path, layout: Path, name: str, nodes: int, rate: str) -> None:
+    def __init__(self, directory: Path, layout: Path, name: str, nodes: int, rate: str, first_wave: int = 1) -> None:
         self._directory = directory
         self._layout = layout
         self._name = name
         self._rate = rate
+        self._first_wave = first_wave
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         registry_port, proxy_port, seeder_port, seed_port, *rest = _free_ports(4 + 2 * nodes)
         self.registry = f"http://127.0.0.1:{registry_port}"
@@ -92,6 +93,7 @@ class Cluster:
             site_blobs = "{site}"
             site_seeders = ["{self._seeder}"]
             egress = "{self._rate}"
+            first_wave_nodes = {self._first_wave}
             [upstreams."{REGISTRY}"]
             url = "{self.registry}"
             """,

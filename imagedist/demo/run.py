@@ -35,6 +35,8 @@ from imagedist.runtimes import survey
 _PARALLEL_BLOBS = 3
 """A plain client's concurrent downloads: Docker's and containerd's default."""
 _KILL_AT = 0.4
+_ROOM = 20
+"""Compressed size times this: site and five nodes hold a blob each (6), four an unpacked image of 3 each, and slack."""
 
 Watch = Callable[[int, int], None]
 """Called with a node's index and the bytes it has so far."""
@@ -68,12 +70,12 @@ async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     built, name = await _image(image, directory, parse_size(size), report)
-    scratch = directory / "run"
+    scratch = _scratch(directory, built)
     try:
         await _story(built, name, scratch, rate, report)
     finally:
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-    processes, mounts = left_behind(directory)
+    processes, mounts = left_behind(scratch)
     report.figures |= {"left_processes": processes - _this(), "left_mounts": mounts}
     report.line(f"7 left behind    {processes - _this()} processes, {mounts} mounts")
     seconds = time.monotonic() - started
@@ -86,6 +88,15 @@ async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_
 
 def _this() -> int:
     return 1 if "IMAGEDIST_DEMO" in os.environ else 0
+
+
+def _scratch(directory: Path, built: BuiltImage) -> Path:
+    """A tmpfs if it has room for every node's copy, so that what is shown is the work and not this machine's disk."""
+    wanted_bytes = _ROOM * built.image.size_bytes
+    memory = Path("/dev/shm")
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * wanted_bytes:
+        return memory / f"imagedist-demo-{os.getpid()}"
+    return directory / "run"
 
 
 async def _image(image: str | None, directory: Path, size_bytes: int, report: Report) -> tuple[BuiltImage, str]:
@@ -106,7 +117,7 @@ async def _story(built: BuiltImage, name: str, scratch: Path, rate: str, report:
     cores = len(os.sched_getaffinity(0))
     report.line(
         f"imagedist demo: {name}, {len(layers)} layers, {built.image.size_bytes / 1e6:.0f} MB; {cores} cores, "
-        f"Linux {platform.release()}, Python {platform.python_version()}; every link carries {rate}"
+        f"Linux {platform.release()}, Python {platform.python_version()}; every link carries {rate}; stores in {scratch}"
     )
     expecting = asyncio.create_task(asyncio.to_thread(_expected, built))
     demo = _Demo(built, name, scratch, rate, report)
