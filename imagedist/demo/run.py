@@ -117,8 +117,9 @@ async def _story(built: BuiltImage, name: str, scratch: Path, rate: str, report:
     cores = len(os.sched_getaffinity(0))
     report.line(
         f"imagedist demo: {name}, {len(layers)} layers, {built.image.size_bytes / 1e6:.0f} MB; {cores} cores, "
-        f"Linux {platform.release()}, Python {platform.python_version()}; every link carries {rate}; stores in {scratch}"
+        f"Linux {platform.release()}, Python {platform.python_version()}"
     )
+    report.line(f"                 every link (registry, proxy, seeder, each node) carries {rate}; stores in {scratch}")
     expecting = asyncio.create_task(asyncio.to_thread(_expected, built))
     demo = _Demo(built, name, scratch, rate, report)
     report.line("1 distribution   nodes   straight from the registry      by imagedist    (the registry sent)")
@@ -343,7 +344,7 @@ class _Bars:
             DownloadColumn(),
             TransferSpeedColumn(),
         )
-        shown = sys.stdout.isatty() and not report.as_json
+        shown = report.console.is_terminal and not report.as_json
         self._progress = Progress(*columns, console=report.console, transient=True, disable=not shown)
         self._tasks: list[TaskID] = [self._progress.add_task(name, total=total_bytes) for name in names]
 
