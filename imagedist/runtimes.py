@@ -59,7 +59,7 @@ def _docker(mirror: str) -> RuntimeReport | None:
             "docker (containerd image store)",
             version,
             "yes, any registry",
-            "not in this version (needs the snapshotter)",
+            "not in this version: it needs a snapshotter",
             "hosts.toml in /etc/docker/certs.d",
             is_configured,
         )
@@ -81,7 +81,7 @@ def _containerd(mirror: str) -> RuntimeReport | None:
         "containerd / Kubernetes",
         words[2] if len(words) > 2 else "unknown",
         "yes, any registry",
-        "not in this version (needs the snapshotter)",
+        "not in this version: it needs a snapshotter",
         "hosts.toml in /etc/containerd/certs.d",
         _mentions_below(Path("/etc/containerd/certs.d"), mirror),
     )

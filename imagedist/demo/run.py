@@ -130,9 +130,10 @@ async def _story(built: BuiltImage, name: str, scratch: Path, rate: str, report:
         await demo.distribute(cluster)
         await demo.unpack(cluster.nodes[0])
         await demo.pull_and_compare(cluster, await expecting)
-        await demo.run(cluster.nodes[0])
+        outcome = await demo.run(cluster.nodes[0])
     async with demo.cluster(5) as cluster:
         await demo.fail(cluster)
+    report.line(f"5 run            {outcome}")
     await demo.runtimes()
 
 
@@ -290,18 +291,19 @@ class _Demo:
             "registry_stopped_seconds": round(alone, 2),
         }
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: Node) -> str:
+        """A container from a node's store: what it printed, or how to get there."""
         outcome = await asyncio.to_thread(run_container, node.store, str(self._reference), self._scratch / "podman")
         self._report.figures["container"] = outcome
-        self._report.line(f"5 run            {outcome}")
+        return outcome
 
     async def runtimes(self) -> None:
         reports = await asyncio.to_thread(survey)
         self._report.figures["runtimes"] = [report.name for report in reports]
         title = "6 runtimes      "
         for report in reports:
-            self._report.line(f"{title} {report.name} {report.version}: P2P: {report.p2p}")
-            self._report.line(f"                   parallel unpack: {report.parallel_unpack}; by {report.how}")
+            self._report.line(f"{title} {report.name} {report.version}: P2P {report.p2p};")
+            self._report.line(f"                   parallel unpack {report.parallel_unpack}; {report.how}")
             title = "                "
         if not reports:
             self._report.line(f"{title} none on this machine: `imagedist pull` and `mount` work without")

@@ -1,0 +1,148 @@
+"""Configuration: what design and deploy/ show works as written; every mistake is named by its path."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from pydantic import BaseModel
+
+from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig, load, parse_size, read_secret
+from imagedist.errors import ConfigError, InputError
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+SHIPPED = Path(__file__).parent.parent / "deploy" / "etc"
+
+AGENT = """
+[agent]
+listen = "127.0.0.1:5050"
+bittorrent = "0.0.0.0:6882"
+socket = "/run/imagedist/agent.sock"
+site_proxies = ["http://10.0.0.5:5001"]     # tried in order, then by health
+site_seeders = ["http://10.0.0.5:5002"]
+node_blobs = "/var/lib/imagedist/blobs"
+node_blobs_quota = "50GiB"
+labels = { zone = "a", rack = "r12" }
+[storage]
+root = "/var/lib/imagedist/storage"
+quota = "200GiB"                            # unused images are evicted, oldest first
+durability = "image"                        # none | image
+used_by = ["/var/lib/containers/storage"]
+[unpack]
+ramdisk = "/run/imagedist/ramdisk"
+ramdisk_budget = "4GiB"
+cpus = "0-7"
+nice = 10
+[snapshotter]
+socket = "/run/imagedist/snapshotter.sock"  # containerd's proxy_plugins address; no table, no snapshotter
+[limits]
+upload = "200MiB/s"
+download = "none"
+"""
+PROXY = """
+[proxy]
+listen = "0.0.0.0:5001"
+site_blobs = "/var/lib/imagedist/site"
+default_upstream = "docker.io"
+site_seeders = ["http://127.0.0.1:5002"]
+# site_token_file = "/etc/imagedist/site.token"
+[upstreams."docker.io"]               # the key is the path prefix: path-safe
+url = "https://registry-1.docker.io"
+[upstreams.local]
+url = "http://127.0.0.1:5000"
+hosts = ["registry.local:5000"]       # the ns values it answers for; the key itself always
+# username, password_file; tag_ttl = "60s"; stale_if_error = true
+"""
+SEEDER = """
+[seeder]
+site = "bj"
+listen = "0.0.0.0:5002"
+bittorrent = "0.0.0.0:6881"
+site_blobs = "/var/lib/imagedist/site"
+site_proxies = ["http://127.0.0.1:5001"]
+database = "sqlite:////var/lib/imagedist/seeder.db"     # or postgresql://…; the async driver is ours to pick
+[sites.sh]                            # a sibling site; a miss asks siblings by cost, then the upstream
+proxy = "http://sh.example:5001"
+seeder = "http://sh.example:5002"
+cost = 10
+[[sync]]
+repositories = ["team/*"]
+tags = { semver = ">=1.2", newest = 20 }
+to = ["sh"]
+"""
+
+
+def loaded(tmp_path: Path, text: str, model: type[ConfigT]) -> ConfigT:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return load(path, model)
+
+
+def test_the_designs_agent_example_works_as_written(tmp_path: Path) -> None:
+    config = loaded(tmp_path, AGENT, AgentConfig)
+    assert config.agent.listen == Address("127.0.0.1", 5050)
+    assert config.unpack.cpus == frozenset(range(8))
+    assert config.limits.upload == 200 << 20
+    assert config.limits.download is None
+    assert config.storage.quota == 200 << 30
+
+
+def test_the_designs_proxy_example_works_as_written(tmp_path: Path) -> None:
+    config = loaded(tmp_path, PROXY, ProxyConfig)
+    assert config.upstreams["docker.io"].tag_ttl == timedelta(seconds=60)
+    assert config.upstreams["local"].hosts == ("registry.local:5000",)
+
+
+def test_the_designs_seeder_example_works_as_written(tmp_path: Path) -> None:
+    config = loaded(tmp_path, SEEDER, SeederConfig)
+    assert config.sites["sh"].cost == 10
+    assert config.sync[0].repositories == ("team/*",)
+
+
+@pytest.mark.parametrize(("name", "model"), [("agent", AgentConfig), ("proxy", ProxyConfig), ("seeder", SeederConfig)])
+def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
+    load(SHIPPED / f"{name}.toml", model)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[agent]\nsite_proxies = ["http://p"]\nlisen = "x"', "unknown key agent.lisen; allowed here: bittorrent"),
+        ('[agent]\nsite_proxies = ["http://p"]\nlisten = "5050"', "bad value for agent.listen: expected host:port"),
+        ('[agent]\nsite_proxies = ["http://p"]\nlisten = "h:99999"', "bad value for agent.listen"),
+        ("[agent]", "missing key agent.site_proxies"),
+        ('[agent]\nsite_proxies = ["ftp://p"]', "bad value for agent.site_proxies.0"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[limits]\nupload = "fast"', "bad value for limits.upload"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncpus = "a-b"', "bad value for unpack.cpus"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nnices = 3', "unknown key unpack.nices; allowed here: cpus"),
+        ("[agent", "is not TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_its_path(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.toml") as caught:
+        loaded(tmp_path, text, AgentConfig)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_duration_says_what_one_looks_like(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"upstreams\.local\.tag_ttl: expected a duration such as 30s"):
+        loaded(tmp_path, PROXY + 'tag_ttl = "soon"', ProxyConfig)
+
+
+def test_a_missing_file_and_an_empty_secret_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load(tmp_path / "nowhere.toml", AgentConfig)
+    secret = tmp_path / "token"
+    secret.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_secret(secret)
+
+
+def test_sizes_are_read_as_people_write_them() -> None:
+    assert parse_size("150MB") == 150_000_000
+    assert parse_size("4GiB") == 4 << 30
+    with pytest.raises(InputError, match="expected for example"):
+        parse_size("much")
