@@ -120,8 +120,11 @@ def pull(
     Uses this node's agent when its socket is there; works without one, and without any site, when it is not.
     """
     from imagedist import commands
+    from imagedist.config import parse_url
 
     parsed = Reference.parse(reference)
+    if via is not None:
+        via = parse_url(via, "--via")
     order = commands.PullOrder(
         reference=parsed,
         platform=Platform.parse(platform) if platform else Platform.of_this_machine(),
@@ -273,12 +276,13 @@ def demo(
     ),
     size: Annotated[str, typer.Option(help="Compressed size of the home-made image.")] = "150MiB",
     rate: Annotated[str, typer.Option(help="What each link carries: every node's and the registry's.")] = "50MB/s",
+    plain_http: Annotated[bool, typer.Option("--plain-http", help="The image's registry speaks HTTP.")] = False,
     as_json: Json = False,
 ) -> None:
     """Watch the main job on this machine: registry, site, four nodes, no root and no network needed."""
     from imagedist.demo.run import run_demo
 
-    interruptible(run_demo(image, directory, size, rate, as_json))
+    interruptible(run_demo(image, directory, size, rate, plain_http=plain_http, as_json=as_json))
 
 
 def main() -> None:

@@ -41,26 +41,26 @@ class PullOrder:
 async def pull(order: PullOrder, as_json: bool) -> None:
     """Pulls into overlay storage.
 
-    The agent does it when it owns the store that was asked for. Otherwise this process does, through the
-    agent's mirror if there is one, so that the bytes still come over the swarm.
+    The agent does it when it owns the store that was asked for, and nobody says how to unpack. Otherwise this
+    process does, through the agent's mirror if there is one, so that the bytes still come over the swarm.
     """
     with watching(as_json) as observe:
         if order.socket is None or order.via or order.plain_http:
-            await _pull_here(order, order.via, observe)
+            await _pull_here(order, order.via, order.root or default_root(), observe)
             return
         async with AgentClient(order.socket) as agent:
             status = await agent.status()
-            if order.root is None or order.root.absolute() == Path(status.storage_root):
-                request = PullRequest(
-                    reference=str(order.reference), platform=str(order.platform), strategy=order.strategy
-                )
+            root = (order.root or Path(status.storage_root)).absolute()
+            is_as_usual = order.strategy == "parallel" and order.workers is None and order.ramdisk is None
+            if is_as_usual and root == Path(status.storage_root):
+                request = PullRequest(reference=str(order.reference), platform=str(order.platform))
                 await agent.pull(request, observe)
                 return
-        await _pull_here(order, f"http://{status.mirror}", observe)
+        await _pull_here(order, f"http://{status.mirror}", root, observe)
 
 
-async def _pull_here(order: PullOrder, via: str | None, observe: Observer) -> None:
-    storage = StorageTable(root=order.root or default_root())
+async def _pull_here(order: PullOrder, via: str | None, root: Path, observe: Observer) -> None:
+    storage = StorageTable(root=root)
     unpack = UnpackTable.model_validate(
         {
             "ramdisk": order.ramdisk or default_ramdisk(),
@@ -97,7 +97,7 @@ async def pull_into(order: PullOrder, runtime: Runtime, as_json: bool) -> None:
             observe(Event(event="note", message=f"{runtime} pulls {order.reference} through {status.mirror}"))
             loop = asyncio.get_running_loop()
             started = loop.time()
-            await asyncio.to_thread(hand_over, runtime, order.reference, status.mirror, prefix)
+            await hand_over(runtime, order.reference, status.mirror, prefix)
             received = _difference(await agent.status(), before)
             observe(
                 Event(

@@ -84,6 +84,18 @@ def _parse_url(value: Any) -> str:
     return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
 
 
+def parse_url(text: str, what: str) -> str:
+    """An HTTP URL without a slash at its end.
+
+    Raises:
+        InputError: not one; ``what`` is what it was given for.
+    """
+    try:
+        return _parse_url(text)
+    except ValidationError as error:
+        raise InputError(f"bad {what} {text!r}: expected a URL such as http://proxy.example:5001") from error
+
+
 def _parse_cpus(value: Any) -> frozenset[int]:
     """``0-3,8`` → {0, 1, 2, 3, 8}, the kernel's cpulist form."""
     cpus: set[int] = set()
@@ -93,6 +105,18 @@ def _parse_cpus(value: Any) -> frozenset[int]:
             raise ValueError(f"expected a CPU list such as 0-3,8, got {value!r}")
         cpus.update(range(int(first), int(last or first) + 1))
     return frozenset(cpus)
+
+
+def parse_rate(text: str) -> int | None:
+    """As a ``Rate`` of a configuration file.
+
+    Raises:
+        InputError: not a rate.
+    """
+    try:
+        return _parse_rate(text)
+    except ValueError as error:
+        raise InputError(f"bad rate: {error}") from error
 
 
 Listen = Annotated[Address, BeforeValidator(parse_address)]

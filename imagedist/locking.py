@@ -28,15 +28,21 @@ class LockFile:
     the same file does not drop them. Several objects may lock several bytes of one file.
 
     Args:
-        path: created when it is not there; nothing is ever removed.
+        path: nothing is ever removed.
+        create: when it is not there; otherwise FileNotFoundError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
         try:
+            if not create:
+                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                return
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            if not create and isinstance(error, FileNotFoundError):
+                raise
             raise storage_error("open a lock file", error) from error
 
     def acquire(
@@ -128,8 +134,7 @@ class PrivateDirectory:
 
     def close(self) -> None:
         """Removes the directory with all it holds, then the lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.lock.path.unlink(missing_ok=True)
+        _remove_private(self.lock)
         self.lock.close()
 
 
@@ -138,8 +143,7 @@ def remove_abandoned(parent: Path) -> None:
     for lock in list(private_locks(parent)):
         try:
             if lock.try_acquire():
-                shutil.rmtree(lock.path.with_suffix(""), ignore_errors=True)
-                lock.path.unlink(missing_ok=True)
+                _remove_private(lock)
         finally:
             lock.close()
 
@@ -147,4 +151,28 @@ def remove_abandoned(parent: Path) -> None:
 def private_locks(parent: Path) -> Iterator[LockFile]:
     """The lock files of all private directories there are, dead or alive; the caller closes them."""
     for path in sorted(parent.glob("?*.lock")):
-        yield LockFile(path)
+        with contextlib.suppress(FileNotFoundError):  # its owner is done meanwhile
+            yield LockFile(path, create=False)
+
+
+def _remove_private(lock: LockFile) -> None:
+    """What cannot be removed now keeps its lock file, so that the next owner tries again.
+
+    A worker of an owner that was killed may still write for a moment.
+    """
+    directory = lock.path.with_suffix("")
+    with contextlib.suppress(OSError):
+        remove_tree(directory)
+    if not directory.exists():
+        lock.path.unlink(missing_ok=True)
+
+
+def remove_tree(directory: Path) -> None:
+    """``rmtree`` that an unprivileged owner can use on the read-only directories of a layer."""
+    if os.geteuid() != 0:
+        directory.chmod(0o700)
+        for path, names, _ in os.walk(directory):
+            for inner in (Path(path, name) for name in names):
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
+    shutil.rmtree(directory)

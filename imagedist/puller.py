@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Literal
 
 from imagedist.fetch.source import Source
@@ -101,10 +102,11 @@ class Puller:
         loop = asyncio.get_running_loop()
         stage = LayerStage(self._ramdisk, layer)
         try:
-            async for chunk in self._source.chunks(reference, layer.descriptor):
-                # One chunk at a time: a slow decoder slows its own fetch, nothing piles up.
-                await settled(loop.run_in_executor(self._threads, stage.feed, chunk))
-                observe(Event(event="fetched", layer=layer.descriptor.digest, bytes=len(chunk)))
+            async with aclosing(self._source.chunks(reference, layer.descriptor)) as chunks:
+                async for chunk in chunks:
+                    # One chunk at a time: a slow decoder slows its own fetch, nothing piles up.
+                    await settled(loop.run_in_executor(self._threads, stage.feed, chunk))
+                    observe(Event(event="fetched", layer=layer.descriptor.digest, bytes=len(chunk)))
             return await settled(loop.run_in_executor(self._threads, stage.finish))
         except BaseException:
             stage.abort()

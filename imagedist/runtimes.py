@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -10,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from imagedist.errors import InputError, SourceError
+from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.oci.reference import Reference
+from imagedist.threads import settled
 
 Runtime = Literal["docker", "podman", "containerd"]
 
 _ASK_TIMEOUT_SECONDS = 10
 _PULL_TIMEOUT_SECONDS = 3600
+_END_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def _ask(*command: str) -> str:
     return done.stdout.strip()
 
 
-def hand_over(runtime: Runtime, reference: Reference, mirror: str, prefix: str) -> None:
+async def hand_over(runtime: Runtime, reference: Reference, mirror: str, prefix: str) -> None:
     """Makes a runtime pull an image through the agent, under the agent's address, and gives it its real name.
 
     Docker's ``registry-mirrors`` covers docker.io only; this way its graph driver gets images of any
@@ -151,6 +155,8 @@ def hand_over(runtime: Runtime, reference: Reference, mirror: str, prefix: str) 
         mirror: ``host:port`` of the agent's mirror.
         prefix: the upstream's name at the site's proxy, the first component of the path.
 
+    Cancelled or failed, it ends the runtime's program and leaves no image under the agent's address.
+
     Raises:
         InputError: the reference has no tag, or the runtime is not installed. SourceError: a step failed.
     """
@@ -158,8 +164,15 @@ def hand_over(runtime: Runtime, reference: Reference, mirror: str, prefix: str) 
         raise InputError(f"--into {runtime} needs a reference with a tag and no digest, got {reference}")
     ours = f"{mirror}/{prefix}/{reference.repository}:{reference.tag}"
     real = f"{reference.name}:{reference.tag}"
-    for command in _steps(runtime, ours, real):
-        _run(command)
+    pull, tag, untag = _steps(runtime, ours, real)
+    try:
+        await _run(pull)
+        await _run(tag)
+    except BaseException:
+        with contextlib.suppress(ImagedistError):  # most often there is nothing to take away
+            await settled(_run(untag))
+        raise
+    await settled(_run(untag))
 
 
 def _steps(runtime: Runtime, ours: str, real: str) -> list[list[str]]:
@@ -175,14 +188,37 @@ def _steps(runtime: Runtime, ours: str, real: str) -> list[list[str]]:
     return [[*ctr, "pull", "--plain-http", ours], [*ctr, "tag", "--force", ours, real], [*ctr, "rm", ours]]
 
 
-def _run(command: list[str]) -> None:
+async def _run(command: list[str]) -> None:
     words = " ".join(command[:3])
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PULL_TIMEOUT_SECONDS, check=False)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except FileNotFoundError as error:
         raise InputError(f"{command[0]} is not installed on this machine") from error
-    except subprocess.TimeoutExpired as error:
+    except OSError as error:
+        raise SourceError(f"cannot run {command[0]}: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(_PULL_TIMEOUT_SECONDS):
+            output, complaint = await process.communicate()
+    except TimeoutError as error:
         raise SourceError(f"`{words}` did not finish within {_PULL_TIMEOUT_SECONDS} s") from error
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise SourceError(f"`{words}` failed: {last}")
+    finally:
+        await settled(_end(process))
+    if process.returncode:
+        lines = (complaint.strip() or output.strip() or b"no message").decode(errors="replace").splitlines()
+        raise SourceError(f"`{words}` failed: {lines[-1]}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Asks a program that still runs to end, then makes it."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()

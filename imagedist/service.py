@@ -144,6 +144,12 @@ async def until_signalled() -> None:
         await stop.wait()
 
 
+def raise_open_files_limit() -> None:
+    """Every node, client and open blob takes a file descriptor; the usual soft limit of 1024 is for select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run_service(create: Callable[[], web.Application], address: Address) -> None:
     """Runs one service until SIGTERM or SIGINT; running requests get a few seconds to finish.
 
@@ -153,9 +159,7 @@ def run_service(create: Callable[[], web.Application], address: Address) -> None
     Raises:
         InputError: the address is in use. Whatever the app's start-up raises.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Every node, client and open blob takes a file descriptor; the usual soft limit of 1024 is for select().
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_open_files_limit()
 
     async def run() -> None:
         with stop_signals() as stop:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from urllib.parse import urlencode
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.rate import TokenBucket
-from imagedist.errors import InputError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
@@ -103,7 +103,7 @@ class Site:
         """The referrers of a manifest. Raises as ``manifest``."""
         return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, artifact_type))
 
-    async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncIterator[bytes]:
+    async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncGenerator[bytes, None]:
         """The blob's bytes from ``offset`` on, by HTTP; goes on at the next proxy where one broke off.
 
         Raises:
@@ -166,7 +166,10 @@ class Site:
 
         async def ask(url: str) -> str:
             async with self._ask("GET", f"{url}/site/v1/upstreams", 0, {}) as response:
-                upstreams: dict[str, list[str]] = json.loads(await response.read())["upstreams"]
+                try:
+                    upstreams: dict[str, list[str]] = json.loads(await response.read())["upstreams"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise SourceError(f"{url} names no upstreams; is it an imagedist proxy?") from error
             for prefix, hosts in upstreams.items():
                 if registry == prefix or registry in hosts:
                     return prefix
@@ -182,9 +185,15 @@ class Site:
             SourceError: a seeder does not answer or refuses.
         """
         body = {"format": 1, "labels": dict(labels), "version": version}
+        failure: SourceError | None = None
         for url in self._seeders:
-            async with self._ask("PUT", f"{url}/site/v1/nodes/{self._node_id}", 0, {}, body):
-                pass
+            try:
+                async with self._ask("PUT", f"{url}/site/v1/nodes/{self._node_id}", 0, {}, body):
+                    pass
+            except SourceError as error:
+                failure = error  # the others want to hear of us, too
+        if failure is not None:
+            raise failure
 
     async def unready(self) -> str | None:
         """Why this node cannot be served: no proxy of the site answers. None: one does."""
@@ -240,7 +249,9 @@ class Site:
     def _client(self, url: str, target: Target) -> RegistryClient:
         key = (url, target.namespace)
         client = self._clients.get(key)
-        if client is None:
+        if client is not None:
+            self._clients.move_to_end(key)
+        else:
             client = self._clients[key] = RegistryClient(url, namespace=target.namespace)
             # One client per registry name; hostile names must not pile up connections.
             while len(self._clients) > _CLIENTS:
@@ -255,7 +266,7 @@ class Site:
             await self._session.close()
 
 
-async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError | InputError:
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError:
     try:
         document = json.loads(await response.read())
         message = str(document["error"]["message"])

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,7 +21,9 @@ async def settled(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        await asyncio.wait([future])
+        while not future.done():
+            with suppress(asyncio.CancelledError):  # a second Ctrl-C does not end the work either
+                await asyncio.wait([future])
         if not future.cancelled():
             future.exception()  # retrieved: the cancellation is what the caller sees
         raise
@@ -44,9 +46,11 @@ async def in_thread(context: AbstractContextManager[T], stop: threading.Event) -
             value = await asyncio.shield(entering)
         except asyncio.CancelledError as cancelled:
             stop.set()
-            await asyncio.wait([entering])
+            while not entering.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([entering])
             if not entering.cancelled() and entering.exception() is None:
-                await loop.run_in_executor(thread, context.__exit__, type(cancelled), cancelled, None)
+                await settled(loop.run_in_executor(thread, context.__exit__, type(cancelled), cancelled, None))
             raise
         try:
             yield value

@@ -14,13 +14,17 @@ from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from registry_proxy.failures import RecentFailures
+from registry_proxy.flights import Flights
 from registry_proxy.manifests import ManifestStore
+from registry_proxy.privacy import PrivateBlobs
 from registry_proxy.tags import Manifests
 from registry_proxy.upstream import UpstreamRepository, Upstreams
 
 log = logging.getLogger(__name__)
 
 _MAX_PLACES = 16
+_MAX_JOINS = 3
+"""How often one asker joins a fetch that then fails without having asked its own upstream."""
 
 
 class SiteCache:
@@ -32,10 +36,14 @@ class SiteCache:
         self._failures = RecentFailures()
         self._manifests = Manifests(ManifestStore(store.root), self._failures)
         self._arrivals = Arrivals(store)
+        self._private = PrivateBlobs(store)
+        self._heads: Flights[tuple[str, Digest], int] = Flights()
+        store.removed = self._private.forget
         self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
     async def close(self) -> None:
         await self._manifests.close()
+        await self._heads.close()
         await self._arrivals.close()
 
     async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
@@ -48,21 +56,16 @@ class SiteCache:
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
         place = self.upstreams.resolve(target)
-        if self.store.has(digest):
-            return self.store.size_bytes(digest)
-        arrival = self._arrivals.get(digest)
-        if arrival is not None and arrival.size_bytes is not None:
-            return arrival.size_bytes
-        self._failures.check((str(place), digest))
-        try:
-            return await place.client.blob_size(place.repository, digest)
-        except NotFoundError as error:
-            self._failures.remember((str(place), digest), error)
-            raise
+        size_bytes = self._size_here(digest)
+        if size_bytes is None:
+            return await self._head(place, digest)
+        await self._check_may_have(place, digest)
+        return size_bytes
 
     async def open_blob(self, target: Target, digest: Digest) -> OpenBlob:
+        place = self.upstreams.resolve(target)
         if self.store.has(digest):
-            self.upstreams.resolve(target)
+            await self._check_may_have(place, digest)
             try:
                 return await self.store.open(digest)
             except NotFoundError:
@@ -70,12 +73,30 @@ class SiteCache:
         return await (await self.arrival(target, digest)).open()
 
     async def arrival(self, target: Target, digest: Digest) -> Arrival:
-        """The blob's way into the site, begun now if it is not there.
+        """The blob's way into the site, begun now if it is not there. Returned once its size is known.
 
         Raises:
-            NotFoundError: no such upstream, or it said a moment ago that it has no such blob.
+            NotFoundError: no such upstream, or it has no such blob. SourceError, StorageError: as the fetch raised.
         """
         place = self.upstreams.resolve(target)
+        joins = 0
+        while True:
+            arrival = await self._join(place, digest)
+            joins += 1
+            try:
+                await arrival.wait_begun()
+            except (NotFoundError, SourceError):
+                # Our own upstream's answer, if it was asked. If not (we joined when the others had just failed),
+                # what others said of theirs is no answer to us.
+                self._failures.check((str(place), digest))
+                if joins == _MAX_JOINS:
+                    raise
+            else:
+                # Only now: whose bytes they are is known when an upstream has answered.
+                await self._check_may_have(place, digest)
+                return arrival
+
+    async def _join(self, place: UpstreamRepository, digest: Digest) -> Arrival:
         under_way = self._arrivals.get(digest)
         if under_way is not None:
             # Somebody else's fetch may fail where ours would not: it tries our place after its own.
@@ -118,10 +139,15 @@ class SiteCache:
         received = BYTES_BY_SOURCE.labels(source="upstream")
         try:
             async with place.client.blob(place.repository, writer.digest, writer.offset) as stream:
+                if place.may_swarm:
+                    await self._private.lift(writer.digest)
+                else:
+                    await self._private.add(writer.digest, place.upstream)
                 await writer.begin(stream.size_bytes)
                 async for chunk in stream:
                     await writer.write(chunk)
                     received.inc(len(chunk))
+            writer.check()
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             FAILURES.labels(source="upstream", cause=type(error).__name__).inc()
@@ -129,6 +155,44 @@ class SiteCache:
             log.warning("fetch of %s from %s failed: %s", writer.digest, place, error)
             raise
         FETCHES.labels(kind="blob", outcome="done").inc()
+
+    def _size_here(self, digest: Digest) -> int | None:
+        if self.store.has(digest):
+            return self.store.size_bytes(digest)
+        arrival = self._arrivals.get(digest)
+        return arrival.size_bytes if arrival is not None else None
+
+    async def _check_may_have(self, place: UpstreamRepository, digest: Digest) -> None:
+        """Whoever names another upstream than a private blob came from gets it when that one has the blob as well.
+
+        Raises:
+            NotFoundError: it has not. SourceError: it cannot be asked.
+        """
+        owners = await self._private.owners(digest)
+        if owners is None:
+            return
+        if place.upstream not in owners:
+            size_bytes = await self._head(place, digest)
+            if self._size_here(digest) not in (None, size_bytes):  # a server that says 200 to anything
+                raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
+            if not place.may_swarm:
+                await self._private.add(digest, place.upstream)
+        if place.may_swarm:
+            await self._private.lift(digest)
+
+    async def _head(self, place: UpstreamRepository, digest: Digest) -> int:
+        """The blob's size as the upstream says it, asked once however many ask."""
+
+        async def ask() -> int:
+            try:
+                return await place.client.blob_size(place.repository, digest)
+            except NotFoundError as error:
+                self._failures.remember(key, error)
+                raise
+
+        key = (str(place), digest)
+        self._failures.check(key)
+        return await self._heads.run(key, ask)
 
 
 def _relinked(link: str | None, path: str, target: Target) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -23,7 +24,8 @@ class RecentFailures:
 
     def remember(self, key: Hashable, error: ImagedistError) -> None:
         is_answer = isinstance(error, NotFoundError | UnauthorizedError)
-        self._errors[key] = (self._clock() + (NOT_FOUND_SECONDS if is_answer else SOURCE_SECONDS), error)
+        expires = self._clock() + (NOT_FOUND_SECONDS if is_answer else SOURCE_SECONDS)
+        self._errors[key] = (expires, copy.copy(error))  # without the traceback, which keeps every local variable
         self._errors.move_to_end(key)
         while len(self._errors) > _LIMIT:
             self._errors.popitem(last=False)
@@ -34,5 +36,5 @@ class RecentFailures:
         if error is None:
             return
         if self._clock() < expires:
-            raise error.with_traceback(None)
+            raise copy.copy(error)
         del self._errors[key]

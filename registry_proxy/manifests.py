@@ -7,6 +7,7 @@ repository component begins with ``_``). Everything is written aside and renamed
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +21,14 @@ from imagedist.store.files import write_aside
 class _Described(BaseModel):
     format: int = 1
     media_type: str
+    private_to: frozenset[str] | None = None
+
+
+class KeptManifest(NamedTuple):
+    """``private_to``: the private upstreams that are known to have it; None: everyone may have it."""
+
+    answer: ManifestAnswer
+    private_to: frozenset[str] | None
 
 
 class TagRecord(BaseModel):
@@ -38,7 +47,7 @@ class ManifestStore:
         self._manifests = root / "manifests"
         self._tags = root / "tags"
 
-    def get(self, digest: Digest) -> ManifestAnswer | None:
+    def get(self, digest: Digest) -> KeptManifest | None:
         """None: not here, or damaged (a crash of the machine), which is as good as not here.
 
         Raises:
@@ -53,18 +62,27 @@ class ManifestStore:
             return None
         except OSError as error:
             raise storage_error(f"read manifest {digest}", error) from error
-        return (
-            ManifestAnswer(digest, described.media_type, body) if Digest.of(body, digest.algorithm) == digest else None
-        )
+        if Digest.of(body, digest.algorithm) != digest:
+            return None
+        return KeptManifest(ManifestAnswer(digest, described.media_type, body), described.private_to)
 
-    def put(self, manifest: ManifestAnswer) -> None:
-        """The media type first: a manifest that is there can be served.
+    def put(self, manifest: ManifestAnswer, private_upstream: str | None) -> None:
+        """The description first: a manifest that is there can be served.
+
+        Args:
+            private_upstream: the upstream that has it, if a private one. What everyone may have stays so.
 
         Raises:
             StorageError: the disk failed or is full.
         """
         path = self._path(manifest.digest)
-        described = _Described(media_type=manifest.media_type)
+        private_to: frozenset[str] | None = None
+        if private_upstream is not None:
+            kept = self.get(manifest.digest)
+            if kept is not None and kept.private_to is None:
+                return
+            private_to = (kept.private_to or frozenset() if kept else frozenset()) | {private_upstream}
+        described = _Described(media_type=manifest.media_type, private_to=private_to)
         write_aside(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())
         write_aside(path, manifest.body)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import aiohttp
 
@@ -17,6 +18,8 @@ ANSWER_SECONDS = 10.0
 _AT_ONCE = 16
 _MAX_QUEUED = 4096
 _FIRST_TRY_SECONDS = 2.0
+SILENT_SECONDS = 30.0
+"""How long a seeder that did not answer is not asked to let go: making room asks for blob after blob."""
 
 
 class Seeds:
@@ -25,12 +28,16 @@ class Seeds:
     A seeder that is down is told again a bounded number of times; after its restart it reads the torrents folder.
     """
 
-    def __init__(self, seeders: Sequence[str], token: str | None) -> None:
+    def __init__(
+        self, seeders: Sequence[str], token: str | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seeders = tuple(seeders)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Digest] = {}
+        self._clock = clock
+        self._silent_until: dict[str, float] = {}
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
         """Tells all seeders. Returns when they know, or after a moment: the rest goes on in the background.
@@ -42,13 +49,16 @@ class Seeds:
             return
         tasks = [asyncio.create_task(self._put(seeder, digest, torrent)) for seeder in self._seeders]
         for task in tasks:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = digest
+            task.add_done_callback(self._tasks.pop)
         if tasks:
             await asyncio.wait(tasks, timeout=_FIRST_TRY_SECONDS)
 
     async def delete(self, digest: Digest) -> bool:
         """Whether every seeder has let go of the blob, so that it may be unlinked."""
+        for task, put in self._tasks.items():
+            if put == digest:
+                task.cancel()  # or a late repetition would have it seeded again
         answers = await asyncio.gather(*(self._delete(seeder, digest) for seeder in self._seeders))
         return all(answers)
 
@@ -72,9 +82,12 @@ class Seeds:
             log.warning("seeder %s does not seed %s: %s", seeder, digest, error)
 
     async def _delete(self, seeder: str, digest: Digest) -> bool:
+        if self._clock() < self._silent_until.get(seeder, 0.0):
+            return False
         try:
             status = await self._ask("DELETE", seeder, digest, None)
         except TransientError as error:
+            self._silent_until[seeder] = self._clock() + SILENT_SECONDS
             log.warning("seeder %s may still seed %s, so it stays: %s", seeder, digest, error)
             return False
         return status < 300 or status == 404

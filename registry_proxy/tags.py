@@ -35,20 +35,25 @@ class Manifests:
         self._flights: Flights[tuple[str, str], ManifestAnswer] = Flights()
 
     async def by_digest(self, place: UpstreamRepository, digest: Digest) -> ManifestAnswer:
-        """
+        """What came through a private upstream is given to who names another when that one has it as well.
+
         Raises:
             NotFoundError, SourceError, IntegrityError: the upstream's answer. StorageError.
         """
-        if (kept := await asyncio.to_thread(self._store.get, digest)) is not None:
-            return kept
-        return await self._once(place, str(digest))
+        kept = await asyncio.to_thread(self._store.get, digest)
+        if kept is None:
+            return await self._once(place, str(digest))
+        if kept.private_to is None or place.upstream in kept.private_to:
+            return kept.answer
+        return await self._once(place, str(digest), kept.answer)
 
     async def by_tag(self, place: UpstreamRepository, tag: str) -> ManifestAnswer:
         """Raises as ``by_digest``; a failing upstream only when there is nothing stale to serve."""
         record = await asyncio.to_thread(self._store.get_tag, place.upstream, place.repository, tag)
-        kept = await asyncio.to_thread(self._store.get, record.digest) if record else None
-        if record is None or kept is None:
+        present = await asyncio.to_thread(self._store.get, record.digest) if record else None
+        if record is None or present is None:
             return await self._once(place, tag)
+        kept = present.answer
         age_seconds = self._clock() - record.checked_at
         if 0 <= age_seconds < place.settings.tag_ttl.total_seconds():
             return kept
@@ -79,8 +84,8 @@ class Manifests:
             self._failures.remember((str(place), reference), error)
             raise
         FETCHES.labels(kind="manifest", outcome="done").inc()
-        if answer is not kept:
-            await asyncio.to_thread(self._store.put, answer)
+        if answer is not kept or ":" in reference:
+            await asyncio.to_thread(self._store.put, answer, None if place.may_swarm else place.upstream)
         if ":" not in reference:
             record = TagRecord(digest=answer.digest, media_type=answer.media_type, checked_at=self._clock())
             await asyncio.to_thread(self._store.put_tag, place.upstream, place.repository, reference, record)

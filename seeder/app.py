@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -56,8 +55,7 @@ def create_app(config: SeederConfig) -> web.Application:
         restoring.add_done_callback(_log_failure)
         yield
         restoring.cancel()
-        with suppress(asyncio.CancelledError, ImagedistError):
-            await restoring
+        await asyncio.wait([restoring])
         await session.close()
 
     async def ready() -> str | None:

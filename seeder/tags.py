@@ -75,7 +75,10 @@ class TagJournal:
         try:
             engine = create_async_engine(f"{_DRIVERS[scheme]}://{rest}")
         except ModuleNotFoundError as error:
-            raise ConfigError(f"seeder.database is {scheme}, whose driver is missing: install {error.name}") from error
+            extra = " (pip install 'imagedist[postgres]')" if scheme == "postgresql" else ""
+            raise ConfigError(
+                f"seeder.database is {scheme}, whose driver is missing: install {error.name}{extra}"
+            ) from error
         except ArgumentError as error:
             raise ConfigError(f"bad value for seeder.database: {error}") from error
         journal = cls(engine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
@@ -22,6 +23,9 @@ from imagedist.swarm import bencode
 MAX_TORRENTS = 20_000
 MAX_PEERS = 200_000
 """Over all torrents, about 60 MB."""
+
+MAX_PEERS_PER_HOST = 5_000
+"""Over all torrents, too: one node announces each of its blobs, but cannot fill the tracker with what it invents."""
 
 MAX_HANDED_OUT = 30
 """Peers in one answer at most. Bounds a swarm's degree: 12-30 connections were enough for 48 nodes."""
@@ -43,6 +47,10 @@ class Endpoint:
         address = ipaddress.ip_address(host.partition("%")[0])
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return cls((mapped or address).packed + port.to_bytes(2, "big"))
+
+    @property
+    def host(self) -> bytes:
+        return self.compact[:-2]
 
     @property
     def is_v4(self) -> bool:
@@ -155,6 +163,7 @@ class Tracker:
         self._dice = dice or random.Random()
         self._swarms: dict[bytes, _Swarm] = {}
         self._swept_at = clock()
+        self._of_host: Counter[bytes] = Counter()
         self.peers = 0
 
     def __repr__(self) -> str:
@@ -173,6 +182,8 @@ class Tracker:
         is_full = self.peers >= MAX_PEERS or (swarm is None and len(self._swarms) >= MAX_TORRENTS)
         if is_new and is_full:
             raise OverloadedError("the tracker is full; try again later")
+        if is_new and self._of_host[announce.peer.host] >= MAX_PEERS_PER_HOST:
+            raise OverloadedError(f"too many torrents announced by one host: at most {MAX_PEERS_PER_HOST}")
         peers = [] if announce.is_stopped else self._introduce(announce, swarm)
         seeds = (swarm.seeds if swarm else 0) + self._is_seeding(announce.infohash)
         return bencode.encode(
@@ -200,6 +211,7 @@ class Tracker:
         swarm.peers[announce.peer] = _Peer(announce.is_seed, self._clock())
         swarm.seeds += announce.is_seed
         swarm.completed += announce.is_completed
+        self._of_host[announce.peer.host] += 1
         self.peers += 1
 
     def scrape(self, infohashes: list[bytes]) -> bytes:
@@ -262,6 +274,9 @@ class Tracker:
         if state := swarm.peers.pop(peer, None):
             swarm.seeds -= state.is_seed
             self.peers -= 1
+            self._of_host[peer.host] -= 1
+            if not self._of_host[peer.host]:
+                del self._of_host[peer.host]
 
 
 def add_tracker_routes(app: web.Application, tracker: Tracker) -> None:

@@ -104,3 +104,26 @@ async def test_a_cancelled_pull_leaves_no_staged_tar_and_no_private_directory(tm
         staged = [path for path in (tmp_path / "ramdisk").rglob("*") if path.is_file() and path.stat().st_size > 100]
         assert staged == []
         assert list((tmp_path / "storage" / "imagedist" / "building").glob("*/*")) == []
+
+
+async def test_every_body_is_closed_by_the_time_a_pull_has_failed(tmp_path: Path) -> None:
+    is_open: set[str] = set()
+
+    class Watched(BuiltSource):
+        async def chunks(self, reference, descriptor):  # type: ignore[no-untyped-def, override]  # a generator that tells
+            is_open.add(str(descriptor.digest))
+            try:
+                async for chunk in super().chunks(reference, descriptor):
+                    yield chunk
+            finally:
+                await asyncio.sleep(0)
+                is_open.remove(str(descriptor.digest))
+
+    with engine(tmp_path) as made:
+        puller = Puller(
+            Watched(BUILT, wrong=BUILT.image.layers[0].descriptor.digest), made.store, made.ramdisk, made.workers
+        )
+        with pytest.raises(IntegrityError):
+            await puller.pull(REFERENCE, PLATFORM)
+        assert is_open == set()
+        puller.close()

@@ -9,22 +9,26 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from imagedist import __version__
+from imagedist.agent.events import Events
 from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow
 from imagedist.config import AgentConfig
-from imagedist.errors import ImagedistError, InputError
+from imagedist.distribution.admission import Admission
+from imagedist.errors import ImagedistError, InputError, NotFoundError
 from imagedist.fetch.node import NodeBlobs
 from imagedist.metrics import PULL_SECONDS
 from imagedist.oci.manifest import Platform
 from imagedist.oci.reference import Reference
-from imagedist.progress import Event
+from imagedist.progress import Event, Observer
 from imagedist.puller import Puller
 from imagedist.site import Site
 from imagedist.swarm.session import SwarmSession
 
 _LOG = logging.getLogger(__name__)
 
-_WAITING_EVENTS = 10_000
-"""Events a slow reader may leave unread before its connection is given up."""
+_PULLS = 8
+"""Pulls at once; more only share the same workers and ramdisk."""
+_QUEUED_PULLS = 64
+_QUEUED_SECONDS = 3600.0
 
 
 class SocketApi:
@@ -39,6 +43,8 @@ class SocketApi:
         self._blobs = blobs
         self._session = session
         self._puller = puller
+        self._admission = Admission(_PULLS, _QUEUED_PULLS, _QUEUED_SECONDS)
+        self._pulls = 0
 
     def create_app(self) -> web.Application:
         app = web.Application()
@@ -71,25 +77,26 @@ class SocketApi:
         try:
             prefix = await self._site.prefix(request.query.get("registry", ""))
         except ImagedistError as error:
-            return web.json_response({"message": str(error)}, status=404)
+            return web.json_response({"message": str(error)}, status=404 if isinstance(error, NotFoundError) else 502)
         return web.json_response({"prefix": prefix})
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        events: asyncio.Queue[Event | None] = asyncio.Queue(_WAITING_EVENTS)
+        events = Events()
         pulling = asyncio.create_task(self._pull(await request.read(), events))
         try:
             while (event := await events.get()) is not None:
                 await response.write(event.line().encode() + b"\n")
-            await pulling
+            await response.write_eof()
+        except ConnectionResetError:
+            _LOG.debug("the client of a pull went away")
         finally:
             pulling.cancel()
             await asyncio.wait([pulling])
-        await response.write_eof()
         return response
 
-    async def _pull(self, body: bytes, events: asyncio.Queue[Event | None]) -> None:
+    async def _pull(self, body: bytes, events: Events) -> None:
         before = dict(self._blobs.received_bytes)
 
         def observe(event: Event) -> None:
@@ -98,13 +105,13 @@ class SocketApi:
                 now = self._blobs.received_bytes
                 received = {source: count - before.get(source, 0) for source, count in now.items()}
                 event = event.model_copy(update={"received_bytes": received})
-            events.put_nowait(event)
+            events.put(event)
 
         try:
             order = PullRequest.model_validate_json(body)
             reference = Reference.parse(order.reference)
             platform = Platform.parse(order.platform) if order.platform else Platform.of_this_machine()
-            await self._puller.pull(reference, platform, observe)
+            await self._admitted(reference, platform, observe)
         except ValidationError as error:
             observe(_failed(InputError(f"malformed request: {error.errors()[0]['msg']}")))
         except ImagedistError as error:
@@ -114,7 +121,19 @@ class SocketApi:
             _LOG.exception("pull failed")
             observe(_failed(ImagedistError(f"the agent failed: {error!r}")))
         finally:
-            await events.put(None)
+            events.end()
+
+    async def _admitted(self, reference: Reference, platform: Platform, observe: Observer) -> None:
+        if self._pulls >= _PULLS:
+            observe(
+                Event(event="waiting", message=f"{reference} waits: this agent has {self._pulls} pulls to do first")
+            )
+        self._pulls += 1
+        try:
+            async with self._admission.enter():
+                await self._puller.pull(reference, platform, observe)
+        finally:
+            self._pulls -= 1
 
 
 def _failed(error: ImagedistError) -> Event:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket as sockets
+import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from imagedist.engine import agent_workers, opened
 from imagedist.errors import ImagedistError, InputError, storage_error
 from imagedist.fetch.node import NodeBlobs
 from imagedist.puller import Puller
-from imagedist.service import add_health_routes, serving, stop_signals
+from imagedist.service import add_health_routes, raise_open_files_limit, serving, stop_signals
 from imagedist.site import Site
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 
@@ -39,6 +40,7 @@ async def run(config: AgentConfig) -> None:
     Raises:
         InputError: a port or the socket is in use. StorageError, ConfigError.
     """
+    raise_open_files_limit()
     with stop_signals() as stop:
         async with started(config) as mirror:
             _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)
@@ -76,36 +78,42 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
         puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
-        await stack.enter_async_context(_listening(api.create_app(), table.socket))
+        await stack.enter_async_context(listening(api.create_app(), table.socket))
         heartbeat = asyncio.create_task(_heartbeat(site, config))
         stack.callback(heartbeat.cancel)
         yield str(mirror)
 
 
 @asynccontextmanager
-async def _listening(app: web.Application, path: Path) -> AsyncIterator[None]:
+async def listening(app: web.Application, path: Path) -> AsyncIterator[None]:
     """Serves on a Unix socket only its owner and group may use; a dead agent's socket is replaced."""
     # A client that goes away (Ctrl-C) cancels its pull.
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
-    await runner.setup()
     try:
-        await asyncio.to_thread(_clear, path)
-        mask = os.umask(0o117)
+        await runner.setup()
         try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(mask)
-        yield
-    except OSError as error:
-        raise storage_error(f"listen on the socket {path}", error) from error
+            await asyncio.to_thread(_clear, path)
+            mask = os.umask(0o117)
+            try:
+                await web.UnixSite(runner, str(path)).start()
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise storage_error(f"listen on the socket {path}", error) from error
+        try:
+            yield
+        finally:  # not sooner: until we listen, the path is another's
+            with contextlib.suppress(OSError):
+                path.unlink()
     finally:
         await runner.cleanup()
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def _clear(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):  # connecting to a plain file is "refused", too
+            raise InputError(f"{path} is no socket: set agent.socket to a path that is free")
     with sockets.socket(sockets.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

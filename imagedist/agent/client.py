@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import aiohttp
@@ -76,7 +76,8 @@ class AgentClient:
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             raise self._unreachable(error) from error
         if response.status != 200:
-            raise InputError(str(answer.get("message", f"the site serves no registry {registry}")))
+            kind = InputError if response.status == 404 else SourceError
+            raise kind(str(answer.get("message", f"the site serves no registry {registry}")))
         return str(answer["prefix"])
 
     async def pull(self, request: PullRequest, observe: Observer) -> Event:
@@ -86,21 +87,28 @@ class AgentClient:
             ImagedistError: what went wrong there, with its exit code. SourceError: the agent went away.
         """
         last: Event | None = None
-        try:
-            async with self._http.post("/v1/pull", json=request.model_dump()) as response:
-                async for line in response.content:
-                    last = Event.model_validate_json(line)
-                    if last.event == "error":
-                        raise _told(last)
-                    observe(last)
-        except (aiohttp.ClientError, OSError, ValidationError, json.JSONDecodeError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        async with contextlib.aclosing(self._events(request)) as events:
+            async for last in events:
+                if last.event == "error":
+                    raise _told(last)
+                observe(last)  # outside of what is mapped below: a closed pipe of ours is not the agent's fault
         if last is None or last.event != "done":
             raise SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again")
         return last
 
+    async def _events(self, request: PullRequest) -> AsyncGenerator[Event, None]:
+        try:
+            async with self._http.post("/v1/pull", json=request.model_dump()) as response:
+                async for line in response.content:
+                    yield Event.model_validate_json(line)
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
     def _unreachable(self, error: Exception) -> SourceError:
-        return SourceError(f"the agent at {self._socket} does not answer ({error}); see `imagedist doctor`")
+        why = error or type(error).__name__
+        return SourceError(
+            f"the agent at {self._socket} does not answer ({why}); see `imagedist doctor`, or pull with --no-agent"
+        )
 
 
 def _told(event: Event) -> ImagedistError:

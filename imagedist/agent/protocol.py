@@ -17,7 +17,6 @@ class PullRequest(BaseModel):
     format: int = FORMAT
     reference: str
     platform: str | None = None
-    strategy: str = "parallel"
 
 
 class AgentStatus(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from imagedist.agent.mirror import Mirror
 from imagedist.distribution.backend import Target
@@ -25,7 +25,7 @@ class NodeSource:
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
         return await resolve_image(_Documents(self._mirror, reference.registry), reference, platform)
 
-    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         blob = await self._mirror.open_blob(Target(reference.registry, reference.repository), descriptor.digest)
         try:
             offset = 0

@@ -182,7 +182,7 @@ class Cluster:
     def _last_words(self, name: str) -> str:
         log = self._directory / f"{name}.log"
         lines = log.read_text(errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (see {log})"
+        return lines[-1] if lines else "it said nothing"
 
     async def stats(self) -> dict[str, Any]:
         """What the registry has sent so far."""

@@ -14,13 +14,13 @@ from imagedist.oci.reference import Reference
 _PARALLEL_BLOBS = 3
 
 
-async def copy_image(reference: Reference, layout: Path) -> Path:
+async def copy_image(reference: Reference, layout: Path, *, plain_http: bool = False) -> Path:
     """Copies this machine's platform of an image; blobs that are there already are not fetched again.
 
     Raises:
         NotFoundError, UnauthorizedError, SourceError, IntegrityError, StorageError: as the registry or disk failed.
     """
-    source = RegistrySource(reference)
+    source = RegistrySource(reference, plain_http=plain_http)
     try:
         image = await source.resolve(reference, Platform.of_this_machine())
         blob_path(layout, image.id).parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from imagedist.config import parse_size
+from imagedist.config import parse_rate, parse_size
 from imagedist.demo.cluster import REGISTRY, Cluster, Node, check, left_behind, ramdisk
 from imagedist.demo.container import run_container
 from imagedist.demo.copy import copy_image
@@ -28,6 +28,7 @@ from imagedist.demo.layout import BuiltImage, open_layout
 from imagedist.demo.tree import expected_tree, node_tree
 from imagedist.errors import ImagedistError, UnacceptableError
 from imagedist.fetch.registry import RegistrySource
+from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.reference import Reference
 from imagedist.runtimes import survey
@@ -55,7 +56,9 @@ class Report:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_json: bool) -> None:
+async def run_demo(
+    image: str | None, directory: Path, size: str, rate: str, *, plain_http: bool = False, as_json: bool = False
+) -> None:
     """The whole demo.
 
     Args:
@@ -67,9 +70,13 @@ async def run_demo(image: str | None, directory: Path, size: str, rate: str, as_
     """
     started = time.monotonic()
     report = Report(as_json)
+    parse_rate(rate)  # before anything starts
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    built, name = await _image(image, directory, parse_size(size), report)
+    if image is None:
+        built, name = await _made_image(directory, parse_size(size), report), NAME
+    else:
+        built, name = await _real_image(Reference.parse(image), directory, plain_http, report)
     scratch = _scratch(directory, built)
     try:
         await _story(built, name, scratch, rate, report)
@@ -99,17 +106,20 @@ def _scratch(directory: Path, built: BuiltImage) -> Path:
     return directory / "run"
 
 
-async def _image(image: str | None, directory: Path, size_bytes: int, report: Report) -> tuple[BuiltImage, str]:
-    if image is not None:
-        reference = Reference.parse(image)
-        report.line(f"fetching {reference} once, into {directory / 'image'}")
-        layout = await copy_image(reference, directory / "image")
-        return await asyncio.to_thread(open_layout, layout), f"{reference.repository}:{reference.tag or 'demo'}"
-    with _Bars(report, ["making the image"], size_bytes) as advance_to:
-        built = await asyncio.to_thread(
-            lambda: build(directory / "layout", size_bytes=size_bytes, progress=lambda done, total: advance_to(0, done))
+async def _made_image(directory: Path, size_bytes: int, report: Report) -> BuiltImage:
+    with _Bars(report, ["making the image"], size_bytes) as show:
+        return await asyncio.to_thread(
+            build, directory / "layout", size_bytes=size_bytes, progress=lambda done, total: show(0, done)
         )
-    return built, NAME
+
+
+async def _real_image(
+    reference: Reference, directory: Path, plain_http: bool, report: Report
+) -> tuple[BuiltImage, str]:
+    layout = directory / f"image-{Digest.of(str(reference).encode()).short}"
+    report.line(f"fetching {reference} once, into {layout}")
+    await copy_image(reference, layout, plain_http=plain_http)
+    return await asyncio.to_thread(open_layout, layout), f"{reference.repository}:{reference.tag or 'demo'}"
 
 
 async def _story(built: BuiltImage, name: str, scratch: Path, rate: str, report: Report) -> None:

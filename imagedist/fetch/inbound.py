@@ -5,37 +5,52 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from imagedist.errors import ImagedistError, SourceError
+from imagedist.errors import ImagedistError, IntegrityError
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival
-from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import Transfer
 
 
 class Inbound:
-    """Which way a blob is coming at the moment. Readers look here again after every change of way."""
+    """Which way a blob is coming at the moment. Readers look here again after every change of way.
+
+    Attributes:
+        committed: the verified file, open for all readers: a reader is not disturbed when the cache evicts the blob.
+        gave_pieces: some reader has bytes that only the torrent vouches for.
+        condemned: why such bytes are wrong; set, if at all, before the commit.
+    """
 
     def __init__(self, digest: Digest) -> None:
         self.digest = digest
         self.size_bytes: int | None = None
         self.way: Arrival | Transfer | None = None
-        self.is_committed = False
+        self.committed: OpenBlob | None = None
         self.failure: ImagedistError | None = None
+        self.gave_pieces = False
+        self.condemned: IntegrityError | None = None
+        self._readers = 0
         self._changed = asyncio.Event()
 
     def learn_size(self, size_bytes: int) -> None:
-        if self.size_bytes is None:
-            self.size_bytes = size_bytes
-            self._announce()
+        """
+        Raises:
+            IntegrityError: readers were told another size.
+        """
+        if self.size_bytes not in (None, size_bytes):
+            raise IntegrityError(f"the site says {self.digest} has {size_bytes} bytes, and before {self.size_bytes}")
+        self.size_bytes = size_bytes
+        self._announce()
 
-    def take(self, way: Arrival | Transfer | None) -> None:
+    def take(self, way: Arrival | Transfer) -> None:
         self.way = way
         self._announce()
 
-    def commit(self) -> None:
-        self.is_committed = True
+    async def commit(self, blob: OpenBlob) -> None:
+        self.committed = blob
         self._announce()
+        if not self._readers:
+            await blob.close()
 
     def fail(self, failure: ImagedistError) -> None:
         self.failure = failure
@@ -57,24 +72,37 @@ class Inbound:
         """
         while self.size_bytes is None:
             if self.failure:
-                raise self.failure
+                raise self.failure.with_traceback(None)
             await self._changed.wait()
         return self.size_bytes
+
+    def join(self) -> None:
+        """Announces a reader: what is committed stays open until the last one has left."""
+        self._readers += 1
+
+    async def leave(self) -> None:
+        self._readers -= 1
+        if not self._readers and self.committed is not None:
+            await self.committed.close()
 
 
 class InboundReader:
     """An ``OpenBlob`` over an inbound blob: verified pieces from the swarm, or HTTP bytes as they arrive.
 
-    Never gives the last byte before size and digest were checked (design.md §4.1).
+    Never gives the last byte before size and digest were checked (design.md §4.1), nor to a reader whose earlier
+    bytes came from a torrent that turned out to be of another blob.
+
+    Args:
+        inbound: already joined; ``close`` leaves it.
     """
 
-    def __init__(self, inbound: Inbound, size_bytes: int, store: BlobStore) -> None:
+    def __init__(self, inbound: Inbound, size_bytes: int) -> None:
         self._inbound = inbound
         self._size_bytes = size_bytes
-        self._store = store
-        self._opened: OpenBlob | None = None
-        self._opened_for: Arrival | None = None
+        self._is_closed = False
+        self._following: tuple[Arrival, OpenBlob] | None = None
         self._piece: tuple[int, bytes] = (-1, b"")
+        self._has_pieces = False
 
     @property
     def size_bytes(self) -> int:
@@ -85,45 +113,48 @@ class InboundReader:
         return None
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
+        inbound = self._inbound
         while offset < self._size_bytes:
-            inbound = self._inbound
             change = inbound.change()
-            if inbound.is_committed:
-                return await (await self._committed()).read(offset, limit_bytes)
             if inbound.failure:
-                raise inbound.failure
-            try:
-                if isinstance(inbound.way, Arrival):
-                    return await (await self._following(inbound.way)).read(offset, limit_bytes)
-                if inbound.way is not None and offset < self._size_bytes - 1:
-                    return await self._verified(inbound.way, offset, limit_bytes)
-            except SourceError:
-                if inbound.way is None and inbound.failure is None and not inbound.is_committed:
-                    raise
-            await change.wait()  # another way, the commit, or the failure
+                raise inbound.failure.with_traceback(None)
+            if inbound.condemned and self._has_pieces:
+                raise inbound.condemned.with_traceback(None)
+            if inbound.committed is not None:
+                return await inbound.committed.read(offset, limit_bytes)
+            allowed_bytes = min(limit_bytes, self._size_bytes - 1 - offset)
+            if inbound.way is not None and allowed_bytes > 0:
+                try:
+                    return await self._read_from(inbound.way, offset, allowed_bytes)
+                except ImagedistError:
+                    pass  # this way has ended; whoever brings the blob announces another one, or the failure
+            await change.wait()
         return b""
 
-    async def _verified(self, transfer: Transfer, offset: int, limit_bytes: int) -> bytes:
-        index, start = divmod(offset, transfer.piece_length)
+    async def _read_from(self, way: Arrival | Transfer, offset: int, limit_bytes: int) -> bytes:
+        if isinstance(way, Arrival):
+            return await (await self._follow(way)).read(offset, limit_bytes)
+        index, start = divmod(offset, way.piece_length)
         if self._piece[0] != index:
-            self._piece = (index, await transfer.piece(index))
-        withheld = self._size_bytes - 1 - offset
-        return self._piece[1][start : start + min(limit_bytes, withheld)]
+            self._piece = (index, await way.piece(index))
+        self._has_pieces = self._inbound.gave_pieces = True
+        return self._piece[1][start : start + limit_bytes]
 
-    async def _following(self, arrival: Arrival) -> OpenBlob:
-        if self._opened is None or self._opened_for is not arrival:
-            await self.close()
-            self._opened, self._opened_for = await arrival.open(), arrival
-        return self._opened
+    async def _follow(self, arrival: Arrival) -> OpenBlob:
+        if self._following is None or self._following[0] is not arrival:
+            await self._unfollow()
+            self._following = (arrival, await arrival.open())
+        return self._following[1]
 
-    async def _committed(self) -> OpenBlob:
-        if self._opened is None or self._opened.path is None:
-            await self.close()
-            self._opened, self._opened_for = await self._store.open(self._inbound.digest), None
-        return self._opened
+    async def _unfollow(self) -> None:
+        self._piece = (-1, b"")
+        following, self._following = self._following, None
+        if following is not None:
+            await following[1].close()
 
     async def close(self) -> None:
-        self._piece = (-1, b"")
-        if self._opened is not None:
-            opened, self._opened = self._opened, None
-            await opened.close()
+        if self._is_closed:
+            return
+        self._is_closed = True
+        await self._unfollow()
+        await self._inbound.leave()

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,35 @@ from imagedist.store.arrival import Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import SwarmSession, Transfer
-from imagedist.swarm.torrent import parse
+from imagedist.swarm.torrent import TorrentFacts, build, parse
 
 _LOG = logging.getLogger(__name__)
 
-_TICK_SECONDS = 0.5
-_STALL_SECONDS = 3.0
-"""No verified piece for this long: take the proxy's web seed as well."""
-_ALONE_SECONDS = 1.0
-"""The same without a single peer: on a LAN tracker and handshake take 0.2 s (facts: 20 MB in 0.21-0.28 s)."""
-_WEB_SEED_HOLD_SECONDS = 5.0
-"""A web seed stays on at least this long, so that a slow swarm does not flap."""
 _LONG_POLL_SECONDS = 20.0
 _LONG_POLLS = 15
 _SEED_ATTEMPTS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a node trusts in its swarm, in seconds.
+
+    Args:
+        stalled: no verified piece for this long: take the proxy's web seed as well.
+        alone: the same without a single peer: on a LAN tracker and handshake take 0.2 s (20 MB in 0.21-0.28 s).
+        hold: a web seed stays on at least this long, so that a slow swarm does not flap.
+        give_up: not a byte for this long, web seed and all: go on by HTTP, where every proxy is tried.
+        tick: how often to look.
+    """
+
+    stalled: float = 3.0
+    alone: float = 1.0
+    hold: float = 5.0
+    give_up: float = 30.0
+    tick: float = 0.5
+
+
+_PATIENCE = Patience()
 
 
 class NodeBlobs:
@@ -50,12 +66,19 @@ class NodeBlobs:
     """
 
     def __init__(
-        self, root: Path, quota_bytes: int | None, site: Site, session: SwarmSession, trackers: Sequence[str]
+        self,
+        root: Path,
+        quota_bytes: int | None,
+        site: Site,
+        session: SwarmSession,
+        trackers: Sequence[str],
+        patience: Patience = _PATIENCE,
     ) -> None:
         self._store = store = BlobStore(root, quota_bytes, may_evict=self._let_go)
         self._site = site
         self._session = session
         self._trackers = tuple(trackers)
+        self._patience = patience
         self._arrivals = Arrivals(store)
         self._inbound: dict[Digest, Inbound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,7 +125,13 @@ class NodeBlobs:
         if inbound is None:
             inbound = self._inbound[digest] = Inbound(digest)
             self._spawn(self._bring(inbound, target))
-        return InboundReader(inbound, await inbound.known_size(), self._store)
+        inbound.join()
+        try:
+            size_bytes = await inbound.known_size()
+        except BaseException:
+            await inbound.leave()
+            raise
+        return InboundReader(inbound, size_bytes)
 
     async def size_bytes(self, target: Target, digest: Digest) -> int:
         """The blob's length, without bringing it here."""
@@ -116,7 +145,7 @@ class NodeBlobs:
     async def _bring(self, inbound: Inbound, target: Target) -> None:
         try:
             await self._by_any_way(inbound, target)
-            inbound.commit()
+            await inbound.commit(await self._store.open(inbound.digest))
         except ImagedistError as error:
             FAILURES.labels(source="site", cause=type(error).__name__).inc()
             _LOG.warning("cannot bring %s: %s", inbound.digest, error)
@@ -131,6 +160,9 @@ class NodeBlobs:
             self._inbound.pop(inbound.digest, None)
 
     async def _by_any_way(self, inbound: Inbound, target: Target) -> None:
+        if self._store.has(inbound.digest):  # committed between the asker's look and this one
+            inbound.learn_size(self._store.size_bytes(inbound.digest))
+            return
         answer = await self._site.torrent(target, inbound.digest, wait_seconds=0)
         for _ in range(_LONG_POLLS):
             if not isinstance(answer, Arriving):
@@ -147,18 +179,31 @@ class NodeBlobs:
             return
         try:
             await self._by_swarm(inbound, target, answer)
-        except (SourceError, IntegrityError) as error:
+        except ImagedistError as error:
+            await self._drop(inbound.digest)
+            if not isinstance(error, SourceError | IntegrityError):
+                raise
             FAILURES.labels(source="swarm", cause=type(error).__name__).inc()
             _LOG.warning("the swarm failed for %s, going on by HTTP: %s", inbound.digest, error)
-            await self._drop(inbound.digest)
             await self._by_http(inbound, target, await self._site.blob_size(target, inbound.digest))
+            if inbound.gave_pieces:
+                await self._check_pieces(inbound, answer)
+
+    async def _check_pieces(self, inbound: Inbound, torrent: bytes) -> None:
+        """Whoever read pieces and goes on by HTTP has a right whole only if the torrent was of this very blob."""
+        digest = inbound.digest
+        if await asyncio.to_thread(build, self._store.path(digest), digest) != torrent:
+            inbound.condemned = IntegrityError(f"the site's torrent of {digest} is of other bytes; ask again")
 
     async def _by_http(self, inbound: Inbound, target: Target, size_bytes: int) -> None:
         async def fetch(writer: BlobWriter) -> None:
             await writer.begin(size_bytes)
-            async for chunk in self._site.chunks(target, inbound.digest, size_bytes, writer.offset):
-                await writer.write(chunk)
-                self._count("proxy", len(chunk))
+            async with contextlib.aclosing(
+                self._site.chunks(target, inbound.digest, size_bytes, writer.offset)
+            ) as chunks:
+                async for chunk in chunks:
+                    await writer.write(chunk)
+                    self._count("proxy", len(chunk))
 
         inbound.learn_size(size_bytes)
         arrival = await self._arrivals.join(inbound.digest, size_bytes, fetch)
@@ -166,40 +211,58 @@ class NodeBlobs:
         await arrival.wait()
 
     async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
-        _expect(torrent, inbound.digest)
-        transfer = await self._session.add(torrent, self._swarm, trackers=self._trackers)
-        inbound.learn_size(transfer.size_bytes)
-        inbound.take(transfer)
-        watching = asyncio.create_task(self._watch(transfer, target))
-        try:
-            await transfer.wait_complete()
-        finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+        facts = _expect(torrent, inbound.digest)
+        # What is arriving counts, as it does by HTTP; adopt() promises the room anew.
+        async with self._store.room(facts.size_bytes, f"blob {inbound.digest}"):
+            transfer = await self._session.add(torrent, self._swarm, trackers=self._trackers)
+            inbound.learn_size(transfer.size_bytes)
+            inbound.take(transfer)
+            await self._completion(transfer, target)
         await self._store.adopt(self._swarm / inbound.digest.hex, inbound.digest, transfer.size_bytes)
         await asyncio.to_thread(self._keep_torrent, inbound.digest, torrent)
 
+    async def _completion(self, transfer: Transfer, target: Target) -> None:
+        """Waits for it under watch. Raises as ``Transfer.wait_complete``, and SourceError when nothing moves."""
+        completing = asyncio.create_task(transfer.wait_complete())
+        watching = asyncio.create_task(self._watch(transfer, target))
+        try:
+            await asyncio.wait([completing, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (completing, watching):
+                task.cancel()
+            await asyncio.wait([completing, watching])
+        if completing.cancelled():
+            await watching
+        else:
+            await completing
+
     async def _watch(self, transfer: Transfer, target: Target) -> None:
-        """Counts bytes by source; puts the web seed on when alone or stalled, and takes it off again."""
-        loop = asyncio.get_running_loop()
+        """Counts bytes by source; puts the web seed on when alone or stalled, and takes it off again.
+
+        Raises:
+            SourceError: nothing moves, web seed and all.
+        """
+        loop, patience = asyncio.get_running_loop(), self._patience
         counted: Counter[str] = Counter()
         present, by_peers, moved_at = 0, 0, loop.time()
         web_seed_since: float | None = None
         try:
             while True:
-                await asyncio.sleep(_TICK_SECONDS)
+                await asyncio.sleep(patience.tick)
                 status, now = transfer.status(), loop.time()
                 self._count_new(status.received_bytes, counted)
                 from_peers = status.received_bytes.get("peer", 0) + status.received_bytes.get("seeder", 0)
+                if status.present_bytes > present or status.present_bytes == status.size_bytes:
+                    moved_at = now  # all here: only the flush is missing
                 if web_seed_since is None:
-                    if status.present_bytes > present:
-                        moved_at = now
-                    elif now - moved_at >= (_STALL_SECONDS if status.peers else _ALONE_SECONDS):
+                    if now - moved_at >= (patience.stalled if status.peers else patience.alone):
                         web_seed_since = now
                         transfer.set_web_seed(self._site.blob_url(target, transfer.digest))
-                elif from_peers > by_peers and now - web_seed_since >= _WEB_SEED_HOLD_SECONDS:
+                elif from_peers > by_peers and now - web_seed_since >= patience.hold:
                     web_seed_since, moved_at = None, now
                     transfer.set_web_seed(None)
+                elif now - moved_at >= patience.give_up and not status.download_rate:
+                    raise SourceError(f"no byte of {transfer.digest} came for {patience.give_up:g} s")
                 present, by_peers = status.present_bytes, from_peers
         finally:
             transfer.set_web_seed(None)
@@ -239,6 +302,8 @@ class NodeBlobs:
         await asyncio.to_thread(self._link_for_session, digest)
         await self._session.add(torrent, self._swarm, trackers=self._trackers, seeding=True)
         await asyncio.to_thread(self._keep_torrent, digest, torrent)
+        if not self._store.has(digest):  # evicted meanwhile
+            await self._drop(digest)
 
     def _link_for_session(self, digest: Digest) -> None:
         try:
@@ -264,8 +329,11 @@ class NodeBlobs:
 
     async def _drop(self, digest: Digest) -> None:
         await self._session.remove(digest)
-        for path in (self._swarm / digest.hex, self._torrents / f"{digest.hex}.torrent"):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+        try:
+            for path in (self._swarm / digest.hex, self._torrents / f"{digest.hex}.torrent"):
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+        except OSError as error:
+            raise storage_error(f"stop seeding {digest}", error) from error
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -281,7 +349,8 @@ class NodeBlobs:
         await self._arrivals.close()
 
 
-def _expect(torrent: bytes, digest: Digest) -> None:
+def _expect(torrent: bytes, digest: Digest) -> TorrentFacts:
     facts = parse(torrent)
     if facts.digest != digest:
         raise IntegrityError(f"the site sent a torrent of {facts.digest} for {digest}")
+    return facts

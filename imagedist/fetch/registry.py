@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from imagedist.oci.client import FetchedManifest, RegistryClient
 from imagedist.oci.credentials import find_credentials
@@ -36,7 +36,7 @@ class RegistrySource:
         """The manifest or index as it is served."""
         return await self._client.manifest(reference.repository, reference.target)
 
-    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         async with self._client.blob(reference.repository, descriptor.digest) as stream:
             async for chunk in stream:
                 yield chunk

@@ -1,8 +1,8 @@
-"""What the puller asks of a source of images, and the plainest one: a registry."""
+"""What the puller asks of a source of images."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from imagedist.oci.manifest import Descriptor, Image, Platform
@@ -14,5 +14,5 @@ class Source(Protocol):
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image: ...
 
-    def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """The blob's bytes in order, as they arrive. The reader checks size and digest."""

@@ -182,7 +182,7 @@ class BlobStream:
 
 
 def unreachable(name: str, error: Exception) -> str:
-    cause = str(error) or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+    cause = str(error).partition("\n")[0] or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
     return f"cannot reach registry {name}: {cause}; check the name, the port or --plain-http"
 
 

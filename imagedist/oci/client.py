@@ -28,6 +28,9 @@ from imagedist.oci.page import Page
 from imagedist.oci.retries import Sleep, TransientError, retrying
 
 ANSWER_SECONDS = 30.0
+"""The longest pause in an answer."""
+WHOLE_ANSWER_SECONDS = 120.0
+"""4 MiB at 35 KB/s: a registry that drips bytes has not answered, and what is stale may be served instead."""
 _TOKEN_LIMIT_BYTES = 1 << 20
 _WARNING = re.compile(r'299 \S+ "([^"]{1,500})"')
 _DOCKER_HUB = "docker.io"
@@ -281,13 +284,16 @@ class RegistryClient:
             timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
             self._http = httpx.AsyncClient(verify=self._tls(), timeout=timeout, follow_redirects=False)
         try:
-            async with self._http.stream(method, url, headers=dict(headers)) as response:
-                body = bytearray()
-                async for chunk in response.aiter_raw():
-                    body += chunk
-                    if len(body) > limit_bytes:
-                        break
-                return _Answer(response.status_code, response.headers, bytes(body))
+            async with asyncio.timeout(WHOLE_ANSWER_SECONDS):
+                async with self._http.stream(method, url, headers=dict(headers)) as response:
+                    body = bytearray()
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > limit_bytes:
+                            break
+                    return _Answer(response.status_code, response.headers, bytes(body))
+        except TimeoutError as error:
+            raise TransientError(unreachable(self.name, error)) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise SourceError(f"registry {self.name} cannot be asked at {url[:200]!r}: {error}") from error
         except httpx.HTTPError as error:

@@ -48,9 +48,9 @@ def retry_after_seconds(header: str | None) -> float:
     """Reads ``Retry-After``: seconds or a date (RFC 9110 §10.2.3); 0 for none or nonsense."""
     if not header:
         return 0.0
-    if header.strip().isdigit():
+    if header.isascii() and header.strip().isdigit():
         return min(float(header), LONGEST_WAIT_SECONDS)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

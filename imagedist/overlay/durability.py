@@ -5,54 +5,82 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from imagedist.errors import storage_error
-from imagedist.overlay.records import write_aside
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Unsynced:
-    """One note per build, on the disk before the first of its layers is merged, gone after the sync.
+    """One note per build, on the disk before the first of its layers is merged, gone after a sync.
 
-    A process that is killed loses nothing, the page cache stays; so a note matters only after another boot.
+    A process that is killed loses nothing, the page cache stays; its note says that its layers are not synced yet.
 
     Args:
         directory: for the notes, on the store's file system.
+        builders: has a directory for each build under way, named as its note.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, builders: Path) -> None:
         self._directory = directory
+        self._builders = builders
 
-    def note(self, layer_ids: Iterable[str]) -> Path:
-        """Writes down what is about to be merged."""
-        path = self._directory / f"{uuid.uuid4().hex}.json"
+    def note(self, builder: str, layer_ids: Iterable[str]) -> Path:
+        """Writes down what is about to be merged. Not aside: a note that was cut off is of a build that merged nothing.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        path = self._directory / f"{builder}.json"
         content = json.dumps({"version": 1, "boot": _boot(), "layers": list(layer_ids)})
-        write_aside(path, content.encode(), is_durable=True)
+        try:
+            with path.open("x") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise storage_error("note what will be merged", error) from error
         _fsync_directory(self._directory)
         return path
 
-    def settle(self, note: Path) -> None:
-        """Syncs the file system once, instead of many thousand files, and drops the note."""
+    def settle(self, note: Path | None, layer_ids: Collection[str]) -> None:
+        """Makes layers durable, whoever merged them, by one sync of the file system instead of many thousand files.
+
+        Drops ``note``, which is our own, and those that killed builds left.
+        """
+        notes = {path: layers for path, boot, layers in self._notes() if boot == _boot()}
+        if not any(set(layer_ids).intersection(layers) for layers in notes.values()):
+            return
+        over = [path for path in notes if path == note or self._is_over(path)]
         sync_file_system(self._directory)
-        note.unlink(missing_ok=True)
+        for path in over:
+            path.unlink(missing_ok=True)
 
     def before_this_boot(self) -> dict[Path, list[str]]:
         """Notes that a lost machine left, with the ids of the layers not to be trusted."""
-        notes: dict[Path, list[str]] = {}
-        for path in self._directory.glob("*.json"):
+        return {
+            path: layers
+            for path, boot, layers in self._notes()
+            if (self._is_over(path) if boot is None else boot != _boot())
+        }
+
+    def _is_over(self, note: Path) -> bool:
+        return not (self._builders / note.stem).exists()
+
+    def _notes(self) -> Iterator[tuple[Path, str | None, list[str]]]:
+        """Each note's path, boot (None: cut off, or being written) and layer ids."""
+        for path in list(self._directory.glob("*.json")):
             try:
                 content = json.loads(path.read_bytes())
+                yield path, content["boot"], content["layers"]
             except FileNotFoundError:
                 continue  # settled meanwhile
             except OSError as error:
                 raise storage_error("read what was not synced", error) from error
-            if content["boot"] != _boot():
-                notes[path] = content["layers"]
-        return notes
+            except (ValueError, KeyError, TypeError):
+                yield path, None, []
 
 
 def sync_file_system(directory: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagedist.errors import StorageError, storage_error
+from imagedist.locking import remove_tree
 from imagedist.oci.manifest import Layer
 from imagedist.overlay.merge import Extracted
 from imagedist.overlay.records import Record, Records, now
@@ -87,8 +87,13 @@ class Layers:
             "uidset": list(extracted.uids),
             "gidset": list(extracted.gids),
         }
-        with self.records.changing() as records:
-            records[:] = [other for other in records if other.get("id") != layer_id] + [record]
+        try:
+            with self.records.changing() as records:
+                records[:] = [other for other in records if other.get("id") != layer_id] + [record]
+        except BaseException:
+            with contextlib.suppress(StorageError):  # the first error is the one to tell
+                self.discard(layer_id)  # a full disk gets its space back
+            raise
 
     def discard(self, layer_id: str) -> None:
         """Removes a layer or what a crash left of one: its record first, so that nobody trusts the rest."""
@@ -100,7 +105,7 @@ class Layers:
                 (self.overlay / "l" / self.link(layer_id)).unlink(missing_ok=True)
             self._tar_split(layer_id).unlink(missing_ok=True)
             if directory.exists():
-                _remove_tree(directory)
+                remove_tree(directory)
         except OSError as error:
             raise storage_error(f"remove layer {layer_id}", error) from error
 
@@ -117,13 +122,3 @@ def _short_link(layer_id: str) -> str:
 def _is_incomplete(record: Record) -> bool:
     flags = record.get("flags")
     return isinstance(flags, dict) and bool(flags.get("incomplete"))
-
-
-def _remove_tree(directory: Path) -> None:
-    """``rmtree`` that an unprivileged owner can use on read-only directories of a layer."""
-    if os.geteuid() != 0:
-        for path, _, _ in os.walk(directory):
-            os.chmod(path, 0o700)
-    shutil.rmtree(directory)
-    if directory.exists():
-        raise StorageError(f"cannot remove {directory}: something still writes there")

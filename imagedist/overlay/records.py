@@ -79,16 +79,18 @@ class Records:
 
 
 def write_aside(path: Path, content: bytes, is_durable: bool) -> None:
-    """Writes a whole file under another name, then renames it into place.
+    """Writes a whole file under another name, then renames it into place. The caller is its only writer, by a lock.
+
+    What a killed writer left aside is the next one's to overwrite.
 
     Raises:
         StorageError: the disk failed; the old file is untouched.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+    aside = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(content)
                 if is_durable:
                     file.flush()

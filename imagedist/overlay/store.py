@@ -42,7 +42,7 @@ class OverlayStore:
         self._used_by = tuple(used_by)
         self._own = root / "imagedist"
         self._layers = Layers(root)
-        self._unsynced = Unsynced(self._own / "unsynced")
+        self._unsynced = Unsynced(self._own / "unsynced", self._own / "building")
         self._images = Images(root, self._is_durable)
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -86,13 +86,13 @@ class OverlayStore:
             for layer_id in missing:
                 self._layers.discard(layer_id)
             if self._is_durable and missing:
-                note = self._unsynced.note(missing)
+                note = self._unsynced.note(private.path.name, missing)
             chain = Chain(image, ids, missing, self._layers, locks, private.path)
             yield chain
             if not chain.is_complete:
                 raise StorageError(f"cannot store {image.reference}: not every missing layer was merged")
-            if note is not None:
-                self._unsynced.settle(note)
+            if self._is_durable:
+                self._unsynced.settle(note, ids)
             self._images.put(image, ids[-1] if ids else "", names)
         finally:
             if private is not None:
@@ -120,9 +120,10 @@ class OverlayStore:
         for note, layer_ids_noted in self._unsynced.before_this_boot().items():
             locks = _ChainLocks(self._own / "locks" / "chains")
             try:
+                unused = [layer_id for layer_id in reversed(layer_ids_noted) if locks.try_remove(layer_id)]
                 stored = {layer_id for image in self.images() for layer_id in image.layer_ids}
-                for layer_id in reversed(layer_ids_noted):
-                    if layer_id not in stored and locks.try_remove(layer_id):
+                for layer_id in unused:
+                    if layer_id not in stored:  # else synced before its image was recorded, maybe just now
                         self._layers.discard(layer_id)
                 note.unlink(missing_ok=True)
             finally:

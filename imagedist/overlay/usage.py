@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def mounted_by(marks: Collection[str]) -> str | None:
@@ -35,11 +36,22 @@ def _mount_tables() -> Iterator[tuple[str, str]]:
 
 
 def referred_by(image_id: str, marks: Collection[str], stores: Sequence[Path]) -> str | None:
-    """Finds a container of another containers/storage store that runs on the image or stacks upon one of its layers."""
+    """Finds what in another containers/storage store needs the image or its layers, to run or to be listed.
+
+    That is a container, an image of its own (``podman tag`` and ``commit`` make one) or a layer.
+    """
     for store in stores:
-        for container in _containers(store):
-            if container.get("image") == image_id:
-                return f"container {str(container.get('id'))[:12]} of {store}"
+        for name in ("containers.json", "volatile-containers.json"):
+            for container in _records(store / "overlay-containers" / name):
+                if container.get("image") == image_id:
+                    return f"container {str(container.get('id'))[:12]} of {store}"
+        for image in _records(store / "overlay-images" / "images.json"):
+            layer_id = str(image.get("layer"))
+            is_upon_ours = layer_id in marks and not (store / "overlay" / layer_id).exists()
+            lacks_manifest = not (store / "overlay-images" / image_id / "manifest").exists()
+            if is_upon_ours or (image.get("id") == image_id and lacks_manifest):
+                name = next(iter(image.get("names") or ()), str(image.get("id"))[:12])
+                return f"image {name} of {store}"
         for lower in sorted(store.glob("overlay/*/lower")):
             with contextlib.suppress(OSError):
                 text = lower.read_text(errors="surrogateescape")
@@ -48,8 +60,6 @@ def referred_by(image_id: str, marks: Collection[str], stores: Sequence[Path]) -
     return None
 
 
-def _containers(store: Path) -> Iterable[dict[str, object]]:
-    for name in ("containers.json", "volatile-containers.json"):
-        with contextlib.suppress(OSError, ValueError):
-            records = json.loads((store / "overlay-containers" / name).read_bytes())
-            yield from (record for record in records if isinstance(record, dict))
+def _records(path: Path) -> Iterable[dict[str, Any]]:
+    with contextlib.suppress(OSError, ValueError):
+        yield from (record for record in json.loads(path.read_bytes()) if isinstance(record, dict))

@@ -13,6 +13,7 @@ from imagedist.errors import UnacceptableError, storage_error
 
 OPAQUE_MARKS = ("trusted.overlay.opaque", "user.overlay.opaque")
 _MAX_LINKS = 40
+_MAX_PARTS = 4096  # of one path with the targets of its symlinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,12 @@ class View:
         """Follows every symlink of ``path`` inside the root; parts that are not there stay as they are.
 
         Raises:
-            UnacceptableError: a symlink loop.
+            UnacceptableError: a symlink loop, or targets of absurd length.
         """
         todo, done, links = path.split("/")[::-1], list[str](), 0
-        while todo:
+        for _ in range(_MAX_PARTS):
+            if not todo:
+                return "/".join(done)
             part = todo.pop()
             if part in ("", "."):
                 continue
@@ -92,7 +95,7 @@ class View:
             if target.startswith("/"):
                 done.clear()
             todo.extend(target.split("/")[::-1])
-        return "/".join(done)
+        raise UnacceptableError(f"unsafe layer: more than {_MAX_PARTS} parts on the way to {path[:100]!r}")
 
 
 @dataclass(frozen=True, slots=True)

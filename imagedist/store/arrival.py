@@ -67,6 +67,16 @@ class BlobWriter:
             self._has_begun = True
         arrival.progress(size_bytes, self.offset)
 
+    def check(self) -> None:
+        """For who wants to know which source to blame: the commit checks again what all of them have sent.
+
+        Raises:
+            SourceError: bytes are missing. IntegrityError: wrong bytes.
+        """
+        if self._arrival.size_bytes is None or self.offset != self._arrival.size_bytes:
+            raise SourceError(f"blob {self.digest} ended after {self.offset} of {self._arrival.size_bytes} bytes")
+        self._partial.check()
+
     async def write(self, chunk: bytes) -> None:
         """Appends bytes; best called with 256 KiB or more, as each call is a turn of a thread.
 
@@ -278,12 +288,9 @@ class Arrivals:
         async with AsyncExitStack() as stack:
             try:
                 await asyncio.to_thread(partial.take_over)
-                await fetch(BlobWriter(arrival, partial, stack))
-                size_bytes = arrival.size_bytes
-                if size_bytes is None or partial.present_bytes != size_bytes:
-                    raise SourceError(
-                        f"blob {arrival.digest} ended after {partial.present_bytes} of {size_bytes} bytes"
-                    )
+                writer = BlobWriter(arrival, partial, stack)
+                await fetch(writer)
+                writer.check()
                 final = self._store.path(arrival.digest)
                 await asyncio.to_thread(lambda: partial.commit(final, durable=self._store.durable))
             except (IntegrityError, NotFoundError, StorageError):
@@ -292,7 +299,7 @@ class Arrivals:
             except BaseException:
                 partial.release()
                 raise
-            arrival.complete(size_bytes)
+            arrival.complete(partial.present_bytes)
 
 
 class _Seen(NamedTuple):

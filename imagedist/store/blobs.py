@@ -29,6 +29,7 @@ TOUCH_SECONDS = 3600
 """The order of use survives a restart to within this: an atime is written at most so often per blob."""
 
 MayEvict = Callable[[Digest], Awaitable[bool]]
+Removed = Callable[[Digest], Awaitable[None]]
 
 
 class CommittedBlob:
@@ -67,6 +68,9 @@ class BlobStore:
         may_evict: (may be set later) asked before a blob is unlinked to make room; a no spares it. The proxy stops the
             seed there, the agent its torrent.
 
+    Attributes:
+        removed: told after a blob was unlinked, so that what lies beside it can go, too.
+
     Raises:
         StorageError: the directory cannot be made or read.
     """
@@ -83,6 +87,7 @@ class BlobStore:
         self.quota_bytes = quota_bytes
         self.durable = durable
         self.may_evict = may_evict
+        self.removed: Removed | None = None
         self._sizes: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
         self._touched: dict[Digest, float] = {}
         self._used_bytes = 0
@@ -176,6 +181,8 @@ class BlobStore:
         except OSError as error:
             raise storage_error(f"remove {digest}", error) from error
         self._forget(digest)
+        if self.removed is not None:
+            await self.removed(digest)
 
     @contextmanager
     def pin(self, *digests: Digest) -> Iterator[None]:

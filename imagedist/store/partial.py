@@ -41,7 +41,7 @@ class Partial:
         self._descriptor = descriptor
         self._hasher = digest.hasher()
         # a cancelled task leaves its thread writing: the descriptor is closed only behind it
-        self._busy = threading.Lock()
+        self._busy = threading.RLock()
         self.present_bytes = 0
 
     @classmethod
@@ -73,12 +73,20 @@ class Partial:
     def take_over(self) -> int:
         """Hashes the bytes that an earlier fetch left, so that the next goes on behind them. Returns their number."""
         try:
-            while chunk := os.pread(self._descriptor, _REHASH_STEP_BYTES, self.present_bytes):
-                self._hasher.update(chunk)
-                self.present_bytes += len(chunk)
+            while self._take_over_step():
+                pass
         except OSError as error:
             raise storage_error(f"read {self._path}", error) from error
         return self.present_bytes
+
+    def _take_over_step(self) -> bool:
+        with self._busy:
+            if self._descriptor < 0:  # the task was cancelled
+                return False
+            chunk = os.pread(self._descriptor, _REHASH_STEP_BYTES, self.present_bytes)
+            self._hasher.update(chunk)
+            self.present_bytes += len(chunk)
+        return bool(chunk)
 
     def state_size(self, size_bytes: int) -> None:
         write_aside(size_path(self._path), str(size_bytes).encode())
@@ -103,14 +111,25 @@ class Partial:
         except OSError as error:
             raise storage_error(f"write blob {self._digest} to {self._path.parent}", error) from error
 
+    def check(self) -> None:
+        """
+        Raises:
+            IntegrityError: what has arrived does not have the digest.
+        """
+        if not self._digest.matches(self._hasher):
+            raise IntegrityError(f"blob {self._digest} arrived with wrong bytes: its digest does not match")
+
     def commit(self, final: Path, *, durable: bool) -> None:
         """Checks the digest, then renames into place and gives up the lock.
 
         Raises:
             IntegrityError: wrong bytes. StorageError.
         """
-        if not self._digest.matches(self._hasher):
-            raise IntegrityError(f"blob {self._digest} arrived with wrong bytes: its digest does not match")
+        self.check()
+        with self._busy:  # nobody takes over a file that is being renamed
+            self._commit(final, durable=durable)
+
+    def _commit(self, final: Path, *, durable: bool) -> None:
         try:
             if durable:
                 os.fsync(self._descriptor)

@@ -23,8 +23,7 @@ from imagedist.config import Address
 from imagedist.errors import InputError, SourceError, StorageError, listen_error, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent as rules
-from imagedist.swarm.arrival import Arrival
-from imagedist.swarm.session import TransferStatus
+from imagedist.swarm.libtorrent_transfer import LibtorrentTransfer
 from imagedist.swarm.settings import PEER_ID_PREFIXES, Role, session_settings
 
 _LOG = logging.getLogger(__name__)
@@ -61,99 +60,6 @@ _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding doe
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
 _SEEDER_PREFIX = PEER_ID_PREFIXES["seeder"].encode()
-
-# For a v2 torrent libtorrent 2.1 appends "/<name>" to any web seed URL, after the query too. A query parameter of
-# our own takes it, so that path and signature arrive as they were given.
-_NAME_TAKER = "swarm="
-
-
-class LibtorrentTransfer:
-    """One torrent in a libtorrent session."""
-
-    def __init__(self, facts: rules.TorrentFacts) -> None:
-        self.facts = facts
-        self.arrival = Arrival(facts)
-        self.handle: Any = None
-        self.latest: Any = None
-        self.is_flushing = False
-        self._web_seed: str | None = None
-        self._reads: dict[int, set[asyncio.Future[bytes]]] = {}
-
-    def __repr__(self) -> str:
-        return f"<LibtorrentTransfer {self.arrival!r}>"
-
-    @property
-    def digest(self) -> Digest:
-        return self.facts.digest
-
-    @property
-    def size_bytes(self) -> int:
-        return self.facts.size_bytes
-
-    @property
-    def piece_length(self) -> int:
-        return self.facts.piece_length
-
-    def status(self) -> TransferStatus:
-        """Pieces and received bytes as of now; peers, rates and uploaded bytes at most half a second old."""
-        latest = self.latest
-        return TransferStatus(
-            digest=self.digest,
-            size_bytes=self.size_bytes,
-            present_bytes=self.arrival.present_bytes,
-            is_complete=self.arrival.is_complete,
-            peers=latest.num_peers if latest else 0,
-            seeds=latest.num_seeds if latest else 0,
-            download_rate=latest.download_payload_rate if latest else 0,
-            upload_rate=latest.upload_payload_rate if latest else 0,
-            uploaded_bytes=latest.total_payload_upload if latest else 0,
-            received_bytes=self.arrival.received_bytes,
-        )
-
-    async def piece(self, index: int) -> bytes:
-        await self.arrival.wait_piece(index)
-        if self.arrival.failure:
-            raise self.arrival.failure
-        # Concurrent readers of one piece share one read; each has its own future.
-        readers = self._reads.setdefault(index, set())
-        reader: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        readers.add(reader)
-        if len(readers) == 1:
-            self.handle.read_piece(index)
-        return await reader
-
-    async def wait_complete(self) -> None:
-        await self.arrival.wait_complete()
-
-    def set_web_seed(self, url: str | None) -> None:
-        if self.arrival.failure:
-            return
-        if url is not None:
-            url += ("&" if "?" in url else "?") + _NAME_TAKER
-        if url == self._web_seed:
-            return
-        if self._web_seed is not None:
-            self.handle.remove_url_seed(self._web_seed)
-        if url is not None:
-            self.handle.add_url_seed(url)
-        self._web_seed = url
-
-    def piece_was_read(self, index: int, content: bytes, error: OSError | None) -> None:
-        for reader in self._reads.pop(index, ()):
-            if reader.done():
-                continue
-            if error:
-                reader.set_exception(storage_error(f"read piece {index} of {self.digest}", error))
-            else:
-                reader.set_result(content)
-
-    def fail(self, failure: SourceError | StorageError) -> None:
-        self.arrival.fail(failure)
-        for readers in self._reads.values():
-            for reader in readers:
-                if not reader.done():
-                    reader.set_exception(failure)
-        self._reads.clear()
 
 
 class LibtorrentSession:
@@ -377,7 +283,10 @@ class LibtorrentSession:
             alert = self._alerts.popleft()
             handler = self._handlers.get(type(alert))
             if handler:
-                handler(alert)
+                try:
+                    handler(alert)
+                except Exception:  # one alert that surprises us must not make the session deaf to all others
+                    _LOG.exception("cannot handle the alert %r", alert.message())
         if self._alerts:
             self._loop.call_soon(self._handle_portion)
         else:

@@ -74,7 +74,7 @@ def session_settings(address: Address, role: Role, upload: int | None, download:
         # Rates: everyone unchoked, decisions every second, limits that are met.
         "unchoke_slots_limit": -1,
         "unchoke_interval": 1,
-        "tick_interval": 200,
+        "tick_interval": 100,
         "mixed_mode_algorithm": 0,  # prefer TCP: never throttle it in favour of uTP
         "upload_rate_limit": upload or 0,
         "download_rate_limit": download or 0,

@@ -11,6 +11,12 @@ from imagedist.errors import UnacceptableError
 
 BLOCK_BYTES = 512
 _EXTENSION_LIMIT_BYTES = 1 << 20
+_MAX_ENTRIES = 2_000_000
+_MAX_TEXT_BYTES = 256 << 20
+"""Of a whole layer's names, link targets and xattrs, which are kept in memory: 2 GB with everything around them."""
+_XATTR_COST_BYTES = 64
+_MAX_PATH_BYTES = 4096
+_MAX_MAJOR, _MAX_MINOR = 1 << 12, 1 << 20  # Linux: include/linux/kdev_t.h
 _XATTR = b"SCHILY.xattr."
 _REGULAR, _HARD_LINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _KINDS = {_REGULAR, _HARD_LINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO}
@@ -80,10 +86,12 @@ def entries(tar: Tar) -> Iterator[Entry]:
 
     Raises:
         UnacceptableError: truncated, a wrong header checksum, a sparse file, an unknown type, or absurd numbers.
+
+    Global pax headers are left out, as containerd, containers/storage and umoci do.
     """
     position, number, total_bytes = 0, 0, len(tar)
+    extension_bytes, text_bytes = 0, 0
     overrides: dict[str, bytes] = {}
-    defaults: dict[str, bytes] = {}
     while position < total_bytes:
         header = bytes(tar[position : position + BLOCK_BYTES])
         if len(header) < BLOCK_BYTES:
@@ -95,22 +103,25 @@ def entries(tar: Tar) -> Iterator[Entry]:
         size_bytes = _number(header[124:136], position)
         content = position + BLOCK_BYTES
         if kind in b"xgLK":
-            if size_bytes > _EXTENSION_LIMIT_BYTES or content + size_bytes > total_bytes:
+            extension_bytes += size_bytes
+            if not 0 <= size_bytes <= extension_bytes <= _EXTENSION_LIMIT_BYTES or content + size_bytes > total_bytes:
                 raise UnacceptableError(f"malformed layer: extended header of {size_bytes} bytes at byte {position}")
             body = bytes(tar[content : content + size_bytes])
             if kind == b"x":
                 overrides |= _records(body, position)
-            elif kind == b"g":
-                defaults |= _records(body, position)
-            else:
+            elif kind != b"g":
                 overrides["path" if kind == b"L" else "linkpath"] = body.split(b"\0", 1)[0]
             position = content + _padded(size_bytes)
             continue
-        entry = _entry(number, header, position, kind, size_bytes, {**defaults, **overrides} if defaults else overrides)
+        entry = _entry(number, header, position, kind, size_bytes, overrides)
         if entry.end - _padded(entry.size_bytes) + entry.size_bytes > total_bytes:
             raise UnacceptableError(f"malformed layer: its tar is cut off inside {entry.name!r}")
+        text_bytes += len(entry.name) + len(entry.link)
+        text_bytes += sum(len(name) + len(value) + _XATTR_COST_BYTES for name, value in entry.xattrs.items())
+        if number >= _MAX_ENTRIES or text_bytes > _MAX_TEXT_BYTES:
+            raise UnacceptableError(f"unsafe layer: more than {number} entries, or too long names and xattrs; split it")
         yield entry
-        overrides = {}
+        overrides, extension_bytes = {}, 0
         number += 1
         position = entry.end
 
@@ -139,6 +150,10 @@ def _entry(
     if kind == _REGULAR and name.endswith(b"/"):
         kind = _DIRECTORY  # how archives before ustar name directories
     text = os.fsdecode(name)
+    if len(name) > _MAX_PATH_BYTES or len(link) > _MAX_PATH_BYTES:
+        raise UnacceptableError(f"unsafe layer: a name or link longer than {_MAX_PATH_BYTES} bytes: {text[:100]!r}")
+    if b"\0" in name or b"\0" in link or any("\0" in key for key in xattrs):
+        raise UnacceptableError(f"malformed layer: {text!r} has a NUL byte in its name, link or xattrs")
     if kind not in _KINDS:
         what = "is a GNU sparse file" if kind == b"S" else f"has the unknown tar type {kind!r}"
         raise UnacceptableError(f"unsupported layer: {text!r} {what}; build the image with ordinary tar entries")
@@ -146,6 +161,11 @@ def _entry(
         size_bytes = 0
     if not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32 or size_bytes < 0 or abs(mtime_ns) >= 1 << 63:
         raise UnacceptableError(f"malformed layer: {text!r} has an owner, size or time that no file can have")
+    device = (0, 0)
+    if kind in (_CHARACTER, _BLOCK):
+        device = _number(header[329:337], position), _number(header[337:345], position)
+        if not (0 <= device[0] < _MAX_MAJOR and 0 <= device[1] < _MAX_MINOR):
+            raise UnacceptableError(f"malformed layer: {text!r} is a device with numbers that Linux does not have")
     content = position + BLOCK_BYTES
     return Entry(
         number,
@@ -159,9 +179,7 @@ def _entry(
         size_bytes,
         content + _padded(size_bytes),
         os.fsdecode(link),
-        (_number(header[329:337], position), _number(header[337:345], position))
-        if kind in (_CHARACTER, _BLOCK)
-        else (0, 0),
+        device,
         xattrs,
     )
 

@@ -197,6 +197,8 @@ class _Extraction:
                 try:
                     os.setxattr(descriptor, name, value)
                 except OSError as error:
+                    if error.errno in (errno.EINVAL, errno.ERANGE):
+                        raise UnacceptableError(f"malformed layer: {entry.name!r} has a bad xattr {name!r}") from error
                     if error.errno not in _NO_XATTRS:
                         raise
                     if self._is_root and error.errno != errno.ENOTSUP:

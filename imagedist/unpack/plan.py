@@ -19,7 +19,7 @@ _MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4096
 _MAX_DEPTH = 256
-_MAX_ENTRIES = 10_000_000
+_MAX_PARTS = 4096  # of one path with the targets of its symlinks
 
 Parts = tuple[str, ...]
 
@@ -86,8 +86,6 @@ class _Planner:
         self._known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
 
     def add(self, entry: Entry) -> None:
-        if entry.number >= _MAX_ENTRIES:
-            raise UnacceptableError(f"layer has more than {_MAX_ENTRIES} entries: refused")
         head, _, name = entry.name.rstrip("/").rpartition("/")
         known = self._known.get(head)
         if known is None or name in ("", ".", "..") or len(entry.name) > _MAX_NAME_BYTES // 4:
@@ -98,7 +96,8 @@ class _Planner:
                     return
                 raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
             directory_path, directory = self._directory(parts[:-1], entry.name)
-            is_direct = directory_path == parts[:-1]
+            # Whoever puts the tar together again opens the name as it stands: no ".." may lead out of the layer.
+            is_direct = directory_path == parts[:-1] and ".." not in head.split("/")
             if name == parts[-1]:
                 self._known[head] = directory_path, directory, is_direct
             name = parts[-1]
@@ -145,7 +144,9 @@ class _Planner:
         if target == path:
             return
         found = self._find(target)
-        if found and found.is_directory and not _is_only_for_whiteouts(found):
+        # An undescribed directory may be a symlink of the lower layers, which the merge will see.
+        may_be_lower = found is None or found.takes_lower_metadata or _is_only_for_whiteouts(found)
+        if found and found.is_directory and not may_be_lower:
             raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to directory {entry.link!r}")
         if found is None or found.is_whiteout or found.is_directory:
             directory[path[-1]] = Node(lower_target=target)
@@ -188,14 +189,19 @@ class _Planner:
     def _resolve(self, parts: Parts, about: str) -> Parts:
         """Follows this layer's own symlinks; ``..`` never leaves the root."""
         path: list[str] = []
+        nodes: list[Node | None] = [self._root]
         todo, links = list(reversed(parts)), 0
-        while todo:
+        for _ in range(_MAX_PARTS):
+            if not todo:
+                return tuple(path)
             name = todo.pop()
             if name == "..":
                 if path:
                     path.pop()
+                    nodes.pop()
                 continue
-            node = self._find((*path, name))
+            above = nodes[-1]
+            node = above.children.get(name) if above is not None and above.children is not None else None
             if node and node.entry and node.entry.is_symlink:
                 links += 1
                 if links > _MAX_LINKS:
@@ -203,12 +209,14 @@ class _Planner:
                 target = node.entry.link
                 if target.startswith("/"):
                     path.clear()
+                    del nodes[1:]
                 todo.extend(part for part in reversed(target.split("/")) if part not in ("", "."))
                 continue
             path.append(name)
-        if len(path) > _MAX_DEPTH:
-            raise UnacceptableError(f"unsafe layer: {about[:100]!r} is deeper than {_MAX_DEPTH} directories")
-        return tuple(path)
+            nodes.append(node)
+            if len(path) > _MAX_DEPTH:
+                raise UnacceptableError(f"unsafe layer: {about[:100]!r} is deeper than {_MAX_DEPTH} directories")
+        raise UnacceptableError(f"unsafe layer: more than {_MAX_PARTS} parts on the way to {about[:100]!r}")
 
     def _find(self, path: Parts) -> Node | None:
         node: Node | None = self._root
@@ -221,7 +229,7 @@ class _Planner:
 
 def _clean(name: str) -> Parts:
     """The name relative to the root: no empty parts, no ``.``, and ``..`` stops at the root (as containerd, umoci)."""
-    if "\0" in name or len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
+    if len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
         raise UnacceptableError(f"unsafe layer: the name {name[:100]!r} is longer than {_MAX_PATH_BYTES} bytes")
     parts: list[str] = []
     for part in name.split("/"):

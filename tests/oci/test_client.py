@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from imagedist.errors import (
     IntegrityError,
@@ -14,6 +17,7 @@ from imagedist.errors import (
     UnacceptableError,
     UnauthorizedError,
 )
+from imagedist.oci import client as module
 from imagedist.oci.auth import Credentials
 from imagedist.oci.bulk import CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
@@ -21,6 +25,7 @@ from imagedist.oci.digest import Digest
 from imagedist.oci.images import resolve_image
 from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST, Platform
 from imagedist.oci.reference import Reference
+from imagedist.oci.retries import LONGEST_WAIT_SECONDS, retry_after_seconds
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 123)
@@ -294,3 +299,41 @@ async def test_unsupported_media_type_is_unacceptable(registry: FaultyRegistry, 
     registry.add_manifest("team/app", "odd", b'{"schemaVersion": 2}', "application/vnd.example+json")
     with pytest.raises(UnacceptableError, match="unsupported media type"):
         await resolve_image(client, Reference.parse("r.local/team/app:odd"), AMD64)
+
+
+async def test_registry_that_drips_its_answer_has_not_answered(naps: Naps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WHOLE_ANSWER_SECONDS", 0.1)
+
+    async def drip(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 1_000_000
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.01)  # a slow registry, not a synchronisation
+
+    app = web.Application()
+    app.router.add_get("/v2/{path:.*}", drip)
+    async with TestServer(app) as server, RegistryClient(str(server.make_url("")), sleep=naps) as client:
+        with pytest.raises(SourceError, match="timed out"):
+            await client.manifest("team/app", "1")
+
+
+async def test_malformed_answer_is_one_readable_line(naps: Naps) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n")
+        request.transport.close()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/v2/{path:.*}", answer)
+    async with TestServer(app) as server, RegistryClient(str(server.make_url("")), sleep=naps) as client:
+        with pytest.raises(SourceError, match="Content-Length") as caught:
+            await read(client, Digest.of(CONTENT))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", ["\xb2", "nonsense", "-1", "9" * 500, "Fri, 99 Foo 99999 99:99:99 GMT", ""])
+def test_nonsense_in_retry_after_is_no_error(header: str) -> None:
+    assert 0 <= retry_after_seconds(header) <= LONGEST_WAIT_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 from pathlib import Path
@@ -107,3 +108,68 @@ def test_replaced_file_types_are_what_the_last_layer_says(tmp_path: Path) -> Non
         [symlink("a", "b"), directory("b")],
     )
     assert kinds(diffs) == {"a": "symlink", "b": "directory", "c": "file"}
+
+
+MERGED_USR = [directory("usr"), directory("usr/bin", 0o711), symlink("bin", "usr/bin"), file("usr/bin/old")]
+
+
+@pytest.mark.parametrize(
+    ("members", "left"),
+    [
+        ([whiteout("usr"), file("bin/new")], {"usr/bin/new"}),
+        ([whiteout("usr/bin"), file("bin/new")], {"usr/bin/new"}),
+        ([file("usr/bin/old", b"x"), whiteout("bin/old")], {"usr/bin/old"}),
+        ([file("bin/old", b"x"), whiteout("usr/bin/old")], {"usr/bin/old"}),
+        ([file("usr/bin/d/f"), whiteout("bin/d")], {"usr/bin/old", "usr/bin/d/f"}),
+        ([whiteout("usr"), whiteout("bin/old")], set()),
+        ([whiteout("usr/bin/old/none"), whiteout("bin/old")], set()),
+        ([opaque("usr"), file("bin/new")], {"usr/bin/new"}),
+    ],
+)
+def test_whiteouts_and_lower_symlinks_together_hide_only_what_lower_layers_have(
+    tmp_path: Path, members: list[Member], left: set[str]
+) -> None:
+    found = kinds(stack(tmp_path, MERGED_USR, members))
+    assert {path for path, kind in found.items() if kind == "file"} == left
+
+
+def test_directory_whose_lower_one_is_hidden_takes_nothing_of_it(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, MERGED_USR, [whiteout("usr"), file("bin/new")])
+    assert stat.S_IMODE((diffs[1] / "usr/bin").stat().st_mode) == 0o755
+
+
+def test_whiteout_of_nothing_behind_a_dangling_symlink_is_no_error(tmp_path: Path) -> None:
+    found = kinds(stack(tmp_path, [symlink("bin", "usr/bin")], [whiteout("usr"), file("bin/new")]))
+    assert set(found) == {"bin", "usr", "usr/bin", "usr/bin/new"}
+
+
+@pytest.mark.parametrize("other", [file("bin/f", b"x"), directory("bin/f"), file("bin/f/below")])
+def test_path_that_comes_by_two_names_is_refused_as_its_order_is_lost(tmp_path: Path, other: Member) -> None:
+    with pytest.raises(UnacceptableError, match="two names"):
+        stack(tmp_path, MERGED_USR, [file("usr/bin/f"), other])
+
+
+def test_tar_split_names_files_where_the_merge_has_put_them(tmp_path: Path) -> None:
+    stack(tmp_path, MERGED_USR, [file("./bin/new", b"x"), file("bin/caf\udce9", b"y"), file("other", b"z")])
+    split = gzip.decompress((tmp_path / "1/tar-split.gz").read_bytes())
+    assert b'"name":"usr/bin/new"' in split
+    assert b'"name_raw":"dXNyL2Jpbi9jYWbp"' in split
+    assert b'"name":"other"' in split
+
+
+def test_endless_symlink_targets_of_lower_layers_are_refused(tmp_path: Path) -> None:
+    links = [symlink(f"l{number}", f"l{number + 1}/" + "x/../" * 200) for number in range(30)]
+    with pytest.raises(UnacceptableError, match="parts"):
+        stack(tmp_path, [directory("x"), directory("l30"), *links], [file("l0/f")])
+
+
+def test_opaque_directory_that_no_entry_describes_stays_with_the_lower_ones_metadata(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [directory("d", 0o711), directory("d/e"), file("d/e/f")], [opaque("d")])
+    assert set(kinds(diffs)) == {"d"}
+    assert stat.S_IMODE((diffs[1] / "d").stat().st_mode) == 0o711
+
+
+def test_directory_whited_out_through_a_lower_symlink_is_a_new_one(tmp_path: Path) -> None:
+    base = [*MERGED_USR, directory("usr/bin/d", 0o700)]
+    diffs = stack(tmp_path, base, [whiteout("bin/d"), file("usr/bin/d/f")])
+    assert stat.S_IMODE((diffs[1] / "usr/bin/d").stat().st_mode) == 0o755

@@ -91,3 +91,35 @@ def test_podman_puts_the_layers_together_again_to_the_byte(scratch: Path) -> Non
     podman(scratch, store.root, "save", "--format", "docker-dir", "-o", str(scratch / "saved"), NAME)
     for layer, tar in zip(built.image.layers, tars, strict=True):
         assert (scratch / "saved" / layer.diff_id.hex).read_bytes() == tar
+
+
+def test_podman_saves_files_that_came_through_a_lower_symlink_or_a_climbing_name(scratch: Path) -> None:
+    tars = [
+        layers.tar([directory("usr"), directory("usr/bin"), symlink("bin", "usr/bin")]),
+        layers.tar([file("bin/note", b"x" * 5000), file("../../etc/odd", b"y" * 5000)]),
+    ]
+    store = OverlayStore(scratch / "store")
+    built = layers.image(tars, NAME)
+    unpacking.put(store, built, tars, [NAME])
+    podman(scratch, store.root, "save", "--format", "docker-dir", "-o", str(scratch / "saved"), NAME)
+    assert (scratch / "saved" / built.image.layers[1].diff_id.hex).read_bytes() == tars[1]
+
+
+def test_image_of_two_names_is_used_by_each_and_stays_while_podman_needs_it(scratch: Path) -> None:
+    second = "registry.example/team/other:2"
+    tars = [layers.tar(shell_with_libraries())]
+    store = OverlayStore(scratch / "store", used_by=[scratch / "p"])
+    built = layers.image(tars, NAME)
+    for name in (NAME, second):
+        unpacking.put(store, built, tars, [name])
+    assert podman(scratch, store.root, *RUN, "--name=kept", second, SHELL, "-c", "echo here") == "here\n"
+    assert store.remove(second) is None
+    with pytest.raises(InputError, match="container"):
+        store.remove(NAME)
+    assert podman(scratch, store.root, "start", "--attach", "kept") == "here\n"
+    podman(scratch, store.root, "rm", "kept")
+    podman(scratch, store.root, "tag", NAME, "localhost/own:1")
+    with pytest.raises(InputError, match="image localhost/own:1"):
+        store.remove(NAME)
+    podman(scratch, store.root, "untag", "localhost/own:1")
+    podman(scratch, store.root, "images")

@@ -324,3 +324,82 @@ def test_mount_shows_the_tree_and_protects_the_image(tmp_path: Path, count: int)
         store.umount(image)
     store.umount(image)
     assert store.remove(NAME) == image
+
+
+def test_image_that_another_store_gave_a_name_of_its_own_is_not_removed(tmp_path: Path) -> None:
+    """As ``podman tag`` does: a record in podman's own store, manifest and layers in ours."""
+    user = tmp_path / "user"
+    store = OverlayStore(tmp_path / "store", durability="none", used_by=[user])
+    built = put(store, BASE, APP)
+    put(store, BASE, APP, OTHER, names=("registry.example/other:1",))
+    (user / "overlay-images").mkdir(parents=True)
+    record = {"id": built.image.id.hex, "layer": store.find(NAME).layer_ids[-1], "names": ["localhost/copy:1"]}
+    (user / "overlay-images/images.json").write_text(json.dumps([record]))
+    with pytest.raises(InputError, match="image localhost/copy:1"):
+        store.remove(NAME)
+    (user / "overlay-images/images.json").write_text("[]")
+    assert store.remove(NAME)
+
+
+def notes(store: OverlayStore) -> list[Path]:
+    return list((store.root / "imagedist/unsynced").iterdir())
+
+
+def test_layers_that_a_dead_build_left_unsynced_are_synced_before_an_image_relies_on_them(tmp_path: Path) -> None:
+    store = OverlayStore(tmp_path / "store", durability="image")
+    with pytest.raises(KeyboardInterrupt):
+        begin(store, build(BASE, APP), 0, BASE)
+    assert len(notes(store)) == 1
+    put(store, OTHER, names=("registry.example/other:1",))
+    put(store, BASE)
+    assert notes(store) == []
+
+
+def test_note_of_a_build_under_way_stays(tmp_path: Path) -> None:
+    store = OverlayStore(tmp_path / "store", durability="image")
+    with store.building(build(BASE, APP).image, [NAME]) as chain:
+        for layer, tar in zip(chain.missing, (BASE, APP), strict=True):
+            directory = chain.directory(layer)
+            directory.rmdir()
+            chain.merge(unpacking.extract(tar, directory))
+            put(store, BASE, OTHER, names=("registry.example/other:1",))
+            assert len(notes(store)) == 1
+    assert notes(store) == []
+
+
+def test_note_that_a_kill_cut_off_is_of_a_build_that_merged_nothing(tmp_path: Path) -> None:
+    store = OverlayStore(tmp_path / "store", durability="image")
+    (store.root / "imagedist/unsynced/0123.json").write_text('{"version": 1, "bo')
+    put(store, BASE)
+    assert notes(store) == []
+
+
+def test_layer_that_cannot_be_recorded_gives_its_space_back(store: OverlayStore) -> None:
+    obstacle = store.root / "overlay-layers/.layers.json.tmp"
+    obstacle.mkdir()  # as a full disk would: layers.json cannot be written aside
+    with pytest.raises(StorageError, match=r"layers\.json"):
+        put(store, BASE)
+    assert os.listdir(store.root / "overlay") == ["l"]
+    obstacle.rmdir()
+    put(store, BASE)
+    assert store.find(NAME)
+
+
+def test_image_that_cannot_be_recorded_leaves_the_old_store_and_its_layers(store: OverlayStore) -> None:
+    put(store, BASE)
+    before = (store.root / "overlay-images/images.json").read_bytes()
+    obstacle = store.root / "overlay-images/.images.json.tmp"
+    obstacle.mkdir()
+    with pytest.raises(StorageError, match=r"images\.json"):
+        put(store, BASE, APP, names=("registry.example/other:1",))
+    assert (store.root / "overlay-images/images.json").read_bytes() == before
+    obstacle.rmdir()
+    with store.building(build(BASE, APP).image, ["registry.example/other:1"]) as chain:
+        assert chain.missing == ()
+
+
+def test_file_written_aside_by_a_killed_writer_is_overwritten(store: OverlayStore) -> None:
+    (store.root / "overlay-images/.images.json.tmp").write_text("half a reco")
+    put(store, BASE)
+    assert store.find(NAME)
+    assert list(store.root.rglob("*.tmp")) == []

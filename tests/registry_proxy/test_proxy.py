@@ -195,6 +195,10 @@ async def test_wrong_bytes_are_never_finished_nor_kept(proxy: Client, upstream: 
     with pytest.raises(aiohttp.ClientError):
         await (await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")).read()
     assert [path for path in (tmp_path / "site").rglob("*") if path.is_file()] == []
+    again = await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")
+    assert again.status == 502
+    assert "wrong bytes" in await again.text()
+    assert upstream.blob_gets == Counter({BLOB: 1})  # who sent wrong bytes is not asked again at once
 
 
 async def test_truncated_body_is_resumed_unseen_by_the_client(proxy: Client, upstream: FaultyRegistry) -> None:

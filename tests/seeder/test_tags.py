@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,6 +70,12 @@ async def test_what_is_no_tag_is_refused(journal: TagJournal, name: str, tag: st
 async def test_an_unknown_database_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigError, match=r"seeder\.database"):
         await TagJournal.open(url)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("asyncpg") is not None, reason="the driver is installed")
+async def test_a_missing_driver_names_the_extra_that_brings_it() -> None:
+    with pytest.raises(ConfigError, match=r"asyncpg \(pip install 'imagedist\[postgres\]'\)"):
+        await TagJournal.open("postgresql://localhost/seeder")
 
 
 async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -168,6 +168,23 @@ def test_a_full_tracker_refuses_new_peers_and_keeps_the_known(monkeypatch: pytes
     ask(tracker, announce("10.0.0.9", event="stopped"))
 
 
+def test_one_host_cannot_fill_the_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PEERS_PER_HOST", 2)
+    clock = Clock()
+    tracker = make_tracker(clock=clock)
+    ask(tracker, announce("10.0.0.1", 1))
+    ask(tracker, announce("10.0.0.1", 2))
+    with pytest.raises(OverloadedError, match="one host"):
+        ask(tracker, announce("10.0.0.1", 3))
+    ask(tracker, announce("10.0.0.1", 2))
+    ask(tracker, announce("10.0.0.2", 3))
+    ask(tracker, announce("10.0.0.1", 1, event="stopped"))
+    ask(tracker, announce("10.0.0.1", 3))
+    clock.now += 1000
+    for port in (4, 5):
+        ask(tracker, announce("10.0.0.1", port))
+
+
 @pytest.mark.parametrize(
     ("query", "named"),
     [

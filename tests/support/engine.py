@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class BuiltSource:
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
         return self._built.image
 
-    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         self.asked.append(descriptor.digest)
         content = self._built.blobs[descriptor.digest]
         if descriptor.digest == self._wrong:

@@ -59,6 +59,22 @@ async def test_a_transfer_goes_on_after_its_seed_came_back(tmp_path: Path) -> No
         await node.close()
 
 
+async def test_an_alert_that_cannot_be_handled_does_not_stop_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blob = make_blob(tmp_path / "seed", 1 << 20)
+    async with AsyncExitStack() as stack:
+        sessions = [await LibtorrentSession.open(Address(host, 0)) for host in ("127.0.0.1", "127.0.0.2")]
+        for session in sessions:
+            stack.push_async_callback(session.close)
+        seed, node = sessions
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        transfer = await node.add(blob.torrent, make_directory(tmp_path / "node"), peers=[seed.address])
+        transfer.arrival.add_block = None  # type: ignore[assignment, method-assign]  # every block's alert fails
+        await transfer.wait_complete()
+    assert "cannot handle the alert" in caplog.text
+
+
 async def test_a_disk_that_fails_ends_the_transfer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blob = make_blob(tmp_path / "seed", 4 << 20)
     seed = await LibtorrentSession.open(Address("127.0.0.1", 0))

@@ -112,3 +112,39 @@ def test_malformed_pax_record_is_refused(body: bytes) -> None:
     tar = header.tobuf(tarfile.USTAR_FORMAT) + body.ljust(512, b"\0") + layers.tar([layers.file("f")])
     with pytest.raises(UnacceptableError, match="pax"):
         read(tar)
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (layers.file("f", pax={"path": "d/" * 3000 + "f"}), "4096"),
+        (layers.symlink("s", "t/" * 3000), "4096"),
+        (layers.file("f", pax={"path": "f\0g"}), "NUL"),
+        (layers.symlink("s", "x", pax={"linkpath": "a\0b"}), "NUL"),
+        (layers.file("f", pax={"SCHILY.xattr.user.a\0b": "x"}), "NUL"),
+        (layers.character_device("d", 4096, 0), "device"),
+        (layers.character_device("d", 0, 1 << 20), "device"),
+    ],
+)
+def test_what_no_file_can_have_is_refused(member: layers.Member, message: str) -> None:
+    with pytest.raises(UnacceptableError, match=message):
+        read(layers.tar([member]))
+
+
+def extension(kind: bytes, body: bytes) -> bytes:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, len(body)
+    return header.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % 512)
+
+
+def test_many_extended_headers_for_one_entry_are_refused_before_they_fill_the_memory() -> None:
+    body = b"600012 SCHILY.xattr.user.a=" + b"x" * 599_984 + b"\n"
+    assert len(body) == 600_012
+    with pytest.raises(UnacceptableError, match="extended header"):
+        read(extension(tarfile.XHDTYPE, body) * 2 + layers.tar([layers.file("f")]))
+    assert len(read((extension(tarfile.XHDTYPE, body) + layers.tar([layers.file("f")])[:512]) * 2)) == 2
+
+
+def test_global_header_is_left_out() -> None:
+    (entry,) = read(extension(tarfile.XGLTYPE, b"12 uid=1000\n") + layers.tar([layers.file("f")]))
+    assert entry.uid == 0

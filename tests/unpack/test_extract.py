@@ -107,6 +107,8 @@ def test_what_needs_root_is_skipped_and_counted(tmp_path: Path) -> None:
         [],
         [file("f", b"x" * 700), directory("d"), file("d/" + "n" * 200, b"y"), file("empty")],
         [file("f", b"replaced"), file("f", b"kept"), hardlink("h", "f")],
+        [file("f", b"r" * (2 << 20)), file("f", b"kept")],
+        [file("../../f", b"climbs")],
         [symlink("s", "d"), file("s/f", b"moved"), file("caf\udce9", b"not UTF-8")],
     ],
 )
@@ -139,3 +141,9 @@ def test_unsafe_layer_is_refused_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(UnacceptableError):
         extract([file("f"), file("n" * 300)], tmp_path)
     assert list((tmp_path / "layer").iterdir()) == []
+
+
+def test_bad_xattr_name_is_the_layers_fault(tmp_path: Path) -> None:
+    name = "user." + "n" * 300
+    with pytest.raises(UnacceptableError, match="bad xattr"):
+        extract([file("f", pax={f"SCHILY.xattr.{name}": "x"})], tmp_path)

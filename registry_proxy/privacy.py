@@ -1,0 +1,93 @@
+"""Which blobs came through an upstream with credentials: notes beside the store that outlive the process.
+
+A blob is private by where its bytes came from, not by the upstream that a request names. ``private/<algorithm>-<hex>``
+names the private upstreams that are known to have it, one key a line; no note: everyone may have the blob. A note is
+written before the first byte can be read, goes when a public upstream says that it has the blob as well, and goes
+behind the blob when that is evicted. A note that was cut short names nobody: still private.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from imagedist.errors import InputError, storage_error
+from imagedist.oci.digest import Digest
+from imagedist.store.blobs import BlobStore
+from imagedist.store.files import write_aside
+
+
+class PrivateBlobs:
+    """The notes of one store. Another process of this host may write and read them as well.
+
+    Raises:
+        StorageError: the notes cannot be read; on making it, too, when notes of blobs that never came are dropped.
+    """
+
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
+        self._directory = store.root / "private"
+        self._changing = asyncio.Lock()
+        try:
+            self._directory.mkdir(exist_ok=True)
+            for entry in os.scandir(self._directory):
+                try:
+                    digest = Digest.parse(entry.name.replace("-", ":", 1))
+                except InputError:
+                    os.unlink(entry.path)  # what a killed process had not renamed yet
+                else:
+                    self._drop_unless_here(digest)
+        except OSError as error:
+            raise storage_error(f"read the notes of private blobs in {self._directory}", error) from error
+
+    async def owners(self, digest: Digest) -> frozenset[str] | None:
+        """The keys of the private upstreams that have the blob; None: it is not private."""
+        return await asyncio.to_thread(self._read, digest)
+
+    async def add(self, digest: Digest, upstream: str) -> None:
+        """Notes that a private upstream has the blob."""
+        async with self._changing:
+            await asyncio.to_thread(self._add, digest, upstream)
+
+    async def lift(self, digest: Digest) -> None:
+        """A public upstream has the blob."""
+        async with self._changing:
+            await asyncio.to_thread(self._unlink, digest)
+
+    async def forget(self, digest: Digest) -> None:
+        """The blob was evicted. When it is on its way again, the note may already be that of the new bytes."""
+        async with self._changing:
+            await asyncio.to_thread(self._drop_unless_here, digest)
+
+    def _read(self, digest: Digest) -> frozenset[str] | None:
+        path = self._path(digest)
+        try:
+            return frozenset(path.read_text().split())
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            return frozenset()
+        except OSError as error:
+            raise storage_error(f"read {path}", error) from error
+
+    def _add(self, digest: Digest, upstream: str) -> None:
+        owners = self._read(digest) or frozenset()
+        if upstream not in owners:
+            lines = "".join(f"{key}\n" for key in sorted({*owners, upstream}))
+            write_aside(self._path(digest), lines.encode(), durable=True)
+
+    def _drop_unless_here(self, digest: Digest) -> None:
+        # In this order: between the two looks a partial file may become a blob, but never the other way round.
+        if not self._store.partial_path(digest).exists() and not self._store.path(digest).exists():
+            self._unlink(digest)
+
+    def _unlink(self, digest: Digest) -> None:
+        path = self._path(digest)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(f"remove {path}", error) from error
+
+    def _path(self, digest: Digest) -> Path:
+        return self._directory / f"{digest.algorithm}-{digest.hex}"

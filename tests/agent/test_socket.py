@@ -1,0 +1,237 @@
+"""The agent's socket: orders, events, clients that go away, and who owns the path."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagedist.agent.api import SocketApi
+from imagedist.agent.app import listening
+from imagedist.agent.client import AgentClient
+from imagedist.agent.events import Events
+from imagedist.agent.protocol import PullRequest
+from imagedist.config import AgentConfig
+from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
+from imagedist.oci.digest import Digest
+from imagedist.oci.manifest import Platform
+from imagedist.oci.reference import Reference
+from imagedist.progress import Event, Observer
+
+ORDER = PullRequest(reference="registry.example/app:1")
+LAYER = Digest.of(b"layer")
+Work = Callable[[Observer], Awaitable[None]]
+
+
+class Node:
+    """Stands for puller, blobs and site of an agent: does what it is given, and notes what became of it."""
+
+    def __init__(self) -> None:
+        self.received_bytes: dict[str, int] = {}
+        self.began = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.running = 0
+        self.may_end = asyncio.Event()
+        self.site_failure: ImagedistError | None = None
+        self.failure: Exception | None = None
+
+    async def pull(self, reference: Reference, platform: Platform, observe: Observer) -> None:
+        self.running += 1
+        self.began.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        finally:
+            self.running -= 1
+        if self.failure:
+            raise self.failure
+        observe(Event(event="done", reference=str(reference), seconds=0.0, bytes=0))
+
+    async def prefix(self, registry: str) -> str:
+        if self.site_failure:
+            raise self.site_failure
+        return "docker.io"
+
+
+class Agent:
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "agent.sock"
+        self.node = Node()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Agent:
+        await self._stack.enter_async_context(listening(self.create_app(), self.path))
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    def create_app(self) -> Any:
+        config = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:1"]}})
+        node: Any = self.node
+        return SocketApi(config, "127.0.0.1:5050", node, node, node, node).create_app()
+
+    async def pull(self, observe: Observer) -> Event:
+        async with AgentClient(self.path) as client:
+            return await client.pull(ORDER, observe)
+
+
+async def test_a_client_that_goes_away_cancels_its_pull(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        pulling = asyncio.create_task(agent.pull(lambda event: None))
+        await agent.node.began.wait()
+        pulling.cancel()
+        await asyncio.wait([pulling])
+        await agent.node.cancelled.wait()
+
+
+async def test_a_client_that_is_killed_in_mid_request_cancels_its_pull(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        body = ORDER.model_dump_json().encode()
+        _, writer = await asyncio.open_unix_connection(agent.path)
+        writer.write(b"POST /v1/pull HTTP/1.1\r\nHost: agent\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await agent.node.began.wait()
+        writer.transport.abort()
+        await agent.node.cancelled.wait()
+
+
+@pytest.mark.parametrize(
+    ("failure", "told_as"),
+    [
+        (InputError("not a name"), InputError),
+        (NotFoundError("no tag"), ImagedistError),
+        (KeyError("x"), ImagedistError),
+    ],
+)
+async def test_what_went_wrong_there_is_raised_here_with_its_exit_code(
+    tmp_path: Path, failure: Exception, told_as: type[ImagedistError]
+) -> None:
+    async with Agent(tmp_path) as agent:
+        agent.node.failure = failure
+        agent.node.may_end.set()
+        with pytest.raises(ImagedistError, match=str(failure.args[0])) as caught:
+            await agent.pull(lambda event: None)
+    assert caught.type is told_as
+
+
+async def test_a_failed_pull_is_one_line_for_the_user_and_no_error_of_the_agents_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Agent(tmp_path) as agent:
+        agent.node.failure = NotFoundError("no tag")
+        agent.node.may_end.set()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "pull", ORDER.reference, "--socket", str(agent.path)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, complaint = await process.communicate()
+        assert (process.returncode, complaint) == (1, b"imagedist: no tag\n")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_an_agent_that_stops_in_mid_pull_is_a_source_that_failed(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        pulling = asyncio.create_task(agent.pull(lambda event: None))
+        await agent.node.began.wait()
+    with pytest.raises(SourceError):
+        await pulling
+    assert agent.node.cancelled.is_set()
+
+
+async def test_pulls_beyond_the_bound_wait_and_say_so_and_a_flood_is_refused(tmp_path: Path) -> None:
+    events: list[Event] = []
+    async with Agent(tmp_path) as agent:
+        pulling = [asyncio.create_task(agent.pull(events.append)) for _ in range(8 + 64 + 1)]
+        done, _ = await asyncio.wait(pulling, return_when=asyncio.FIRST_COMPLETED)
+        with pytest.raises(ImagedistError, match="too many"):
+            await done.pop()
+        assert agent.node.running == 8
+        agent.node.may_end.set()
+        ended = await asyncio.gather(*pulling, return_exceptions=True)
+    assert sum(isinstance(end, Event) for end in ended) == 8 + 64
+    assert any(event.event == "waiting" and "waits" in (event.message or "") for event in events)
+
+
+async def test_a_closed_pipe_of_the_clients_own_is_not_blamed_on_the_agent(tmp_path: Path) -> None:
+    def closed(event: Event) -> None:
+        raise BrokenPipeError
+
+    async with Agent(tmp_path) as agent:
+        agent.node.may_end.set()
+        with pytest.raises(BrokenPipeError):
+            await agent.pull(closed)
+
+
+@pytest.mark.parametrize(
+    ("failure", "told_as"), [(NotFoundError("serves no registry"), InputError), (SourceError("is gone"), SourceError)]
+)
+async def test_an_unknown_registry_is_the_users_mistake_and_a_dead_site_is_not(
+    tmp_path: Path, failure: ImagedistError, told_as: type[ImagedistError]
+) -> None:
+    async with Agent(tmp_path) as agent, AgentClient(agent.path) as client:
+        agent.node.site_failure = failure
+        with pytest.raises(told_as, match=str(failure)):
+            await client.prefix("docker.io")
+
+
+async def test_only_owner_and_group_may_use_the_socket_and_it_goes_with_the_agent(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        assert agent.path.stat().st_mode & 0o777 == 0o660
+    assert not agent.path.exists()
+
+
+async def test_a_second_agent_is_refused_and_the_first_ones_socket_stays(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        with pytest.raises(InputError, match="another agent listens"):
+            async with Agent(tmp_path):
+                pass
+        async with AgentClient(agent.path) as client:
+            assert (await client.status()).mirror == "127.0.0.1:5050"
+
+
+async def test_a_dead_agents_socket_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "agent.sock"))
+    async with Agent(tmp_path) as agent, AgentClient(agent.path) as client:
+        await client.status()
+
+
+async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    (tmp_path / "agent.sock").write_text("precious")
+    with pytest.raises(InputError, match="no socket"):
+        async with Agent(tmp_path):
+            pass
+    assert (tmp_path / "agent.sock").read_text() == "precious"
+
+
+async def test_events_a_slow_client_left_waiting_are_added_up() -> None:
+    events = Events()
+    events.put(Event(event="resolved"))
+    for _ in range(10_000):
+        events.put(Event(event="fetched", layer=LAYER, bytes=2))
+    events.put(Event(event="merged", layer=LAYER))
+    events.end()
+    told = []
+    while (event := await events.get()) is not None:
+        told.append((event.event, event.bytes))
+    assert told == [("resolved", None), ("fetched", 20_000), ("merged", None)]
+
+
+async def test_events_come_as_they_happen() -> None:
+    events = Events()
+    reading = asyncio.create_task(events.get())
+    await asyncio.sleep(0)
+    events.put(Event(event="note"))
+    assert await reading == Event(event="note")
+    ending = asyncio.create_task(events.get())
+    await asyncio.sleep(0)
+    events.end()
+    assert await ending is None

@@ -1,0 +1,102 @@
+"""What a user sees of wrong input and of Ctrl-C: one readable line, the right exit code, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from imagedist.cli import app
+from tests.support.layers import directory, file, image
+from tests.support.registry import FaultyRegistry
+
+NOWHERE = ("127.0.0.1:1/app:1", "--plain-http", "--no-agent")
+BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b", os.urandom(100_000))]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "says"),
+    [
+        (("pull", "registry.example/UPPER:1"), 2, "not a repository name"),
+        (("pull", *NOWHERE), 1, "cannot reach registry 127.0.0.1:1"),
+        (("pull", *NOWHERE, "--platform", "linux"), 2, "expected os/architecture"),
+        (("pull", *NOWHERE, "--ramdisk-budget", "many"), 2, "bad size 'many'"),
+        (("pull", *NOWHERE, "--via", "proxy:5001"), 2, "bad --via 'proxy:5001'"),
+        (("pull", *NOWHERE, "--via", "http://["), 2, "bad --via"),
+        (("pull", *NOWHERE, "--into", "docker"), 2, "needs this node's agent"),
+        (("pull", "app", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
+        (("pull", *NOWHERE, "--root", "/dev/null"), 1, "cannot prepare the image store"),
+        (("inspect", "app"), 1, "no image app in the store"),
+        (("mount", "app"), 1, "no image app in the store"),
+        (("umount", "app"), 1, "no image app in the store"),
+        (("rm", "app"), 1, "no image app in the store"),
+        (("agent", "--config", "/nowhere"), 2, "cannot read configuration /nowhere"),
+    ],
+)
+def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
+) -> None:
+    monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
+    rooted = arguments[0] != "agent" and "--root" not in arguments
+    done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
+    assert done.exit_code == exit_code
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+class AfterTheConfig(asyncio.Event):
+    """A gate that lets the two halves of the image config pass; sets ``reached`` at the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+        self._passed = 0
+
+    async def wait(self) -> bool:
+        self._passed += 1
+        if self._passed <= 2:
+            return True
+        self.reached.set()
+        return bool(await super().wait())
+
+
+def files_below(path: Path) -> list[Path]:
+    return [found for found in path.rglob("*") if found.is_file() and not found.name.endswith("lock")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_pull_leaves_no_process_and_no_partial_state(tmp_path: Path, number: int) -> None:
+    async with FaultyRegistry() as registry:
+        for content in BUILT.blobs.values():
+            registry.add_blob(content)
+        registry.add_manifest("app", "1", BUILT.image.manifest_bytes)
+        gate = registry.gate = AfterTheConfig()
+        reference = f"{registry.url.removeprefix('http://')}/app:1"
+        places = ("--root", str(tmp_path / "root"), "--ramdisk", str(tmp_path / "ramdisk"))
+        options = ("--plain-http", "--no-agent", "--platform", "linux/amd64", "--workers", "2")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "pull", reference, *options, *places),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await gate.reached.wait()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").parent.parent
+        workers = [pid for task in children.iterdir() for pid in (task / "children").read_text().split()]
+        assert len(workers) == 2
+        process.send_signal(number)
+        if number == signal.SIGTERM:
+            process.send_signal(number)  # an impatient user does no harm
+        _, complaint = await process.communicate()
+        gate.set()
+    assert process.returncode == 130, complaint
+    assert complaint == b"imagedist: interrupted; nothing half-done was kept\n"
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert files_below(tmp_path / "ramdisk") == []
+    own = tmp_path / "root" / "imagedist"
+    assert files_below(own / "building") == files_below(own / "spill") == []
+    assert not list((tmp_path / "root" / "overlay").glob("*/diff"))

@@ -1,0 +1,57 @@
+"""A site as ``NodeBlobs`` asks it, answering from memory, with faults on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from imagedist.distribution.backend import Target
+from imagedist.errors import NotFoundError, SourceError
+from imagedist.oci.digest import Digest
+from imagedist.site import Arriving
+
+WEB_SEED = "http://proxy/blob"
+
+
+class MemorySite:
+    """Answers with what ``answers`` says, one after the other; the last one stands.
+
+    Attributes:
+        served: what it sends by HTTP, by digest.
+        cut: how many bytes of a body it sends before it breaks off, if at all.
+        gate: bodies pause in the middle until it is set.
+        asked: set when a body was asked for.
+    """
+
+    def __init__(self, answers: Sequence[bytes | Arriving | Exception] = ()) -> None:
+        self.answers = list(answers)
+        self.served: dict[Digest, bytes] = {}
+        self.cut: int | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = asyncio.Event()
+
+    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+        await asyncio.sleep(0)
+        if not self.answers:
+            raise NotFoundError(f"nobody has {digest}")
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def blob_size(self, target: Target, digest: Digest) -> int:
+        return len(self.served[digest])
+
+    async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncGenerator[bytes, None]:
+        self.asked.set()
+        content = self.served[digest]
+        end = len(content) if self.cut is None else self.cut
+        yield content[offset : end // 2]
+        await self.gate.wait()
+        yield content[max(offset, end // 2) : end]
+        if self.cut is not None:
+            raise SourceError("the proxy broke off")
+
+    def blob_url(self, target: Target, digest: Digest) -> str:
+        return WEB_SEED

@@ -1,0 +1,51 @@
+"""Failures are remembered for a moment, and nothing else with them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from imagedist.errors import NotFoundError, SourceError
+from registry_proxy.failures import NOT_FOUND_SECONDS, SOURCE_SECONDS, RecentFailures
+
+
+class Chunk:
+    """What the frame of a failing fetch holds."""
+
+
+def test_failure_is_raised_again_until_it_expires() -> None:
+    now = 1000.0
+    failures = RecentFailures(lambda: now)
+    failures.remember("unknown", NotFoundError("no such name", "NAME_UNKNOWN"))
+    failures.remember("down", SourceError("cannot reach it"))
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="no such name") as caught:
+            failures.check("unknown")
+        assert caught.value.code == "NAME_UNKNOWN"
+    now += SOURCE_SECONDS
+    failures.check("down")
+    now += NOT_FOUND_SECONDS
+    failures.check("unknown")
+
+
+def test_remembered_failure_keeps_nothing_of_the_fetch_alive() -> None:
+    failures = RecentFailures()
+
+    def fetch() -> weakref.ref[Chunk]:
+        chunk = Chunk()
+        try:
+            try:
+                raise SourceError("broke off")
+            except SourceError as error:
+                failures.remember("blob", error)
+                raise
+        except SourceError:
+            return weakref.ref(chunk)
+
+    reference = fetch()
+    gc.collect()
+    assert reference() is None
+    with pytest.raises(SourceError, match="broke off"):
+        failures.check("blob")
