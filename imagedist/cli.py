@@ -38,6 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is plain text: brackets mean what they say
 )
 
 Root = Annotated[Path | None, typer.Option("--root", help="The image store. Default: the agent's or the user's own.")]

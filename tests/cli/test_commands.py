@@ -100,3 +100,17 @@ async def test_an_interrupted_pull_leaves_no_process_and_no_partial_state(tmp_pa
     own = tmp_path / "root" / "imagedist"
     assert files_below(own / "building") == files_below(own / "spill") == []
     assert not list((tmp_path / "root" / "overlay").glob("*/diff"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([name] for name in ("pull", "images", "inspect", "mount", "umount", "rm")),
+        *([name] for name in ("agent", "runtimes", "doctor", "demo")),
+        [],
+    ],
+)
+def test_every_command_has_help(words: list[str]) -> None:
+    shown = CliRunner().invoke(app, [*words, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage: " in shown.output
