@@ -20,6 +20,7 @@ from imagedist.oci.retries import Sleep, TransientError, retrying
 
 CHUNK_BYTES = 512 << 10
 CONNECT_SECONDS = 10.0
+_SAID_BYTES = 4096
 STALL_SECONDS = 60.0
 MAX_RESUMES = 8
 """Per blob, and each must have brought some bytes: a source that breaks more often is given up."""
@@ -111,10 +112,11 @@ class BlobStream:
                     allow_redirects=False,
                     proxy=_environment_proxy(exchange.url),
                 )
+                said = await response.content.read(_SAID_BYTES) if response.status >= 400 else b""
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 raise self._unreachable(error) from error
             try:
-                if await exchange.again(response.status, response.headers):
+                if await exchange.again(response.status, response.headers, said):
                     response.close()
                     continue
                 await self._accept(response)

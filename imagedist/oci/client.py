@@ -261,7 +261,7 @@ class RegistryClient:
             while True:
                 headers = exchange.headers | {"Accept": accept}
                 answer = await self._send(method, exchange.url, headers, MANIFEST_LIMIT_BYTES)
-                if not await exchange.again(answer.status, answer.headers):
+                if not await exchange.again(answer.status, answer.headers, answer.body):
                     return answer
 
         return await retrying(self._sleep)(attempt)

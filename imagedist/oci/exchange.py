@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
@@ -10,6 +11,7 @@ from imagedist.oci.auth import Authorizer
 from imagedist.oci.retries import TransientError, retry_after_seconds
 
 MAX_REDIRECTS = 5
+_SAID_LENGTH = 300
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -47,8 +49,11 @@ class Exchange:
             headers["Authorization"] = self._authorization
         return headers
 
-    async def again(self, status: int, headers: Mapping[str, str]) -> bool:
+    async def again(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> bool:
         """Whether to send again, to ``url`` as it is now. False: this is the answer (2xx, or 416 to a range).
+
+        Args:
+            body: of an error, as far as it is known: what the registry says goes into the message.
 
         Raises:
             NotFoundError: 404. UnauthorizedError: 401 or 403 and nothing better to offer.
@@ -70,8 +75,8 @@ class Exchange:
                 f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})"
             )
         if status == 404:
-            raise NotFoundError(f"registry {self._name} has no {self._about}", self._unknown_code)
-        message = f"registry {self._name} answered {status} to {self._about}"
+            raise NotFoundError(f"registry {self._name} has no {self._about}{_said(body)}", self._unknown_code)
+        message = f"registry {self._name} answered {status} to {self._about}{_said(body)}"
         if status in _TRANSIENT:
             raise TransientError(f"{message}; try again later", retry_after_seconds(headers.get("Retry-After")))
         raise SourceError(message)
@@ -90,6 +95,16 @@ class Exchange:
         if not location or not is_allowed:
             raise SourceError(f"registry {self._name} redirects {self._about} to {location[:200]!r}, which is refused")
         self.url = url
+
+
+def _said(body: bytes) -> str:
+    """The first message of a registry's error JSON (distribution spec, "Error codes"): one line of bounded length."""
+    try:
+        message = json.loads(body)["errors"][0]["message"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    line = "".join(letter for letter in str(message) if letter.isprintable())[:_SAID_LENGTH].strip()
+    return f": {line}" if line else ""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -95,6 +95,13 @@ async def test_an_unknown_tag_is_named_and_nothing_is_stored(tmp_path: Path) -> 
             assert OverlayStore(store).images() == []
 
 
+async def test_a_registry_the_site_does_not_serve_is_told_with_those_it_does(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site:
+        async with site.agent() as (client, _, _):
+            with pytest.raises(ImagedistError, match=r"no upstream for ns=quay\.io; configured: registry\.example"):
+                await pull(client, "quay.io/x/y:1")
+
+
 async def test_a_bad_reference_is_the_users_mistake(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         async with site.agent() as (client, _, _):
