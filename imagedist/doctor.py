@@ -13,7 +13,7 @@ import httpx
 
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.config import AgentConfig, load
-from imagedist.engine import default_ramdisk, default_root
+from imagedist.engine import default_ramdisk, default_root, is_tmpfs
 from imagedist.errors import ImagedistError
 from imagedist.runtimes import survey
 
@@ -83,6 +83,8 @@ def _overlay() -> Finding:
 def _ramdisk(path: Path) -> Finding:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
+    if not is_tmpfs(path):
+        return Finding("warn", f"ramdisk {path}", "not on a tmpfs, so it is no ramdisk: mount one there")
     if free < 1 << 30:
         return Finding(
             "warn", f"ramdisk {path}", f"only {free >> 20} MiB free: larger layers are staged on disk; give it more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from imagedist.config import StorageTable, UnpackTable
 from imagedist.overlay.store import OverlayStore
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.workers import Workers
+
+_LOG = logging.getLogger(__name__)
 
 _SHARE_OF_FREE = 0.5
 """Of the free memory on the ramdisk at most half is ours: the rest belongs to what the node is for."""
@@ -33,6 +36,16 @@ def default_root() -> Path:
     return Path(data).expanduser() / "imagedist" / "storage"
 
 
+def is_tmpfs(path: Path) -> bool:
+    """Whether a path (or what there is of it) lies in memory, by the device number in mountinfo(5)."""
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    device = existing.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo") as lines:
+        kinds = [line.partition(" - ")[2].split()[0] for line in lines if line.split()[2] == wanted]
+    return "tmpfs" in kinds
+
+
 def default_ramdisk() -> Path:
     """``/dev/shm`` is a tmpfs on every Linux, so nobody needs to mount one."""
     name = "imagedist" if os.geteuid() == 0 else f"imagedist-{os.geteuid()}"
@@ -51,6 +64,8 @@ def opened(storage: StorageTable, unpack: UnpackTable) -> Iterator[Engine]:
     Raises:
         StorageError: a directory cannot be used.
     """
+    if not is_tmpfs(unpack.ramdisk):
+        _LOG.warning("ramdisk %s is not on a tmpfs: staged tars go to its disk; mount one there", unpack.ramdisk)
     workers = unpack.workers or len(unpack.cpus or os.sched_getaffinity(0))
     with ExitStack() as stack:
         store = OverlayStore(storage.root, durability=storage.durability, used_by=storage.used_by)

@@ -34,6 +34,8 @@ def create_app(config: SeederConfig) -> web.Application:
             StorageError for a database that cannot be opened.
     """
     settings = config.seeder
+    if config.sync or config.sites:
+        _LOG.warning("[[sync]] and [sites] are checked but not carried out in this version: nothing crosses sites")
     guard = require_site_token(read_secret(settings.site_token_file))
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
     tracker = Tracker(

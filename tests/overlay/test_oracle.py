@@ -54,11 +54,12 @@ def _possible(drawn: list[list[Member]]) -> tuple[list[bytes], oracle.Tree]:
 
 
 def _is_contradictory(tree: oracle.Tree, members: list[Member]) -> bool:
-    """Whether a layer both goes through a lower symlink and replaces it, or links to it: no tool writes such."""
+    """Whether a layer goes through a lower symlink and also replaces or hides it, or links to it: no tool does."""
     symlinks = {path for path, inode in tree.items() if inode.kind == "symlink"}
     names = {member.name for member in members}
-    linked = {member.link for member in members if member.kind == tarfile.LNKTYPE}
     through = {name[:cut] for name in names for cut, letter in enumerate(name) if letter == "/"}
+    names |= {name.replace(".wh.", "", 1) for name in names if name.rpartition("/")[2].startswith(".wh.")}
+    linked = {member.link for member in members if member.kind == tarfile.LNKTYPE}
     return bool(symlinks & (names & through | linked))
 
 
