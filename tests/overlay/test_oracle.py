@@ -54,13 +54,23 @@ def _possible(drawn: list[list[Member]]) -> tuple[list[bytes], oracle.Tree]:
 
 
 def _is_contradictory(tree: oracle.Tree, members: list[Member]) -> bool:
-    """Whether a layer goes through a lower symlink and also replaces or hides it, or links to it: no tool does."""
+    """Whether only the order of a layer's entries says what it means: no known tool writes such.
+
+    Either it goes through a lower symlink and also replaces, hides or links to that symlink, or it names one place
+    both directly and through a lower symlink. The merge no longer knows the order.
+    """
     symlinks = {path for path, inode in tree.items() if inode.kind == "symlink"}
-    names = {member.name for member in members}
+    names = {member.name.removesuffix("/.wh..wh..opq").replace(".wh.", "", 1) for member in members}
+    names |= {member.link for member in members if member.kind == tarfile.LNKTYPE}
     through = {name[:cut] for name in names for cut, letter in enumerate(name) if letter == "/"}
-    names |= {name.replace(".wh.", "", 1) for name in names if name.rpartition("/")[2].startswith(".wh.")}
-    linked = {member.link for member in members if member.kind == tarfile.LNKTYPE}
-    return bool(symlinks & (names & through | linked))
+    through |= {member.name.removesuffix("/.wh..wh..opq") for member in members if member.name.endswith(".opq")}
+    if symlinks & names & through or symlinks & {m.link for m in members if m.kind == tarfile.LNKTYPE}:
+        return True
+    try:
+        places = [oracle.resolve(tree, name.rpartition("/")[0]) + "/" + name.rpartition("/")[2] for name in names]
+    except oracle.RefusedError:
+        return True
+    return len(set(places)) < len(names)
 
 
 def _stacked(tars: list[bytes], directory: Path) -> list[Path]:

@@ -34,9 +34,9 @@ def apply(tree: Tree, layer: bytes) -> Tree:
         for member in members:
             parent, _, name = member.name.rpartition("/")
             if name == ".wh..wh..opq":
-                _clear(tree, _resolve(tree, parent))
+                _clear(tree, resolve(tree, parent))
             elif name.startswith(".wh."):
-                _remove(tree, _join(_resolve(tree, parent), name.removeprefix(".wh.")))
+                _remove(tree, _join(resolve(tree, parent), name.removeprefix(".wh.")))
         for member in members:
             if not member.name.rpartition("/")[2].startswith(".wh."):
                 _add(tree, member, archive)
@@ -45,7 +45,7 @@ def apply(tree: Tree, layer: bytes) -> Tree:
 
 def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
     parent, _, name = member.name.removeprefix("./").rpartition("/")
-    parent = _resolve(tree, parent)
+    parent = resolve(tree, parent)
     for depth in range(len(parent.split("/")) if parent else 0):
         above = "/".join(parent.split("/")[: depth + 1])
         if above not in tree or tree[above].kind != "directory":
@@ -60,7 +60,7 @@ def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
         inode = Inode("directory", member.mode, owner=owner)
     elif member.islnk():
         parent, _, name = member.linkname.rpartition("/")
-        target = _join(_resolve(tree, parent), name)
+        target = _join(resolve(tree, parent), name)
         if target not in tree or tree[target].kind == "directory":
             raise RefusedError(f"hard link to {target}")
         inode = tree[target]
@@ -75,7 +75,8 @@ def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
     tree[path] = inode
 
 
-def _resolve(tree: Tree, path: str) -> str:
+def resolve(tree: Tree, path: str) -> str:
+    """Follows every symlink of the path inside the root."""
     done: list[str] = []
     todo, links = path.split("/")[::-1], 0
     while todo:
