@@ -275,7 +275,7 @@ def demo(
     directory: Annotated[Path, typer.Option(help="Where everything happens; removed stores, kept image.")] = Path(
         ".demo"
     ),
-    size: Annotated[str, typer.Option(help="Compressed size of the home-made image.")] = "150MiB",
+    size: Annotated[str, typer.Option(help="Compressed size of the home-made image.")] = "150MB",
     rate: Annotated[str, typer.Option(help="What each link carries: every node's and the registry's.")] = "50MB/s",
     plain_http: Annotated[bool, typer.Option("--plain-http", help="The image's registry speaks HTTP.")] = False,
     as_json: Json = False,

@@ -68,7 +68,7 @@ def _docker(mirror: str) -> RuntimeReport | None:
             is_configured,
         )
     return RuntimeReport(
-        "docker (overlay2 graph driver)",
+        f"docker ({facts.get('Driver') or 'overlay2'} graph driver)" if facts.get("ServerVersion") else "docker",
         version,
         "docker.io by registry-mirrors; others by `imagedist pull --into docker`",
         "no: Docker's graph driver unpacks by itself",

@@ -29,7 +29,7 @@ _PROGRAMS = ("sh", "cat", "ls")
 _BULK_LAYERS = 4
 _ENOUGH = 5
 """Files of at least this many times the wanted size compress to no less than it."""
-_RECIPE: dict[str, int | str] = {"format": 1, "bulk_layers": _BULK_LAYERS}
+_RECIPE: dict[str, int | str] = {"format": 2, "bulk_layers": _BULK_LAYERS}
 """Raise ``format`` when the same files would give another image."""
 
 Progress = Callable[[int, int], None]
@@ -114,7 +114,7 @@ def _write_image(layout: Path, size_bytes: int, name: str, progress: Progress) -
     (layout / "blobs/sha256").mkdir(parents=True)
     base = sources.programs(_PROGRAMS)
     taken = {source.name for source in base} | set(sources.merged_links())
-    limit_bytes = size_bytes // _BULK_LAYERS
+    limit_bytes = 2 * size_bytes // (2 * _BULK_LAYERS + 1)  # the Python layer has half a share
     files = [source for source in sources.usr_files() if source.name not in taken and source.size_bytes <= limit_bytes]
     if sum(source.size_bytes for source in files) < _ENOUGH * size_bytes:
         files += sources.environment_files()

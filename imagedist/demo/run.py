@@ -140,7 +140,7 @@ async def _story(built: BuiltImage, name: str, scratch: Path, rate: str, report:
         await demo.distribute(cluster)
         await demo.unpack(cluster.nodes[0])
         await demo.pull_and_compare(cluster, await expecting)
-        outcome = await demo.run(cluster.nodes[0])
+        outcome = await demo.run(cluster.nodes[0])  # told in its turn
     async with demo.cluster(5) as cluster:
         await demo.fail(cluster)
     report.line(f"5 run            {outcome}")
@@ -264,10 +264,10 @@ class _Demo:
         if isinstance(expected, str):
             self._report.line(f"3 correct        not compared: {expected}")
             return
-        equal = 0
-        for node in cluster.nodes:
-            found = await asyncio.to_thread(node_tree, node.store, self._reference)
-            equal += found == expected
+        found = await asyncio.gather(
+            *(asyncio.to_thread(node_tree, node.store, self._reference) for node in cluster.nodes)
+        )
+        equal = found.count(expected)
         ownership = "ownership too" if os.geteuid() == 0 else "ownership skipped: not root"
         self._report.figures["equal_trees"] = equal
         self._report.line(
