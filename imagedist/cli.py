@@ -29,6 +29,7 @@ from imagedist.progress import Event
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_PIPE_WIDTH = 1000
 INTERRUPTED = 130
 """128 + SIGINT, as every shell expects."""
 
@@ -160,7 +161,8 @@ def images(root: Root = None, as_json: Json = False) -> None:
     for image in stored:
         for name in image.names or ("<none>",):
             table.add_row(name, image.id[:12], str(len(image.layer_ids)), decimal(image.size_bytes), image.created[:19])
-    Console().print(table)
+    # A pipe has no width to fold at.
+    (Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)).print(table)
 
 
 @app.command()

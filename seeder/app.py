@@ -51,6 +51,7 @@ def create_app(config: SeederConfig) -> web.Application:
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
         session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
+        tracker.seeder_listens_at(session.address)
         app[SEEDS_KEY] = seeds = Seeds(session, settings.site_blobs)
         # In the background: the tracker serves at once, and readyz says when everything is seeded.
         restoring = asyncio.create_task(seeds.restore())

@@ -156,8 +156,7 @@ class Tracker:
         dice: random.Random | None = None,
     ) -> None:
         self._interval_seconds = interval_seconds
-        self._own = Endpoint.of(bittorrent.host, bittorrent.port)
-        self._own_is_anywhere = ipaddress.ip_address(bittorrent.host).is_unspecified
+        self.seeder_listens_at(bittorrent)
         self._is_seeding = is_seeding
         self._clock = clock
         self._dice = dice or random.Random()
@@ -165,6 +164,11 @@ class Tracker:
         self._swept_at = clock()
         self._of_host: Counter[bytes] = Counter()
         self.peers = 0
+
+    def seeder_listens_at(self, bittorrent: Address) -> None:
+        """Where the site's own seeder really listens, once port 0 has become a port."""
+        self._own = Endpoint.of(bittorrent.host, bittorrent.port)
+        self._own_is_anywhere = ipaddress.ip_address(bittorrent.host).is_unspecified
 
     def __repr__(self) -> str:
         return f"<Tracker of {len(self._swarms)} torrents, {self.peers} peers>"

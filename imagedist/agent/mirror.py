@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.errors import InputError
@@ -11,8 +12,8 @@ from imagedist.oci.digest import Digest
 from imagedist.site import Site
 from imagedist.store.reading import OpenBlob
 
-_MANIFESTS = 256
-"""Manifests by digest kept in memory; at most 4 MiB each, a few KiB in practice."""
+_KEPT_BYTES = 32 << 20
+"""Manifests by digest kept in memory: a few KiB each in practice, 4 MiB at most."""
 
 
 class Mirror:
@@ -21,6 +22,7 @@ class Mirror:
     def __init__(self, site: Site, blobs: NodeBlobs) -> None:
         self._site = site
         self._blobs = blobs
+        self._kept_bytes = 0
         self._manifests: OrderedDict[tuple[Target, Digest], ManifestAnswer] = OrderedDict()
 
     async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
@@ -29,10 +31,16 @@ class Mirror:
         if kept is not None:
             return kept
         answer = await self._site.manifest(target, reference)
-        self._manifests[target, answer.digest] = answer
-        while len(self._manifests) > _MANIFESTS:
-            self._manifests.popitem(last=False)
+        self._keep((target, answer.digest), answer)
         return answer
+
+    def _keep(self, key: tuple[Target, Digest], answer: ManifestAnswer) -> None:
+        if key not in self._manifests:
+            self._manifests[key] = replace(answer, warning=None)  # a digest is never stale
+            self._kept_bytes += len(answer.body)
+        while self._kept_bytes > _KEPT_BYTES:
+            _, dropped = self._manifests.popitem(last=False)
+            self._kept_bytes -= len(dropped.body)
 
     def _kept(self, target: Target, reference: str) -> ManifestAnswer | None:
         try:

@@ -1,0 +1,69 @@
+"""The site as a node sees it: when one proxy is gone, the next one answers."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from imagedist.distribution.backend import Target
+from imagedist.errors import NotFoundError, SourceError
+from imagedist.site import Site
+from tests.support.registry import FaultyRegistry
+
+DEAD = "http://127.0.0.1:1"
+TARGET = Target("registry.example", "team/app")
+
+
+async def collected(site: Site, registry: FaultyRegistry, content: bytes) -> bytes:
+    digest = registry.add_blob(content)
+    chunks = site.chunks(TARGET, digest, len(content), 0)
+    async with contextlib.aclosing(chunks):
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def test_the_next_proxy_answers_when_the_first_is_gone() -> None:
+    async with FaultyRegistry() as registry:
+        wanted = registry.add_image("team/app", "1", b"layer")
+        site = Site([DEAD, registry.url], [], "node")
+        try:
+            assert (await site.manifest(TARGET, "1")).digest == wanted
+            assert await collected(site, registry, b"blob" * 1000) == b"blob" * 1000
+        finally:
+            await site.close()
+
+
+async def test_a_blob_goes_on_at_the_next_proxy_behind_what_has_come() -> None:
+    content = bytes(range(256)) * 10_000
+    async with FaultyRegistry() as first, FaultyRegistry() as second:
+        first.add_blob(content)
+        first.cuts = [1_000_000] + [0] * 50
+        site = Site([first.url, second.url], [], "node")
+        try:
+            assert await collected(site, second, content) == content
+        finally:
+            await site.close()
+        assert second.bytes_sent < len(content)
+
+
+async def test_what_a_proxy_does_not_have_is_not_asked_of_the_next() -> None:
+    async with FaultyRegistry() as first, FaultyRegistry() as second:
+        second.add_image("team/app", "1", b"layer")
+        site = Site([first.url, second.url], [], "node")
+        try:
+            with pytest.raises(NotFoundError, match="team/app:1"):
+                await site.manifest(TARGET, "1")
+        finally:
+            await site.close()
+
+
+async def test_a_site_without_any_proxy_left_says_so() -> None:
+    site = Site([DEAD], [DEAD], "node")
+    try:
+        with pytest.raises(SourceError, match="the site cannot answer: cannot reach registry 127"):
+            await site.manifest(TARGET, "1")
+        assert "does not answer" in (await site.unready() or "")
+        with pytest.raises(SourceError):
+            await site.heartbeat({}, "0")
+    finally:
+        await site.close()
