@@ -161,7 +161,11 @@ def images(root: Root = None, as_json: Json = False) -> None:
     for image in stored:
         for name in image.names or ("<none>",):
             table.add_row(name, image.id[:12], str(len(image.layer_ids)), decimal(image.size_bytes), image.created[:19])
-    # A pipe has no width to fold at.
+    _show(table)
+
+
+def _show(table: Table) -> None:
+    """A pipe has no width to fold at."""
     (Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)).print(table)
 
 
@@ -227,6 +231,44 @@ def agent(
 
     logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
     asyncio.run(run(load(config, AgentConfig)))
+
+
+@app.command()
+@explained
+def swarm(socket: Socket = None, as_json: Json = False) -> None:
+    """Show this node's torrents: how far, how fast, from whom."""
+    from imagedist import commands
+
+    found = commands.find_socket(socket)
+    if found is None:
+        raise InputError("no agent runs on this node: start `imagedist agent --config agent.toml`")
+    rows = interruptible(commands.transfers(found))
+    if as_json:
+        print(json.dumps([row.model_dump() for row in rows]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in (
+        "BLOB",
+        "SIZE",
+        "HERE",
+        "PEERS",
+        "DOWN/s",
+        "UP/s",
+        "FROM PEERS",
+        "FROM SEEDER",
+        "BY WEB SEED",
+        "SENT",
+    ):
+        table.add_column(title, justify="left" if title == "BLOB" else "right")
+    for row in rows:
+        here = "all" if row.is_complete else f"{row.present_bytes / max(row.size_bytes, 1):.0%}"
+        received = (decimal(row.received_bytes.get(source, 0)) for source in ("peer", "seeder", "webseed"))
+        rates = (decimal(row.download_rate), decimal(row.upload_rate))
+        blob = row.digest.partition(":")[2][:12]
+        table.add_row(
+            blob, decimal(row.size_bytes), here, str(row.peers), *rates, *received, decimal(row.uploaded_bytes)
+        )
+    _show(table)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagedist.agent.client import AgentClient, find_socket
-from imagedist.agent.protocol import AgentStatus, PullRequest
+from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow
 from imagedist.config import StorageTable, UnpackTable, parse_size
 from imagedist.engine import default_ramdisk, default_root, opened
 from imagedist.errors import InputError
@@ -19,7 +19,7 @@ from imagedist.puller import Puller, Strategy
 from imagedist.render import watching
 from imagedist.runtimes import Runtime, hand_over
 
-__all__ = ["PullOrder", "find_socket", "pull", "pull_into"]
+__all__ = ["PullOrder", "find_socket", "pull", "pull_into", "transfers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,12 @@ async def _pull_here(order: PullOrder, via: str | None, root: Path, observe: Obs
                 puller.close()
     finally:
         await source.close()
+
+
+async def transfers(socket: Path) -> tuple[TransferRow, ...]:
+    """The torrents of this node's agent. Raises SourceError: it does not answer."""
+    async with AgentClient(socket) as agent:
+        return await agent.transfers()
 
 
 async def pull_into(order: PullOrder, runtime: Runtime, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from imagedist import __version__
 from imagedist.agent.events import Events
-from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow
+from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow, Transfers
 from imagedist.config import AgentConfig
 from imagedist.distribution.admission import Admission
 from imagedist.errors import ImagedistError, InputError, NotFoundError
@@ -70,8 +70,8 @@ class SocketApi:
         return web.json_response(text=status.model_dump_json())
 
     async def transfers(self, request: web.Request) -> web.Response:
-        rows = [TransferRow.of(transfer.status()).model_dump() for transfer in self._session.transfers()]
-        return web.json_response({"format": 1, "transfers": rows})
+        rows = tuple(TransferRow.of(transfer.status()) for transfer in self._session.transfers())
+        return web.json_response(text=Transfers(transfers=rows).model_dump_json())
 
     async def prefix(self, request: web.Request) -> web.Response:
         try:

@@ -11,13 +11,14 @@ from pathlib import Path
 import aiohttp
 from pydantic import ValidationError
 
-from imagedist.agent.protocol import AgentStatus, PullRequest
+from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow, Transfers
 from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.progress import Event, Observer
 
 DEFAULT_SOCKET = Path("/run/imagedist/agent.sock")
 
 _CONNECT_SECONDS = 5
+_ANSWER = aiohttp.ClientTimeout(total=30)
 _LINE_LIMIT_BYTES = 1 << 20
 
 
@@ -59,8 +60,16 @@ class AgentClient:
     async def status(self) -> AgentStatus:
         """Raises SourceError: the agent does not answer."""
         try:
-            async with self._http.get("/v1/agent") as response:
+            async with self._http.get("/v1/agent", timeout=_ANSWER) as response:
                 return AgentStatus.model_validate(await response.json())
+        except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    async def transfers(self) -> tuple[TransferRow, ...]:
+        """Every torrent of the node. Raises SourceError: the agent does not answer."""
+        try:
+            async with self._http.get("/v1/transfers", timeout=_ANSWER) as response:
+                return Transfers.model_validate(await response.json()).transfers
         except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
@@ -71,7 +80,7 @@ class AgentClient:
             SourceError: no answer. InputError: the site has no such upstream; names those it has.
         """
         try:
-            async with self._http.get("/v1/prefix", params={"registry": registry}) as response:
+            async with self._http.get("/v1/prefix", params={"registry": registry}, timeout=_ANSWER) as response:
                 answer = await response.json()
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             raise self._unreachable(error) from error

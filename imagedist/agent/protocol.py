@@ -34,7 +34,7 @@ class AgentStatus(BaseModel):
 
 
 class TransferRow(BaseModel):
-    """One row of ``GET /v1/transfers``."""
+    """One torrent of this node."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,3 +63,12 @@ class TransferRow(BaseModel):
             uploaded_bytes=status.uploaded_bytes,
             received_bytes=dict(status.received_bytes),
         )
+
+
+class Transfers(BaseModel):
+    """``GET /v1/transfers``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    transfers: tuple[TransferRow, ...]

@@ -35,6 +35,7 @@ BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b"
         (("mount", "app"), 1, "no image app in the store"),
         (("umount", "app"), 1, "no image app in the store"),
         (("rm", "app"), 1, "no image app in the store"),
+        (("swarm", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
         (("agent", "--config", "/nowhere"), 2, "cannot read configuration /nowhere"),
     ],
 )
@@ -42,7 +43,7 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
-    rooted = arguments[0] != "agent" and "--root" not in arguments
+    rooted = arguments[0] not in ("agent", "swarm") and "--root" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr
@@ -106,7 +107,7 @@ async def test_an_interrupted_pull_leaves_no_process_and_no_partial_state(tmp_pa
     "words",
     [
         *([name] for name in ("pull", "images", "inspect", "mount", "umount", "rm")),
-        *([name] for name in ("agent", "runtimes", "doctor", "demo")),
+        *([name] for name in ("agent", "swarm", "runtimes", "doctor", "demo")),
         [],
     ],
 )

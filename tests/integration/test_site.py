@@ -56,6 +56,18 @@ async def test_second_node_gets_its_bytes_from_the_swarm_and_upstream_sends_each
     assert set(site.upstream.blob_gets.values()) == {1}
 
 
+async def test_a_nodes_torrents_say_how_far_they_are(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site:
+        site.put(BUILT, "team/app", "1")
+        async with site.agent() as (first, _, _), site.agent() as (second, _, _):
+            await pull(first)
+            await pull(second)
+            rows = await second.transfers()
+    assert {row.digest for row in rows} == {str(digest) for digest in LARGE}
+    assert all(row.is_complete for row in rows)
+    assert all(sum(row.received_bytes.values()) == row.size_bytes for row in rows)
+
+
 async def test_nodes_are_served_by_the_site_when_upstream_is_gone(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         site.put(BUILT, "team/app", "1")
