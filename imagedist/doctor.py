@@ -14,7 +14,7 @@ import httpx
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.config import AgentConfig, load
 from imagedist.engine import default_ramdisk, default_root, is_tmpfs
-from imagedist.errors import ImagedistError
+from imagedist.errors import ImagedistError, InputError
 from imagedist.runtimes import survey
 
 _ASK_SECONDS = 5.0
@@ -40,11 +40,13 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
     root = loaded.storage.root if loaded else default_root()
     ramdisk = loaded.unpack.ramdisk if loaded else default_ramdisk()
     findings = [_privileges(), _overlay(), _ramdisk(ramdisk), _disk(root)]
-    found = find_socket(socket or (loaded.agent.socket if loaded and loaded.agent.socket.exists() else None))
     proxies: tuple[str, ...] = loaded.agent.site_proxies if loaded else ()
     seeders: tuple[str, ...] = loaded.agent.site_seeders if loaded else ()
     mirror = str(loaded.agent.listen) if loaded else "127.0.0.1:5050"
-    if found is None:
+    found, missing = _socket(socket or (loaded.agent.socket if loaded else None))
+    if missing:
+        findings.append(missing)
+    elif found is None:
         findings.append(Finding("warn", "agent", "none runs; `imagedist pull` works without, but without the swarm"))
     else:
         async with AgentClient(found) as agent:
@@ -62,6 +64,13 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
         findings.append(await _hop("canary: site seeder", f"{url}/readyz"))
     findings += await asyncio.to_thread(_runtimes, mirror)
     return findings
+
+
+def _socket(named: Path | None) -> tuple[Path | None, Finding | None]:
+    try:
+        return find_socket(named), None
+    except InputError as error:
+        return None, Finding("bad", "agent", str(error))
 
 
 def _privileges() -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+import socket as sockets
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -23,15 +23,22 @@ _LINE_LIMIT_BYTES = 1 << 20
 
 
 def find_socket(given: Path | None) -> Path | None:
-    """The agent's socket: the one given, ``$IMAGEDIST_SOCKET``, or the default if it is there.
+    """The agent's socket: the one given, ``$IMAGEDIST_SOCKET``, or the default if an agent listens there.
+
+    A killed agent leaves its socket's file behind: that is no agent.
 
     Raises:
-        InputError: one was named, but no socket is there.
+        InputError: one was named, but no agent listens there.
     """
     named = given or (Path(os.environ["IMAGEDIST_SOCKET"]) if os.environ.get("IMAGEDIST_SOCKET") else None)
     path = named or DEFAULT_SOCKET
-    with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(path.stat().st_mode):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+        with sockets.socket(sockets.AF_UNIX) as probe:
+            probe.settimeout(_CONNECT_SECONDS)
+            try:
+                probe.connect(str(path))
+            except (PermissionError, BlockingIOError, TimeoutError):
+                pass  # somebody is there: whoever talks to it says what is wrong
             return path
     if named:
         raise InputError(f"no agent listens at {named}: start `imagedist agent`, or leave the socket out")
@@ -110,11 +117,14 @@ class AgentClient:
             async with self._http.post("/v1/pull", json=request.model_dump()) as response:
                 async for line in response.content:
                     yield Event.model_validate_json(line)
+        except aiohttp.ClientPayloadError as error:
+            raise SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again") from error
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> SourceError:
-        why = error or type(error).__name__
+        cause = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else error
+        why = cause or type(error).__name__
         return SourceError(
             f"the agent at {self._socket} does not answer ({why}); see `imagedist doctor`, or pull with --no-agent"
         )

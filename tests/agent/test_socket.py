@@ -14,7 +14,7 @@ import pytest
 
 from imagedist.agent.api import SocketApi
 from imagedist.agent.app import listening
-from imagedist.agent.client import AgentClient
+from imagedist.agent.client import AgentClient, find_socket
 from imagedist.agent.events import Events
 from imagedist.agent.protocol import PullRequest
 from imagedist.config import AgentConfig
@@ -235,3 +235,12 @@ async def test_events_come_as_they_happen() -> None:
     await asyncio.sleep(0)
     events.end()
     assert await ending is None
+
+
+def test_the_file_a_killed_agent_left_is_no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+    monkeypatch.setenv("IMAGEDIST_SOCKET", str(left))
+    with pytest.raises(InputError, match="no agent listens at"):
+        find_socket(None)
