@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,10 @@ from typing import Protocol
 
 from imagedist.errors import UnacceptableError, storage_error
 from imagedist.overlay import tarsplit
-from imagedist.overlay.view import OPAQUE_MARKS, Found, View, is_whiteout
+from imagedist.overlay.view import OPAQUE_MARKS, Found, View, is_opaque, is_whiteout, prefixes
+from imagedist.overlay.whiteouts import Remaining, Whiteout
+
+_MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
 
 
 class LowerLink(Protocol):
@@ -36,7 +38,11 @@ class Extracted(Protocol):
     @property
     def undescribed(self) -> Sequence[str]: ...
     @property
-    def whiteouts(self) -> Sequence[str]: ...
+    def whiteouts(self) -> Sequence[Whiteout]: ...
+    @property
+    def no_symlinks(self) -> Sequence[str]: ...
+    @property
+    def opaque(self) -> Sequence[str]: ...
     @property
     def unmarked_opaque(self) -> Sequence[str]: ...
     @property
@@ -67,124 +73,193 @@ def complete(extracted: Extracted, lowers: Sequence[Path]) -> None:
 
 
 class _Completion:
+    """Whiteouts first: they mean lower layers only. Then what is below lower symlinks goes where these lead."""
+
     def __init__(self, extracted: Extracted, lowers: Sequence[Path]) -> None:
         self._diff = extracted.directory / "diff"
+        self._aside = extracted.directory / "moving"
         self._lower = View(lowers)
+        self._remaining = Remaining(lowers, extracted.whiteouts)
         self._merged = View([*lowers, self._diff])
         self._extracted = extracted
         self._moved: dict[str, str] = {}
-        self._undescribed: dict[str, None] = {}  # in order, each once
-        self._fresh: set[str] = set()
+        self._followed: set[str] = set()
+        # Undescribed directories by inode, as their paths change, until it is known that they are no lower symlink.
+        self._unsettled = {(self._diff / path).lstat().st_ino for path in extracted.undescribed if path}
+        self._replacing = {(self._diff / path).lstat().st_ino for path in extracted.opaque}
+        self._undescribed = [""] if "" in extracted.undescribed else []
         self._unmarked_opaque = list(extracted.unmarked_opaque)
 
     def run(self) -> None:
+        self._apply_whiteouts()
         self._settle_directories()
         for path in self._unmarked_opaque:
             self._hide_lower_children(self._current(path))
         for link in self._extracted.lower_links:
             self._link(self._current(link.path), link.target)
-        for path in self._extracted.whiteouts:
-            self._drop_if_pointless(self._current(path))
-        # Children before parents, and the times last: everything above changed them.
-        for path in reversed(self._undescribed):
-            if _is_directory(self._diff / path):  # else a whiteout by another name took its place
-                self._take_lower_metadata(path)
+        self._refuse_what_hangs_on_order()
+        # Children before parents, which may be closed to us then, and last: everything above changed their times.
+        for path in sorted(self._undescribed, reverse=True):
+            self._take_lower_metadata(path)
         if self._moved:
             tarsplit.rename(self._extracted.directory / "tar-split.gz", self._current)
+
+    def _apply_whiteouts(self) -> None:
+        for path in self._remaining.hidden:
+            place = self._diff / path
+            if self._is_hidden(path):
+                continue
+            if _is_directory(place):
+                self._make_opaque(path)
+            elif not os.path.lexists(place):
+                self._add_directories(path.rpartition("/")[0])
+                with _keeping_times(place.parent):
+                    os.mknod(place, stat.S_IFCHR, 0)
+        for path in self._remaining.emptied:
+            place = self._diff / path
+            if not path:
+                self._unmarked_opaque.append(path)  # overlayfs ignores the mark there
+            elif not self._is_hidden(path) and (_is_directory(place) or not os.path.lexists(place)):
+                self._add_directories(path)
+                self._mark_opaque(path)
 
     def _settle_directories(self) -> None:
         """Directories no entry described, parents first: one that is a symlink below is the symlink's target."""
         todo = deque(self._extracted.undescribed)
+        following: dict[str, None] = {}
         while todo:
-            path = self._current(todo.popleft())
-            found = self._lower.lookup(path)
-            if path in self._fresh or not _is_directory(self._diff / path):
-                continue  # or it went with a parent that was there only for whiteouts
-            if found is not None and found.is_symlink:
-                self._move_into_target(path, os.readlink(found.paths[0]))
-            else:
-                self._undescribed[path] = None
-
-    def _move_into_target(self, path: str, target: str) -> None:
-        parent = path.rpartition("/")[0]
-        inside = self._merged.resolve(target if target.startswith("/") else f"{parent}/{target}")
-        if not inside or f"{inside}/".startswith(f"{path}/"):
-            raise UnacceptableError(f"unsafe layer: {path!r} is a symlink to itself or the root below it")
-        there = self._merged.lookup(inside)
-        is_void = (there is None or not there.is_directory) and self._is_only_for_whiteouts(path)
-        if not is_void:
-            self._add_directories(inside)
-        with _keeping_times(self._diff / parent):
-            if is_void:
-                shutil.rmtree(self._diff / path)
-            else:
-                self._move(path, inside)
-        self._moved[path] = inside
-
-    def _is_only_for_whiteouts(self, path: str) -> bool:
-        """Whether an undescribed directory holds nothing that would be seen."""
-        if any(self._current(link.path).startswith(f"{path}/") for link in self._extracted.lower_links):
-            return False
-        within = _directories_of_whiteouts(self._diff / path, path)
-        return within is not None and within <= {self._current(one) for one in self._extracted.undescribed}
-
-    def _add_directories(self, path: str) -> None:
-        parts = path.split("/")
-        for depth in range(1, len(parts) + 1):
-            current = "/".join(parts[:depth])
-            directory = self._diff / current
-            if _is_directory(directory):
+            path = self._first_unsettled(todo[0])
+            if path is None:
+                todo.popleft()
                 continue
-            is_hidden = self._lower.lookup(current) is not None and self._merged.lookup(current) is None
-            with _keeping_times(directory.parent):
-                if os.path.lexists(directory):  # a whiteout that the layer's own entry goes through
-                    if not is_whiteout(directory.lstat()):
-                        raise _two_names(current)
-                    directory.unlink()
-                    directory.mkdir(mode=0o755)
-                    self._make_opaque(current)
-                else:
-                    directory.mkdir(mode=0o755)
-                    if not is_hidden:
-                        self._undescribed[current] = None
+            found = self._below(path)
+            if found is None or not found.is_symlink:
+                self._unsettled.discard(_inode(self._diff / path))
+                self._undescribed.append(path)
+                continue
+            following[path] = None
+            target = self._follow(path, os.readlink(found.paths[0]))
+            other = self._first_unsettled(target)
+            if other is None:
+                del following[path]
+                todo.extendleft(reversed(self._move_into_target(path, target)))
+            elif other in following or len(following) > _MAX_LINKS:
+                raise UnacceptableError(f"unsafe layer: too many symlinks on the way to {path!r}")
+            else:
+                todo.appendleft(other)
 
-    def _move(self, source: str, target: str) -> None:
+    def _refuse_what_hangs_on_order(self) -> None:
+        """A lower symlink that the layer both follows and replaces."""
+        for path in self._extracted.no_symlinks:
+            above, _, name = path.rpartition("/")
+            found = self._remaining.lookup(f"{self._current(above)}/{name}".lstrip("/"))
+            if found is not None and found.is_symlink:
+                raise _two_names(path)
+        for path in self._followed:
+            if os.path.lexists(self._diff / path):
+                raise _two_names(path)
+
+    def _first_unsettled(self, path: str) -> str | None:
+        """The uppermost of the directories to ``path`` that may turn out to be a symlink."""
+        for prefix in prefixes(path):
+            place = self._diff / prefix
+            if not _is_directory(place):
+                return None
+            if _inode(place) in self._unsettled:
+                return prefix
+        return None
+
+    def _follow(self, path: str, target: str) -> str:
+        """Where a lower symlink leads. Refused when the layer itself changes that: the order of its entries decides."""
+        way = target if target.startswith("/") else f"{path.rpartition('/')[0]}/{target}"
+        followed = {path}
+        resolved = self._merged.resolve(way, followed)
+        if self._first_unsettled(resolved) is None:
+            if resolved != self._remaining.resolve(way) or any(self._is_replacing(one) for one in prefixes(resolved)):
+                raise _two_names(path)
+            self._followed |= followed
+        return resolved
+
+    def _move_into_target(self, path: str, target: str) -> list[str]:
+        """Returns the unsettled directories that came along, parents first, where they are now."""
+        self._add_directories(target)
+        with _keeping_times((self._diff / path).parent):
+            (self._diff / path).rename(self._aside)  # the target may be above it
+        within = [Path(top) for top, _, _ in os.walk(self._aside) if _inode(Path(top)) in self._unsettled]
+        self._moved[path] = target
+        self._join(self._aside, target)
+        return [f"{target}/{one.relative_to(self._aside)}".lstrip("/") for one in within if one != self._aside]
+
+    def _join(self, source: Path, target: str) -> None:
         """Joins an undescribed directory with another of this layer.
 
         A whiteout hides what lower layers have, never its own. What two entries of the layer describe is refused: the
         last one should win, and the order of the entries is not known any more.
         """
-        for name in os.listdir(self._diff / source):
-            child, place = self._diff / source / name, self._diff / target / name
-            if not os.path.lexists(place):
-                child.rename(place)
-            elif is_whiteout(child.lstat()):
-                if _is_directory(place) and self._is_only_for_whiteouts(f"{target}/{name}"):
-                    shutil.rmtree(place)
+        with _keeping_times(self._diff / target):
+            for name in os.listdir(source):
+                child, path = source / name, f"{target}/{name}".lstrip("/")
+                place = self._diff / path
+                is_unsettled = _inode(child) in self._unsettled
+                if not os.path.lexists(place):
                     child.rename(place)
-                    continue
-                if _is_directory(place):
-                    self._make_opaque(f"{target}/{name}")
-                child.unlink()
-            elif is_whiteout(place.lstat()):
-                place.unlink()
-                child.rename(place)
-                if _is_directory(place):
-                    self._make_opaque(f"{target}/{name}")
-            elif _is_directory(child) and _is_directory(place) and self._is_undescribed(f"{source}/{name}"):
-                self._move(f"{source}/{name}", f"{target}/{name}")
-            else:
-                raise _two_names(f"{target}/{name}")
-        _move_opaque_mark(self._diff / source, self._diff / target)
-        (self._diff / source).rmdir()
+                elif is_whiteout(place.lstat()):
+                    place.unlink()
+                    child.rename(place)
+                    if _is_directory(place):
+                        self._make_opaque(path)
+                elif is_unsettled and _is_directory(place) and not self._is_replacing(path):
+                    self._join(child, path)
+                else:
+                    raise _two_names(path)
+        self._unsettled.discard(_inode(source))
+        source.rmdir()
 
-    def _is_undescribed(self, path: str) -> bool:
-        return any(self._current(one) == path for one in self._extracted.undescribed)
+    def _is_replacing(self, path: str) -> bool:
+        """Whether a directory of the layer took the place of a symlink below or of an earlier file of the layer."""
+        if not _is_directory(self._diff / path):
+            return False
+        inode, found = _inode(self._diff / path), self._below(path)
+        is_symlink_below = found is not None and found.is_symlink
+        return inode in self._replacing or (is_symlink_below and inode not in self._unsettled)
+
+    def _add_directories(self, path: str) -> None:
+        """Adds what is missing of them: the lower layers' ones, or new where these have none."""
+        for prefix in prefixes(path):
+            directory = self._diff / prefix
+            if _is_directory(directory):
+                continue
+            with _keeping_times(directory.parent):
+                if os.path.lexists(directory):  # a whiteout that the layer's own entry goes through
+                    if not is_whiteout(directory.lstat()):
+                        raise _two_names(prefix)
+                    directory.unlink()
+                    directory.mkdir(mode=0o755)
+                    self._make_opaque(prefix)
+                else:
+                    directory.mkdir(mode=0o755)
+                    self._undescribed.append(prefix)
+
+    def _is_hidden(self, path: str) -> bool:
+        """Whether what this layer has above ``path`` hides what lower layers have there."""
+        for prefix in prefixes(path.rpartition("/")[0]):
+            place = self._diff / prefix
+            if not os.path.lexists(place):
+                return False
+            if not _is_directory(place) or is_opaque(place):
+                return True
+        return False
+
+    def _below(self, path: str) -> Found | None:
+        """What lower layers have at ``path`` that would show through."""
+        return None if self._is_hidden(path) else self._remaining.lookup(path)
 
     def _make_opaque(self, path: str) -> None:
         """For a directory that takes the place of a whiteout: nothing of the lower one is left."""
-        self._undescribed.pop(path, None)
-        self._fresh.add(path)
+        self._unsettled.discard(_inode(self._diff / path))
+        self._mark_opaque(path)
+
+    def _mark_opaque(self, path: str) -> None:
         directory = self._diff / path
         with _keeping_times(directory):
             try:
@@ -196,18 +271,16 @@ class _Completion:
 
     def _current(self, path: str) -> str:
         """Where a path of this layer is now that undescribed directories were moved into their targets."""
-        changed = True
-        while changed:
-            changed = False
-            for old, new in self._moved.items():
-                if path == old or path.startswith(f"{old}/"):
-                    path, changed = new + path[len(old) :], True
-        return path
+        now = ""
+        for name in path.split("/"):
+            now = f"{now}/{name}".lstrip("/")
+            now = self._moved.get(now, now)
+        return now
 
     def _hide_lower_children(self, path: str) -> None:
-        found = self._lower.lookup(path)
-        if found is None or not found.is_directory:
-            return
+        found, shown = self._lower.lookup(path), self._merged.lookup(path)
+        if found is None or not found.is_directory or shown is None or len(shown.paths) == 1:
+            return  # nothing of lower layers shows in it as it is
         with _keeping_times(self._diff / path):
             for name in self._lower.children(found):
                 target = self._diff / path / name
@@ -219,10 +292,13 @@ class _Completion:
     def _link(self, path: str, target: str) -> None:
         """The lower layers' very file gets one more name: layers never change, and all are on one file system."""
         parent, _, name = target.rpartition("/")
-        resolved = self._merged.resolve(parent)
-        found = self._lower.lookup(f"{resolved}/{name}".lstrip("/"))
-        if resolved != parent or found is None:  # a lower symlink may lead to a file of this very layer
-            found = self._merged.lookup(f"{resolved}/{name}".lstrip("/")) or found
+        resolved = self._merged.resolve(parent, self._followed)
+        there = f"{resolved}/{name}".lstrip("/")
+        found, shown = self._lower.lookup(there), self._merged.lookup(there)
+        if found is None:
+            found = shown  # a lower symlink may lead to a file of this very layer
+        elif resolved != parent and shown is not None and shown.paths != found.paths:
+            raise _two_names(path)
         if found is None or found.is_directory:
             raise UnacceptableError(f"malformed layer: hard link {path!r} to {target!r}, which no layer has as a file")
         place = self._diff / path
@@ -233,37 +309,10 @@ class _Completion:
                 place.unlink()
             os.link(found.paths[0], place, follow_symlinks=False)
 
-    def _drop_if_pointless(self, path: str) -> None:
-        """A whiteout of nothing would show as a broken file where overlayfs has no lower directory to merge."""
-        if self._lower.lookup(path) is None:
-            place = self._diff / path
-            if os.path.lexists(place) and is_whiteout(place.lstat()):
-                with _keeping_times(place.parent):
-                    place.unlink()
-
     def _take_lower_metadata(self, path: str) -> None:
-        found, above = self._lower.lookup(path), self._merged.lookup(path.rpartition("/")[0])
-        directory = self._diff / path
-        is_hidden = bool(path) and (above is None or len(above.paths) == 1)  # the directory above is ours alone
-        if found is not None and found.is_directory and not is_hidden:
-            _copy_metadata(found, directory)
-        elif path and not os.listdir(directory):
-            with _keeping_times(directory.parent):
-                directory.rmdir()  # it was there only for a whiteout of nothing, which makes no directories
-
-
-def _directories_of_whiteouts(directory: Path, path: str) -> set[str] | None:
-    """The directories within, ``path`` among them; None when there is anything but whiteouts in them."""
-    found = {path}
-    for child in directory.iterdir():
-        if _is_directory(child):
-            within = _directories_of_whiteouts(child, f"{path}/{child.name}")
-            if within is None:
-                return None
-            found |= within
-        elif not is_whiteout(child.lstat()):
-            return None
-    return found
+        found = self._below(path)
+        if found is not None and found.is_directory:
+            _copy_metadata(found, self._diff / path)
 
 
 def _two_names(path: str) -> UnacceptableError:
@@ -274,9 +323,8 @@ def _is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _move_opaque_mark(source: Path, target: Path) -> None:
-    for mark in set(OPAQUE_MARKS) & set(os.listxattr(source)):
-        os.setxattr(target, mark, os.getxattr(source, mark))
+def _inode(path: Path) -> int:
+    return path.lstat().st_ino
 
 
 def _copy_metadata(found: Found, directory: Path) -> None:

@@ -57,7 +57,7 @@ class View:
         for name in path.split("/") if path else ():
             if found is None or not found.is_directory:
                 return None
-            found = _child(found.paths, name)
+            found = child(found.paths, name)
         return found
 
     def children(self, directory: Found) -> dict[str, Found]:
@@ -65,11 +65,14 @@ class View:
         names: dict[str, None] = {}
         for path in directory.paths:
             names.update(dict.fromkeys(os.listdir(path)))
-        found = ((name, _child(directory.paths, name)) for name in names)
-        return {name: child for name, child in found if child is not None}
+        found = ((name, child(directory.paths, name)) for name in names)
+        return {name: one for name, one in found if one is not None}
 
-    def resolve(self, path: str) -> str:
+    def resolve(self, path: str, followed: set[str] | None = None) -> str:
         """Follows every symlink of ``path`` inside the root; parts that are not there stay as they are.
+
+        Args:
+            followed: is given the paths of these symlinks.
 
         Raises:
             UnacceptableError: a symlink loop, or targets of absurd length.
@@ -88,6 +91,8 @@ class View:
             if found is None or not found.is_symlink:
                 done.append(part)
                 continue
+            if followed is not None:
+                followed.add("/".join((*done, part)))
             links += 1
             if links > _MAX_LINKS:
                 raise UnacceptableError(f"unsafe layer: too many symlinks on the way to {path!r}")
@@ -168,12 +173,22 @@ def _tree_entry(found: Found, with_owner: bool) -> TreeEntry:
     return TreeEntry(kind, stat.S_IMODE(status.st_mode), owner=owner)
 
 
+def prefixes(path: str) -> Iterator[str]:
+    """``a``, ``a/b`` and ``a/b/c`` of ``a/b/c``; nothing of the root."""
+    cut = path.find("/")
+    while cut >= 0:
+        yield path[:cut]
+        cut = path.find("/", cut + 1)
+    if path:
+        yield path
+
+
 def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def _child(parents: Sequence[Path], name: str) -> Found | None:
-    """Looks a name up from the uppermost layer down, until something hides what is below."""
+def child(parents: Sequence[Path], name: str) -> Found | None:
+    """Looks a name up in ``Found.paths`` of a directory, uppermost layer first, until something hides what is below."""
     status: os.stat_result | None = None
     merged: list[Path] = []
     for depth, parent in enumerate(parents, 1):
@@ -190,12 +205,12 @@ def _child(parents: Sequence[Path], name: str) -> Found | None:
             break
         status = status or here
         merged.append(path)
-        if depth < len(parents) and _is_opaque(path):
+        if depth < len(parents) and is_opaque(path):
             break
     return Found(status, tuple(merged)) if status else None
 
 
-def _is_opaque(path: Path) -> bool:
+def is_opaque(path: Path) -> bool:
     for mark in OPAQUE_MARKS:
         try:
             if os.getxattr(path, mark, follow_symlinks=False) == b"y":

@@ -17,7 +17,7 @@ from pathlib import Path
 from imagedist.errors import StorageError, UnacceptableError, storage_error
 from imagedist.unpack import tarsplit
 from imagedist.unpack.entries import Entry, entries
-from imagedist.unpack.plan import LowerLink, Node, plan
+from imagedist.unpack.plan import LowerLink, Node, Whiteout, plan
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,9 +32,11 @@ class ExtractedLayer:
     Attributes:
         directory: holds ``diff/`` and ``tar-split.gz``.
         undescribed: directories no entry described, parents first: they take the lower layers' metadata at merge.
-        whiteouts: of them, those that hide nothing go at merge.
-        unmarked_opaque: opaque directories without the mark: the root (overlayfs ignores it there), and all where the
-            file system takes no such xattr. At merge each lower child gets a whiteout instead.
+        whiteouts: in the order of the entries; nothing of them is on disk before the merge.
+        no_symlinks: as of ``Plan``.
+        opaque: directories in the place of a file of this layer.
+        unmarked_opaque: of them, those without the mark, as the file system takes no such xattr: at merge each
+            lower child gets a whiteout instead.
         lower_links: hard links to files of lower layers.
         skipped: what could not be had without root, by kind: ``owner``, ``device``, ``xattr``.
     """
@@ -42,7 +44,9 @@ class ExtractedLayer:
     directory: Path
     tar_bytes: int
     undescribed: tuple[str, ...]
-    whiteouts: tuple[str, ...]
+    whiteouts: tuple[Whiteout, ...]
+    no_symlinks: tuple[str, ...]
+    opaque: tuple[str, ...]
     unmarked_opaque: tuple[str, ...]
     lower_links: tuple[LowerLink, ...]
     uids: tuple[int, ...]
@@ -81,7 +85,9 @@ def _extract(tar: memoryview, directory: Path) -> ExtractedLayer:
         directory,
         len(tar),
         tuple(extraction.undescribed),
-        tuple(extraction.whiteouts),
+        planned.whiteouts,
+        planned.no_symlinks,
+        tuple(extraction.opaque),
         tuple(extraction.unmarked_opaque),
         planned.lower_links,
         tuple(sorted({member.uid for member in members})),
@@ -98,7 +104,7 @@ class _Extraction:
         self._owner = (os.geteuid(), os.getegid())
         self._first_path: dict[int, str] = {}
         self.undescribed: list[str] = []
-        self.whiteouts: list[str] = []
+        self.opaque: list[str] = []
         self.unmarked_opaque: list[str] = []
         self.skipped: dict[str, int] = {}
         root.mkdir(mode=0o755)
@@ -107,8 +113,6 @@ class _Extraction:
     def run(self, root: Node) -> None:
         try:
             self._fill(root, "", self._root_fd)
-            if root.is_opaque:
-                self.unmarked_opaque.append("")
         finally:
             os.close(self._root_fd)
 
@@ -130,9 +134,6 @@ class _Extraction:
                     os.close(inner)
             elif child.lower_target is not None:
                 continue  # made at merge
-            elif child.is_whiteout:
-                os.mknod(name, stat.S_IFCHR, 0, dir_fd=descriptor)
-                self.whiteouts.append(prefix + name)
             elif child.entry is not None:
                 self._create(child.entry, name, prefix + name, descriptor)
         if node.entry is not None:
@@ -208,6 +209,7 @@ class _Extraction:
                     self._skip("xattr")
 
     def _mark_opaque(self, descriptor: int, path: str) -> None:
+        self.opaque.append(path)
         times = os.fstat(descriptor)
         try:
             os.setxattr(descriptor, self._opaque_mark, b"y")

@@ -26,12 +26,12 @@ Parts = tuple[str, ...]
 
 @dataclass(slots=True)
 class Node:
-    """One name in the layer. A plain file, a whiteout, or a directory with children.
+    """One name in the layer. A plain file or a directory with children.
 
     Attributes:
-        entry: what describes it; None for a whiteout and for a directory that no entry describes.
+        entry: what describes it; None for a directory that no entry describes.
         children: None unless it is a directory.
-        is_opaque: hides what lower layers have in this directory.
+        is_opaque: a directory in the place of a file of this layer, so nothing of lower layers shows through.
         lower_target: of a hard link to a file that only lower layers have.
         takes_lower_metadata: an undescribed directory, which is the lower layers' one if they have it.
     """
@@ -39,7 +39,6 @@ class Node:
     entry: Entry | None = None
     children: dict[str, Node] | None = None
     lower_target: Parts | None = None
-    is_whiteout: bool = False
     is_opaque: bool = False
     takes_lower_metadata: bool = False
 
@@ -56,11 +55,31 @@ class LowerLink:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class Whiteout:
+    """Hides what lower layers have at ``path``; if it is opaque, only what they have in the directory there.
+
+    Only the lower layers tell where that is: the merge decides.
+    """
+
+    path: str
+    is_opaque: bool
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The finished tree. ``kept`` are the numbers of the file entries that are found under their own name."""
+    """The finished tree.
+
+    Attributes:
+        whiteouts: in the order of the entries; nothing of them is in the tree.
+        no_symlinks: paths where lower layers must have no symlink, else the tree is wrong: undescribed directories that
+            a later entry described or replaced, or that a symlink's ``..`` went up from.
+        kept: the numbers of the file entries that are found under their own name.
+    """
 
     root: Node
+    whiteouts: tuple[Whiteout, ...]
+    no_symlinks: tuple[str, ...]
     lower_links: tuple[LowerLink, ...]
     kept: frozenset[int] = field(repr=False)
 
@@ -81,6 +100,8 @@ def plan(entries: Iterable[Entry]) -> Plan:
 class _Planner:
     def __init__(self) -> None:
         self._root = Node(children={}, takes_lower_metadata=True)
+        self._whiteouts: list[Whiteout] = []
+        self._no_symlinks: dict[str, None] = {}
         self._direct: dict[int, Parts] = {}
         # Most entries share their parent's text with the one before: resolved once (a third of the time of a plan).
         self._known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
@@ -88,13 +109,17 @@ class _Planner:
     def add(self, entry: Entry) -> None:
         head, _, name = entry.name.rstrip("/").rpartition("/")
         known = self._known.get(head)
-        if known is None or name in ("", ".", "..") or len(entry.name) > _MAX_NAME_BYTES // 4:
+        is_plain = name not in ("", ".", "..") and not name.startswith(_WHITEOUT)
+        if known is None or not is_plain or len(entry.name) > _MAX_NAME_BYTES // 4:
             parts = _clean(entry.name)
             if not parts:
                 if entry.is_directory:
                     self._root.entry, self._root.takes_lower_metadata = entry, False
                     return
                 raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
+            if parts[-1].startswith(_WHITEOUT):
+                self._hide(parts, entry)
+                return
             directory_path, directory = self._directory(parts[:-1], entry.name)
             # Whoever puts the tar together again opens the name as it stands: no ".." may lead out of the layer.
             is_direct = directory_path == parts[:-1] and ".." not in head.split("/")
@@ -106,9 +131,8 @@ class _Planner:
         path = (*directory_path, name)
         if name in directory:
             self._known.clear()  # a parent that is known by its text may be what is replaced now
-        if name.startswith(_WHITEOUT):
-            self._hide(directory, directory_path, name, entry)
-        elif entry.is_directory:
+            self._supersede(directory[name], path, entry)
+        if entry.is_directory:
             self._put_directory(directory, name, entry)
         elif entry.is_hard_link:
             self._put_hard_link(directory, path, entry)
@@ -125,15 +149,23 @@ class _Planner:
             for number, path in self._direct.items()
             if (node := self._find(path)) and node.entry and node.entry.number == number
         )
-        _settle(self._root, self._root.is_opaque)
-        return Plan(self._root, tuple(_lower_links(self._root, "")), kept)
+        _settle(self._root, is_below_opaque=False)
+        return Plan(
+            self._root, tuple(self._whiteouts), tuple(self._no_symlinks), tuple(_lower_links(self._root, "")), kept
+        )
+
+    def _supersede(self, node: Node, path: Parts, entry: Entry) -> None:
+        if node.takes_lower_metadata:
+            self._no_symlinks["/".join(path)] = None
+        if not entry.is_directory:
+            for name, child in (node.children or {}).items():
+                self._supersede(child, (*path, name), entry)
 
     def _put_directory(self, directory: dict[str, Node], name: str, entry: Entry) -> None:
         present = directory.get(name)
         if present and present.is_directory:
             present.entry, present.takes_lower_metadata = entry, False
             return
-        # It takes the place of a file or whiteout of this layer, so nothing of lower layers shows through.
         directory[name] = Node(entry, children={}, is_opaque=present is not None)
 
     def _put_hard_link(self, directory: dict[str, Node], path: Parts, entry: Entry) -> None:
@@ -141,35 +173,29 @@ class _Planner:
         if not target:
             raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to the root directory")
         target = (*self._resolve(target[:-1], entry.name), target[-1])
-        if target == path:
-            return
         found = self._find(target)
+        if target == path and found:
+            return
         # An undescribed directory may be a symlink of the lower layers, which the merge will see.
-        may_be_lower = found is None or found.takes_lower_metadata or _is_only_for_whiteouts(found)
-        if found and found.is_directory and not may_be_lower:
+        if found and found.is_directory and not found.takes_lower_metadata:
             raise UnacceptableError(f"unsafe layer: hard link {entry.name!r} to directory {entry.link!r}")
-        if found is None or found.is_whiteout or found.is_directory:
+        if found is None or found.is_directory:
             directory[path[-1]] = Node(lower_target=target)
         else:
             directory[path[-1]] = Node(found.entry, lower_target=found.lower_target)
 
-    def _hide(self, directory: dict[str, Node], directory_path: Parts, name: str, entry: Entry) -> None:
-        """Whatever the entry's type: a whiteout is its name alone."""
-        if name == _OPAQUE:
-            owner = self._find(directory_path)
-            if owner is not None:
-                owner.is_opaque = True
-            return
+    def _hide(self, parts: Parts, entry: Entry) -> None:
+        """Whatever the entry's type: a whiteout is its name alone. It makes no directories."""
+        name = parts[-1]
         hidden = name.removeprefix(_WHITEOUT)
-        if hidden.startswith(_WHITEOUT):
+        if name != _OPAQUE and hidden.startswith(_WHITEOUT):
             return  # aufs' own bookkeeping, as .wh..wh.plnk
         if hidden in ("", ".", ".."):
             raise UnacceptableError(f"malformed layer: whiteout {entry.name!r} names nothing")
-        present = directory.get(hidden)
-        if present is None:
-            directory[hidden] = Node(is_whiteout=True)
-        elif present.is_directory:
-            present.is_opaque, present.takes_lower_metadata = True, False
+        path = self._resolve(parts[:-1], entry.name)
+        if name != _OPAQUE:
+            path = (*path, hidden)
+        self._whiteouts.append(Whiteout("/".join(path), name == _OPAQUE))
 
     def _directory(self, parts: Parts, about: str) -> tuple[Parts, dict[str, Node]]:
         """The directory at ``parts``, with symlinks followed and what is missing added."""
@@ -180,6 +206,8 @@ class _Planner:
             child = node.children.get(name)
             if child is None:
                 child = node.children[name] = Node(children={}, takes_lower_metadata=True)
+            elif child.lower_target is not None:  # of a file or, who knows, of a symlink
+                raise UnacceptableError(f"unsupported layer: {about!r} comes by two names, one of them a hard link")
             elif not child.is_directory:
                 child = node.children[name] = Node(children={}, is_opaque=True)
             node = child
@@ -197,8 +225,10 @@ class _Planner:
             name = todo.pop()
             if name == "..":
                 if path:
+                    left = nodes.pop()
+                    if left is None or left.takes_lower_metadata:
+                        self._no_symlinks["/".join(path)] = None
                     path.pop()
-                    nodes.pop()
                 continue
             above = nodes[-1]
             node = above.children.get(name) if above is not None and above.children is not None else None
@@ -246,32 +276,13 @@ def _clean(name: str) -> Parts:
 
 
 def _settle(node: Node, is_below_opaque: bool) -> None:
-    """Drops what has no meaning, so that overlayfs does not show it.
-
-    Below an opaque directory nothing of lower layers is left: nothing to hide, no metadata to take. A directory that is
-    there only for such whiteouts is none: whiteouts make no directories.
-    """
-    assert node.children is not None
-    for name, child in list(node.children.items()):
-        if child.children is None:
-            if child.is_whiteout and is_below_opaque:
-                del node.children[name]
+    """Below an opaque directory nothing of lower layers is left, no metadata to take."""
+    for child in (node.children or {}).values():
+        if not child.is_directory:
             continue
         if is_below_opaque:
             child.takes_lower_metadata = False
         _settle(child, is_below_opaque or child.is_opaque)
-        if child.entry is None and not child.children and not child.takes_lower_metadata:
-            if is_below_opaque:
-                del node.children[name]
-            else:
-                node.children[name] = Node(is_whiteout=True)
-
-
-def _is_only_for_whiteouts(node: Node) -> bool:
-    """Whether nothing says that it is there but a whiteout or opaque mark in it."""
-    if node.entry is not None or node.children is None:
-        return node.is_whiteout
-    return all(_is_only_for_whiteouts(child) for child in node.children.values())
 
 
 def _lower_links(node: Node, prefix: str) -> Iterator[LowerLink]:

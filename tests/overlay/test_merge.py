@@ -75,14 +75,73 @@ def test_lower_symlink_that_points_outside_stays_inside_the_root(tmp_path: Path)
 
 
 def test_whiteout_of_nothing_leaves_no_trace(tmp_path: Path) -> None:
-    diffs = stack(tmp_path, [directory("d")], [whiteout("d/none"), whiteout("other/none")])
-    assert os.listdir(diffs[1]) == ["d"]
-    assert os.listdir(diffs[1] / "d") == []
+    diffs = stack(tmp_path, [directory("d")], [whiteout("d/none"), whiteout("other/none"), opaque("other")])
+    assert os.listdir(diffs[1]) == []
+
+
+def test_whiteouts_below_a_lower_file_hide_nothing_and_make_no_directories(tmp_path: Path) -> None:
+    base = [file("a", b"x"), symlink("c", "a")]
+    diffs = stack(tmp_path, base, [file("b"), whiteout("a/a"), whiteout("c/a/a"), opaque("c"), opaque("a/a")])
+    assert kinds(diffs) == {"a": "file", "b": "file", "c": "symlink"}
+    assert os.listdir(diffs[1]) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["b", "d/e"])
+def test_directory_new_behind_a_lower_symlink_knows_nothing_of_the_hidden_one(tmp_path: Path, name: str) -> None:
+    base = [directory("d"), directory(name), directory("x"), symlink("a", name), symlink(f"{name}/c", "/x")]
+    diffs = stack(tmp_path, base, [whiteout(name), file("a/c/f")])
+    assert set(kinds(diffs)) == {"d", name, "x", "a", f"{name}/c", f"{name}/c/f"}
+
+
+def test_lower_symlink_to_a_path_behind_another_leads_to_its_end(tmp_path: Path) -> None:
+    base = [directory("y"), directory("y/q", 0o711), symlink("z", "y"), symlink("b", "z/q")]
+    diffs = stack(tmp_path, base, [file("b/f"), file("z/g")])
+    assert set(kinds(diffs)) == {"y", "y/q", "z", "b", "y/q/f", "y/g"}
+    assert stat.S_IMODE((diffs[1] / "y/q").stat().st_mode) == 0o711
+
+
+def test_lower_symlink_to_its_own_directory_is_followed_each_time(tmp_path: Path) -> None:
+    base = [directory("bin"), symlink("bin/X11", "."), symlink("all", "/")]
+    diffs = stack(tmp_path, base, [file("bin/X11/X11/f"), file("all/bin/X11/g")])
+    assert set(kinds(diffs)) == {"bin", "bin/X11", "all", "bin/f", "bin/g"}
+
+
+@pytest.mark.parametrize(
+    ("base", "members"),
+    [
+        ([directory("w"), symlink("t", "u/v"), directory("u"), symlink("u/v", "/w")], [directory("u/v"), file("t/f")]),
+        ([directory("b"), symlink("b/c", "/b")], [file("b/c/d"), symlink("b/c/c", "x")]),
+        ([directory("d"), symlink("s", "d")], [file("s/f"), directory("s")]),
+        ([directory("d"), symlink("s", "d")], [file("s/f"), file("s")]),
+        ([directory("d"), directory("x"), symlink("x/s", "/d")], [file("x/s/f"), file("x")]),
+        ([symlink("s", "d/e")], [symlink("s/up", "../x"), file("s/up/f")]),
+        ([directory("d"), file("d/f"), symlink("s", "d")], [hardlink("h", "s/f"), file("d/f", b"x")]),
+        ([directory("c"), symlink("b", "c/d/e")], [file("b/f"), file("c/d"), file("c/d/e/g")]),
+        ([directory("b"), symlink("c", "b/c"), symlink("b/c", "/b")], [file("c/c"), file("c/a")]),
+    ],
+)
+def test_lower_symlink_both_followed_and_replaced_is_refused_as_the_order_is_lost(
+    tmp_path: Path, base: list[Member], members: list[Member]
+) -> None:
+    with pytest.raises(UnacceptableError, match="two names"):
+        stack(tmp_path, base, members)
+
+
+def test_lower_symlinks_in_a_circle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnacceptableError, match="too many symlinks"):
+        stack(tmp_path, [symlink("a", "b"), symlink("b", "a")], [file("a/f"), file("b/f")])
 
 
 def test_opaque_root_hides_everything_below(tmp_path: Path) -> None:
     diffs = stack(tmp_path, [directory("d"), file("d/f"), file("g")], [opaque(""), directory("d"), file("d/new")])
     assert kinds(diffs) == {"d": "directory", "d/new": "file"}
+
+
+def test_opaque_root_leaves_no_whiteouts_in_a_directory_that_is_opaque_itself(tmp_path: Path) -> None:
+    diffs = stack(tmp_path, [file("d/old")], [opaque(""), file("d"), directory("d"), file("d/new")])
+    assert set(kinds(diffs)) == {"d", "d/new"}
+    mark = view.OPAQUE_MARKS[0 if os.geteuid() == 0 else 1]
+    assert mark not in os.listxattr(diffs[1] / "d") or os.listdir(diffs[1] / "d") == ["new"]
 
 
 def test_opaque_directory_hides_lower_entries_and_keeps_its_siblings(tmp_path: Path) -> None:
@@ -173,3 +232,13 @@ def test_directory_whited_out_through_a_lower_symlink_is_a_new_one(tmp_path: Pat
     base = [*MERGED_USR, directory("usr/bin/d", 0o700)]
     diffs = stack(tmp_path, base, [whiteout("bin/d"), file("usr/bin/d/f")])
     assert stat.S_IMODE((diffs[1] / "usr/bin/d").stat().st_mode) == 0o755
+
+
+def test_whiteouts_take_overlayfs_form(tmp_path: Path) -> None:
+    base = [directory("d", 0o711, mtime=42), file("d/gone"), directory("e"), file("e/old")]
+    diffs = stack(tmp_path, base, [whiteout("d/gone"), directory("e"), opaque("e")])
+    gone = (diffs[1] / "d/gone").stat()
+    assert (stat.S_ISCHR(gone.st_mode), gone.st_rdev) == (True, 0)
+    assert (stat.S_IMODE((diffs[1] / "d").stat().st_mode), (diffs[1] / "d").stat().st_mtime) == (0o711, 42)
+    mark = view.OPAQUE_MARKS[0 if os.geteuid() == 0 else 1]
+    assert os.listdir(diffs[1] / "e") == ["old"] or os.getxattr(diffs[1] / "e", mark) == b"y"

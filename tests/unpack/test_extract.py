@@ -12,6 +12,7 @@ import pytest
 
 from imagedist.errors import UnacceptableError
 from imagedist.unpack.extract import ExtractedLayer
+from imagedist.unpack.plan import Whiteout
 from tests.support import layers, unpacking
 from tests.support.layers import Member, character_device, directory, fifo, file, hardlink, opaque, symlink, whiteout
 
@@ -47,11 +48,14 @@ def test_files_directories_links_and_times_are_as_described(tmp_path: Path) -> N
     assert stat.S_ISFIFO((diff / "p").stat().st_mode)
 
 
-def test_whiteouts_and_opaque_directories_take_overlayfs_form(tmp_path: Path) -> None:
-    extracted, diff = extract([directory("d"), opaque("d"), file("d/f"), whiteout("gone")], tmp_path)
-    gone = (diff / "gone").stat()
-    assert (stat.S_ISCHR(gone.st_mode), gone.st_rdev) == (True, 0)
-    assert extracted.whiteouts == ("gone",)
+def test_whiteouts_wait_for_the_merge(tmp_path: Path) -> None:
+    extracted, diff = extract([directory("d"), opaque("d"), whiteout("other/gone")], tmp_path)
+    assert os.listdir(diff) == ["d"]
+    assert extracted.whiteouts == (Whiteout("d", True), Whiteout("other/gone", False))
+
+
+def test_directory_in_place_of_a_file_takes_overlayfs_opaque_form(tmp_path: Path) -> None:
+    extracted, diff = extract([file("d"), directory("d"), file("d/f")], tmp_path)
     if "d" not in extracted.unmarked_opaque:
         assert os.getxattr(diff / "d", OPAQUE) == b"y"
 

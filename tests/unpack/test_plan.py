@@ -6,7 +6,7 @@ import pytest
 
 from imagedist.errors import UnacceptableError
 from imagedist.unpack.entries import entries
-from imagedist.unpack.plan import Node, Plan, plan
+from imagedist.unpack.plan import Node, Plan, Whiteout, plan
 from tests.support import layers
 from tests.support.layers import Member, character_device, directory, file, hardlink, opaque, symlink, whiteout
 
@@ -59,29 +59,27 @@ def test_directory_in_place_of_a_file_hides_the_lower_one() -> None:
     assert paths(planned([file("x"), directory("x")]))["x"].is_opaque
 
 
-def test_directory_whited_out_and_filled_again_is_opaque_in_any_order() -> None:
-    for members in ([whiteout("d"), file("d/f")], [file("d/f"), whiteout("d")]):
-        found = paths(planned(members))
-        assert found["d"].is_opaque
-        assert not found["d"].takes_lower_metadata
-        assert not found["d/f"].is_whiteout
+def test_whiteouts_are_kept_in_order_and_apart_from_the_tree() -> None:
+    found = planned([whiteout("d/f"), file("f"), whiteout("f"), opaque("d/e"), opaque("")])
+    assert list(paths(found)) == ["f"]
+    assert found.whiteouts == (Whiteout("d/f", False), Whiteout("f", False), Whiteout("d/e", True), Whiteout("", True))
 
 
-def test_whiteout_does_not_hide_a_file_of_its_own_layer() -> None:
-    for members in ([whiteout("f"), file("f")], [file("f"), whiteout("f")]):
-        assert not paths(planned(members))["f"].is_whiteout
+def test_whiteout_goes_where_a_symlink_of_its_layer_leads() -> None:
+    assert planned([symlink("s", "d"), whiteout("s/f")]).whiteouts == (Whiteout("d/f", False),)
+
+
+def test_whiteout_below_a_file_of_its_layer_leaves_the_file() -> None:
+    assert not paths(planned([file("f"), whiteout("f/x"), opaque("f")]))["f"].is_directory
 
 
 def test_hard_linked_whiteout_is_a_whiteout() -> None:
-    assert paths(planned([file("f"), hardlink(".wh.g", "f")]))["g"].is_whiteout
-
-
-def test_whiteouts_in_an_opaque_directory_are_dropped() -> None:
-    assert list(paths(planned([opaque("d"), whiteout("d/x"), whiteout("d/deep/x"), file("d/f")]))) == ["d", "d/f"]
+    assert planned([file("f"), hardlink(".wh.g", "f")]).whiteouts == (Whiteout("g", False),)
 
 
 def test_aufs_bookkeeping_is_left_out() -> None:
-    assert paths(planned([file(".wh..wh.plnk"), directory(".wh..wh.aufs")])) == {}
+    found = planned([file(".wh..wh.plnk"), directory(".wh..wh.aufs")])
+    assert (paths(found), found.whiteouts) == ({}, ())
 
 
 def test_hard_link_shares_the_entry_of_its_target_as_it_was() -> None:
@@ -104,6 +102,7 @@ def test_hard_link_to_a_lower_file_waits_for_the_merge() -> None:
         ([symlink("a", "b"), symlink("b", "a"), file("a/f")], "too many symlinks"),
         ([directory("d"), hardlink("h", "d")], "directory"),
         ([hardlink("h", "/")], "root"),
+        ([hardlink("h", "lower"), file("h/f")], "two names"),
         ([file("d/..")], "root"),
         ([character_device("dev/zero", 0, 0)], "0:0"),
         ([file(".wh.")], "names nothing"),
