@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from bench.statistics import Result, Row, machine
 from imagedist.demo.image import NAME, build
 from imagedist.errors import ImagedistError
 
-_READY_SECONDS = 20
 _RUN_SECONDS = 600
 
 
@@ -118,22 +115,15 @@ def _once(way: Way, image: str, store: Path) -> tuple[float, float] | str:
 
 @contextmanager
 def _registry(layout: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    arguments = ["--layout", str(layout), "--listen", address, "--name", NAME]
-    process = subprocess.Popen([sys.executable, "-m", "imagedist.demo.registry", *arguments])
-    try:
-        deadline = time.monotonic() + _READY_SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{address}/v2/", timeout=1):
-                    break
-            except OSError as error:
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise ImagedistError("the benchmark's registry did not start") from error
-                time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
+    arguments = ["--layout", str(layout), "--listen", "127.0.0.1:0", "--name", NAME]
+    command = [sys.executable, "-m", "imagedist.demo.registry", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            address = process.stdout.readline().strip()  # it says so once it listens
+            if not address:
+                raise ImagedistError(f"the benchmark's registry did not start: {process.stderr.read().strip()}")
+            yield address
+        finally:
+            process.terminate()

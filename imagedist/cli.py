@@ -242,9 +242,9 @@ def swarm(socket: Socket = None, as_json: Json = False) -> None:
     found = commands.find_socket(socket)
     if found is None:
         raise InputError("no agent runs on this node: start `imagedist agent --config agent.toml`")
-    rows = interruptible(commands.transfers(found))
+    told = interruptible(commands.transfers(found))
     if as_json:
-        print(json.dumps([row.model_dump() for row in rows]))
+        print(told.model_dump_json())
         return
     table = Table(box=None, pad_edge=False)
     for title in (
@@ -260,13 +260,18 @@ def swarm(socket: Socket = None, as_json: Json = False) -> None:
         "SENT",
     ):
         table.add_column(title, justify="left" if title == "BLOB" else "right")
-    for row in rows:
+    for row in told.transfers:
         here = "all" if row.is_complete else f"{row.present_bytes / max(row.size_bytes, 1):.0%}"
         received = (decimal(row.received_bytes.get(source, 0)) for source in ("peer", "seeder", "webseed"))
         rates = (decimal(row.download_rate), decimal(row.upload_rate))
-        blob = row.digest.partition(":")[2][:12]
         table.add_row(
-            blob, decimal(row.size_bytes), here, str(row.peers), *rates, *received, decimal(row.uploaded_bytes)
+            row.digest.short,
+            decimal(row.size_bytes),
+            here,
+            str(row.peers),
+            *rates,
+            *received,
+            decimal(row.uploaded_bytes),
         )
     _show(table)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagedist.agent.client import AgentClient, find_socket
-from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow
+from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
 from imagedist.config import StorageTable, UnpackTable, parse_size
 from imagedist.engine import default_ramdisk, default_root, opened
 from imagedist.errors import InputError
@@ -81,10 +81,10 @@ async def _pull_here(order: PullOrder, via: str | None, root: Path, observe: Obs
         await source.close()
 
 
-async def transfers(socket: Path) -> tuple[TransferRow, ...]:
+async def transfers(socket: Path) -> Transfers:
     """The torrents of this node's agent. Raises SourceError: it does not answer."""
     async with AgentClient(socket) as agent:
-        return await agent.transfers()
+        return Transfers(transfers=await agent.transfers())
 
 
 async def pull_into(order: PullOrder, runtime: Runtime, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from imagedist.oci.digest import Digest
 
@@ -23,6 +23,7 @@ class Event(BaseModel):
 
     ``resolved``: image, manifest, layers. ``fetched``: layer and bytes since the last such event.
     ``extracted``, ``merged``: layer. ``done``: image, seconds, bytes (compressed bytes that were fetched).
+    With an agent, received_bytes: what the node received meanwhile, by source; pulls at the same time share it.
     ``error``: message, exit_code.
     """
 
@@ -38,7 +39,7 @@ class Event(BaseModel):
     seconds: float | None = None
     message: str | None = None
     exit_code: int | None = None
-    received_bytes: dict[str, int] | None = Field(default=None, description="bytes of this pull by source")
+    received_bytes: dict[str, int] | None = None
 
     def line(self) -> str:
         return self.model_dump_json(exclude_none=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from imagedist import __version__
 from imagedist.agent.events import Events
-from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow, Transfers
+from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
 from imagedist.config import AgentConfig
 from imagedist.distribution.admission import Admission
 from imagedist.errors import ImagedistError, InputError, NotFoundError
@@ -70,7 +70,7 @@ class SocketApi:
         return web.json_response(text=status.model_dump_json())
 
     async def transfers(self, request: web.Request) -> web.Response:
-        rows = tuple(TransferRow.of(transfer.status()) for transfer in self._session.transfers())
+        rows = tuple(transfer.status() for transfer in self._session.transfers())
         return web.json_response(text=Transfers(transfers=rows).model_dump_json())
 
     async def prefix(self, request: web.Request) -> web.Response:

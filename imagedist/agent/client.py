@@ -11,9 +11,10 @@ from pathlib import Path
 import aiohttp
 from pydantic import ValidationError
 
-from imagedist.agent.protocol import AgentStatus, PullRequest, TransferRow, Transfers
+from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
 from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.progress import Event, Observer
+from imagedist.swarm.session import TransferStatus
 
 DEFAULT_SOCKET = Path("/run/imagedist/agent.sock")
 
@@ -72,7 +73,7 @@ class AgentClient:
         except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
             raise self._unreachable(error) from error
 
-    async def transfers(self) -> tuple[TransferRow, ...]:
+    async def transfers(self) -> tuple[TransferStatus, ...]:
         """Every torrent of the node. Raises SourceError: the agent does not answer."""
         try:
             async with self._http.get("/v1/transfers", timeout=_ANSWER) as response:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from imagedist.agent.client import AgentClient
 from imagedist.agent.protocol import PullRequest
 from imagedist.errors import ImagedistError, InputError
 from imagedist.oci.manifest import Image
@@ -32,8 +33,8 @@ BUILT = layers.image(
 LARGE = [layer.descriptor.digest for layer in BUILT.image.layers if layer.descriptor.size_bytes > 1 << 20]
 
 
-async def pull(client: object, reference: str = REFERENCE) -> Event:
-    return await client.pull(PullRequest(reference=reference), ignore)  # type: ignore[attr-defined, no-any-return]
+async def pull(client: AgentClient, reference: str = REFERENCE) -> Event:
+    return await client.pull(PullRequest(reference=reference), ignore)
 
 
 def check_tree(store: Path, image: Image = BUILT.image) -> None:
@@ -63,7 +64,7 @@ async def test_a_nodes_torrents_say_how_far_they_are(tmp_path: Path) -> None:
             await pull(first)
             await pull(second)
             rows = await second.transfers()
-    assert {row.digest for row in rows} == {str(digest) for digest in LARGE}
+    assert {row.digest for row in rows} == set(LARGE)
     assert all(row.is_complete for row in rows)
     assert all(sum(row.received_bytes.values()) == row.size_bytes for row in rows)
 

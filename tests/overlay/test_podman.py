@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +14,7 @@ from imagedist.overlay.store import OverlayStore
 from tests.support import layers, unpacking
 from tests.support.layers import Member, directory, file, hardlink, symlink, whiteout
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="running containers needs root"),
-    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed: apt-get install podman crun"),
-]
+pytestmark = pytest.mark.e2e("podman", "crun")
 NAME = "registry.example/team/app:1"
 SHELL = "/bin/sh"
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from aiohttp import web
+
 from imagedist.agent.app import started
 from imagedist.agent.client import AgentClient
 from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig
@@ -62,8 +64,8 @@ class Site:
         for stack in (self._stack, self._proxy_stack, self._seeder_stack, self._upstream_stack):
             await stack.aclose()
 
-    async def _serve(self, stack: AsyncExitStack, app: object) -> Address:
-        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0)))  # type: ignore[arg-type]
+    async def _serve(self, stack: AsyncExitStack, app: web.Application) -> Address:
+        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0)))
 
     @asynccontextmanager
     async def agent(self, **tables: dict[str, object]) -> AsyncIterator[tuple[AgentClient, str, Path]]:
