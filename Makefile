@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test check format bench prove lock clean
+.PHONY: help setup demo test check format bench prove fuzz lock clean
 
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,11 +35,15 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## a minute-long look at this machine's figures
-	$(BIN)/imagedist-bench unpack --quick
+bench: $(READY) ## a minute-long look at this machine's figures; BENCH="layers --rounds 3" measures something else
+	$(BIN)/imagedist-bench $(or $(BENCH),unpack --quick)
 
 prove: $(READY) ## long proofs in full counts
 	PROVE=1 $(PYTEST) -m prove $(TESTS)
+
+fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZZ_SECONDS=60
+	$(BIN)/python -m tests.fuzz build/fuzz/corpus -max_total_time=$(or $(FUZZ_SECONDS),60) \
+	    -artifact_prefix=build/fuzz/ -max_len=16384
 
 lock: $(READY)  ## pin every dependency, with hashes, to requirements.lock
 	$(BIN)/pip install -q uv

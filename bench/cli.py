@@ -2,74 +2,232 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from bench.statistics import Result, ratio
+from bench import decoders as decoders_benchmark
+from bench import layers as layers_benchmark
+from bench import limit as limit_benchmark
+from bench import memory as memory_benchmark
+from bench import unpack as unpack_benchmark
+from bench import update as update_benchmark
+from bench.report import show, show_difference
+from bench.result import Result, load, save
+from bench.session import Settings, image_of
 from imagedist.config import parse_size
 from imagedist.errors import ImagedistError
 
+P = ParamSpec("P")
+
+_PIPE_WIDTH = 200
+_QUICK_ROUNDS = 3
+_QUICK_CUTS = (1, 4, 16)
+
 app = typer.Typer(
-    help="Measure imagedist beside the runtimes of this machine.", no_args_is_help=True, add_completion=False
+    name="imagedist-bench",
+    help="Measure imagedist beside the runtimes of this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
-_QUICK_BYTES = 60_000_000
-_QUICK_ROUNDS = 3
+Image = Annotated[
+    str, typer.Option(help="reference (seven layers from Debian packages), small, or registry/repository:tag.")
+]
+Rounds = Annotated[int, typer.Option(min=1, max=100, help="Cold runs of each; tables show medians.")]
+Store = Annotated[Path, typer.Option(help="Where stores are made and removed: the file system to measure.")]
+Ext4 = Annotated[
+    str | None, typer.Option(help="Measure a fresh ext4 of this size in a file below --store, until syncfs returns.")
+]
+Cache = Annotated[Path, typer.Option(help="Where images are kept between benchmarks.", envvar="IMAGEDIST_BENCH_CACHE")]
+Quick = Annotated[bool, typer.Option("--quick", help="The small image, three rounds.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result to this file; - is standard output.")]
+Names = Annotated[str, typer.Option(help=f"Comma-separated, of: {', '.join(unpack_benchmark.CONTESTANTS)}.")]
+
+_STORE = Path("/dev/shm/imagedist-bench")
+_CACHE = Path("/var/tmp/imagedist-bench")
 
 
-@app.callback()
-def _options() -> None:
-    """Measure imagedist beside the runtimes of this machine."""
+def explained(command: Callable[P, None]) -> Callable[P, None]:
+    """Ends a command with one readable line and the right exit code: 1 failed, 2 usage, 130 interrupted."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            command(*args, **kwargs)
+        except ImagedistError as error:
+            print(f"imagedist-bench: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            print("imagedist-bench: interrupted; no result was written", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM cleans up as Ctrl-C does: daemons, mounts and stores go."""
+    raise KeyboardInterrupt
+
+
+def _settings(image: str, rounds: int, store: Path, ext4: str | None, cache: Path, quick: bool) -> Settings:
+    return Settings(
+        cache=cache.absolute(),
+        store=store.absolute(),
+        ext4_bytes=parse_size(ext4) if ext4 else None,
+        image="small" if quick else image,
+        rounds=min(rounds, _QUICK_ROUNDS) if quick else rounds,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+
+
+def _give(result: Result, file: Path | None) -> None:
+    if file is not None and str(file) == "-":
+        print(result.model_dump_json(indent=2))
+        return
+    if file is not None:
+        save(result, file)
+    show(result, _console())
+
+
+def _console() -> Console:
+    """A pipe has no width to fold at."""
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
 
 
 @app.command()
+@explained
 def unpack(
-    directory: Annotated[Path, typer.Option(help="On the file system to measure.")] = Path("/dev/shm/imagedist-bench"),
-    size: Annotated[str, typer.Option(help="Compressed size of the image.")] = "150MB",
-    rounds: Annotated[int, typer.Option(min=1, max=50, help="Runs of each; the table shows medians.")] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller image, three rounds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+    image: Image = "reference",
+    contestants: Names = ",".join(unpack_benchmark.DEFAULT),
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
 ) -> None:
-    """Pull one image into an empty store: parallel, serial, and podman."""
-    from bench.unpack import run
+    """Pull one image into empty stores: imagedist's strategies, docker, containerd, podman."""
+    settings = _settings(image, rounds, store, ext4, cache, quick)
+    _give(unpack_benchmark.run(settings, _names(contestants)), json)
 
-    try:
-        size_bytes = _QUICK_BYTES if quick else parse_size(size)
-        result = run(directory, size_bytes, _QUICK_ROUNDS if quick else rounds)
-    except ImagedistError as error:
-        print(f"imagedist-bench: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    if as_json:
-        print(result.model_dump_json(indent=2))
+
+@app.command()
+@explained
+def layers(
+    image: Image = "reference",
+    peers: Annotated[str, typer.Option(help="Contestants to measure as well, comma-separated.")] = "",
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Pull the same files cut into 1 to 32 layers, and one fat layer with one CPU and with two."""
+    settings = _settings(image, rounds, store, ext4, cache, quick)
+    beside = [unpack_benchmark.named(name) for name in _names(peers)]
+    _give(layers_benchmark.run(settings, _QUICK_CUTS if quick else layers_benchmark.CUTS, beside), json)
+
+
+@app.command()
+@explained
+def limit(
+    image: Image = "reference",
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Measure the CPU time of each step that a pull cannot do without, and how near imagedist comes to it."""
+    _give(limit_benchmark.run(_settings(image, rounds, store, ext4, cache, quick)), json)
+
+
+@app.command()
+@explained
+def update(
+    image: Image = "reference",
+    contestants: Names = "agent,imagedist,docker",
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Pull a 20 MB application layer onto a node that has the base; the first contestant is the measure."""
+    settings = _settings(image, rounds, store, ext4, cache, quick)
+    chosen = [unpack_benchmark.named(name) for name in _names(contestants)]
+    _give(update_benchmark.run(settings, chosen, chosen[0].name), json)
+
+
+@app.command()
+@explained
+def memory(
+    image: Image = "reference",
+    ramdisk_budget: Annotated[str, typer.Option(help="What the ramdisk may hold.")] = "256MiB",
+    rounds: Rounds = 3,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Watch the anonymous memory and the ramdisk of a pull."""
+    parse_size(ramdisk_budget)
+    _give(memory_benchmark.run(_settings(image, rounds, store, ext4, cache, quick), ramdisk_budget), json)
+
+
+@app.command()
+@explained
+def decoders(
+    image: Image = "reference",
+    size: Annotated[str, typer.Option(help="Of the tar that is decoded, at most.")] = "300MB",
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Inflate, hash and write one tar by every decoder: the engine's own, zlib, and rapidgzip if it is installed."""
+    settings = _settings(image, rounds, _STORE, None, cache, quick)
+    _give(decoders_benchmark.run(settings, parse_size(size)), json)
+
+
+@app.command()
+@explained
+def image(image: Image = "reference", cache: Cache = _CACHE) -> None:
+    """Build or copy an image into the cache, and print its OCI layout."""
+    print(image_of(_settings(image, 1, _STORE, None, cache, False)).layout)
+
+
+@app.command(name="show")
+@explained
+def show_result(
+    file: Annotated[Path, typer.Argument(help="A result written with --json.")],
+    against: Annotated[Path | None, typer.Option(help="An earlier one to compare it with.")] = None,
+) -> None:
+    """Show a saved result again, or compare two."""
+    result = load(file)
+    if against is None:
+        show(result, _console())
     else:
-        show(result)
+        show_difference(load(against), result, _console())
 
 
-def show(result: Result) -> None:
-    """The table of a result; a noisy run says so."""
-    facts, host = result.image, result.machine
-    compressed = int(facts["compressed_bytes"]) / 1e6
-    print(f"{facts['name']}: {facts['layers']} layers, {compressed:.0f} MB compressed; {result.settings['directory']}")
-    print(f"{host['cpus']} CPUs ({host['processor']}), Linux {host['kernel']}, Python {host['python']}")
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "SECONDS", "CPU-SECONDS", "TIMES FASTER", "SPREAD"):
-        table.add_column(title, justify="left" if not title else "right")
-    for row in result.rows:
-        if row.median is None:
-            table.add_row(row.name, f"not run: {row.not_run}")
-            continue
-        cpu = sorted(row.cpu_seconds)[len(row.cpu_seconds) // 2]
-        table.add_row(
-            row.name, f"{row.median:.2f}", f"{cpu:.2f}", f"{ratio(result.rows, row):.1f}×", f"{row.spread:.0%}"
-        )
-    Console().print(table)
-    if result.is_noisy:
-        print("noisy: runs of one row differ by more than a third; close other programs and measure again")
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def main() -> None:

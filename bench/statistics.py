@@ -1,68 +1,58 @@
-"""What a benchmark reports of repeated runs: medians and spreads, never a best case."""
+"""What repeated runs say: order, medians, spreads, ratios pair by pair with their confidence interval. Pure."""
 
 from __future__ import annotations
 
-import os
-import platform
+import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+T = TypeVar("T")
 
-
-class Row(BaseModel):
-    """One way of doing the job. A peer that cannot run says why, and has no figures."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    seconds: tuple[float, ...] = ()
-    cpu_seconds: tuple[float, ...] = ()
-    not_run: str | None = None
-
-    @property
-    def median(self) -> float | None:
-        return statistics.median(self.seconds) if self.seconds else None
-
-    @property
-    def spread(self) -> float:
-        """(slowest - fastest) / median: above a third the machine was not quiet."""
-        return (max(self.seconds) - min(self.seconds)) / statistics.median(self.seconds) if self.seconds else 0.0
+CONFIDENCE = 0.95
+NOISY_SPREAD = 1 / 3
+"""Above it the machine was not quiet."""
+_RESAMPLES = 10_000
+_SEED = 20_260_101
 
 
-class Result(BaseModel):
-    """A finished benchmark, as written to ``--json``."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int = 1
-    benchmark: str
-    machine: dict[str, str]
-    image: dict[str, int | str]
-    settings: dict[str, str]
-    rows: tuple[Row, ...]
-
-    @property
-    def is_noisy(self) -> bool:
-        return any(row.spread > 1 / 3 for row in self.rows)
+def rotated(contestants: Sequence[T], round_number: int) -> list[T]:
+    """Who runs when: A B C, B C A, C A B, …: whatever changes with time or place hits all alike."""
+    first = round_number % len(contestants) if contestants else 0
+    return [*contestants[first:], *contestants[:first]]
 
 
-def machine() -> dict[str, str]:
-    """What figures depend on."""
-    return {
-        "cpus": str(len(os.sched_getaffinity(0))),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "processor": _processor(),
-    }
+def median(values: Sequence[float]) -> float | None:
+    """None of nothing."""
+    return statistics.median(values) if values else None
 
 
-def _processor() -> str:
-    with open("/proc/cpuinfo") as lines:
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+def spread(values: Sequence[float]) -> float:
+    """(slowest - fastest) / median."""
+    middle = median(values)
+    return (max(values) - min(values)) / middle if middle else 0.0
 
 
-def ratio(rows: Sequence[Row], row: Row) -> float | None:
-    """How many times faster than the slowest row."""
-    medians = [other.median for other in rows if other.median is not None]
-    return max(medians) / row.median if row.median else None
+def pair_ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """``theirs / ours`` within each round that both ran: what a noisy round does to one it does to the other.
+
+    Args:
+        ours, theirs: round → seconds.
+    """
+    return [theirs[number] / ours[number] for number in sorted(ours.keys() & theirs.keys()) if ours[number] > 0]
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The percentile bootstrap interval of the median; always the same for the same values.
+
+    With five values it is hardly narrower than their range; it is honest, not small.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no interval of nothing")
+    source = random.Random(_SEED)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    tail = round((1 - confidence) / 2 * _RESAMPLES)
+    return medians[tail], medians[-tail - 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import durationpy
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     HttpUrl,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 
 from imagedist.errors import ConfigError, InputError
@@ -119,10 +120,19 @@ def parse_rate(text: str) -> int | None:
         raise InputError(f"bad rate: {error}") from error
 
 
+def _parse_cgroup(value: Any) -> str:
+    """A path below the mount of cgroup v2: ``imagedist.slice/unpack``."""
+    name = str(value)
+    if not all(part not in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"expected a relative path such as imagedist.slice/unpack, got {value!r}")
+    return name
+
+
 Listen = Annotated[Address, BeforeValidator(parse_address)]
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 Rate = Annotated[int | None, BeforeValidator(_parse_rate)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
+CgroupName = Annotated[str, BeforeValidator(_parse_cgroup)]
 Cpus = Annotated[frozenset[int], BeforeValidator(_parse_cpus)]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -216,11 +226,27 @@ class StorageTable(_Table):
 
 
 class UnpackTable(_Table):
-    ramdisk: AbsolutePath = Path("/dev/shm/imagedist")
+    ramdisk: AbsolutePath = Path("/run/imagedist/ramdisk")
     ramdisk_budget: ByteSize = ByteSize(4 << 30)
     cpus: Cpus | None = None
     workers: int | None = Field(default=None, ge=1)
     nice: int = Field(default=10, ge=-20, le=19)
+    io_class: Literal["none", "best-effort", "idle"] = "none"
+    cgroup: CgroupName | None = None
+    """For the workers, below the mount of cgroup v2."""
+    cpu_max: float | None = Field(default=None, gt=0.0)
+    """CPUs' worth of time in the cgroup."""
+    memory_max: ByteSize | None = Field(default=None, gt=0)
+    devices: Literal["keep", "refuse", "skip"] = "keep"
+    max_layer_entries: int = Field(default=2_000_000, ge=1)
+    max_layer_size: ByteSize = ByteSize(100 << 30)
+    max_layer_ratio: int = Field(default=500, ge=1)
+
+    @model_validator(mode="after")
+    def _limits_need_a_cgroup(self) -> Self:
+        if self.cgroup is None and (self.cpu_max is not None or self.memory_max is not None):
+            raise ValueError("cpu_max and memory_max limit a cgroup: give cgroup as well")
+        return self
 
 
 class SnapshotterTable(_Table):

@@ -11,10 +11,12 @@ from typing import Literal
 
 import httpx
 
+from imagedist import rootless
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.config import AgentConfig, load
 from imagedist.engine import default_ramdisk, default_root, is_tmpfs
 from imagedist.errors import ImagedistError, InputError
+from imagedist.privileges import is_machine_root
 from imagedist.runtimes import survey
 
 _ASK_SECONDS = 5.0
@@ -39,7 +41,7 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
     loaded = load(config, AgentConfig) if config else None
     root = loaded.storage.root if loaded else default_root()
     ramdisk = loaded.unpack.ramdisk if loaded else default_ramdisk()
-    findings = [_privileges(), _overlay(), _ramdisk(ramdisk), _disk(root)]
+    findings = [_privileges(), _overlay(), _ramdisk(ramdisk, is_agents=loaded is not None), _disk(root)]
     proxies: tuple[str, ...] = loaded.agent.site_proxies if loaded else ()
     seeders: tuple[str, ...] = loaded.agent.site_seeders if loaded else ()
     mirror = str(loaded.agent.listen) if loaded else "127.0.0.1:5050"
@@ -49,15 +51,14 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
     elif found is None:
         findings.append(Finding("warn", "agent", "none runs; `imagedist pull` works without, but without the swarm"))
     else:
-        async with AgentClient(found) as agent:
-            try:
-                status = await agent.status()
-            except ImagedistError as error:
-                findings.append(Finding("bad", f"agent at {found}", str(error)))
-            else:
-                findings.append(Finding("ok", f"agent {status.version}", f"stores images in {status.storage_root}"))
-                proxies, seeders, mirror = status.site_proxies, status.site_seeders, status.mirror
-                findings.append(await _hop("canary: mirror", f"http://{mirror}/v2/"))
+        try:
+            status = await asyncio.to_thread(AgentClient(found).status)
+        except ImagedistError as error:
+            findings.append(Finding("bad", f"agent at {found}", str(error)))
+        else:
+            findings.append(Finding("ok", f"agent {status.version}", f"stores images in {status.storage_root}"))
+            proxies, seeders, mirror = status.site_proxies, status.site_seeders, status.mirror
+            findings.append(await _hop("canary: mirror", f"http://{mirror}/v2/"))
     for url in proxies:
         findings.append(await _hop("canary: site proxy", f"{url}/readyz"))
     for url in seeders:
@@ -76,7 +77,10 @@ def _socket(named: Path | None) -> tuple[Path | None, Finding | None]:
 def _privileges() -> Finding:
     if os.geteuid() == 0:
         return Finding("ok", "privileges", "root: ownership and devices are kept, images can be mounted")
-    return Finding("warn", "privileges", "not root: unpacked files belong to you, devices are skipped, no mount")
+    obstacle = rootless.why_not()
+    if obstacle is None:
+        return Finding("ok", "privileges", "not root: ownership is kept in your user namespace, devices are left out")
+    return Finding("warn", "privileges", f"not root: unpacked files will belong to you, as {obstacle}")
 
 
 def _overlay() -> Finding:
@@ -89,7 +93,9 @@ def _overlay() -> Finding:
     return Finding("warn", "overlay file system", "not loaded: `modprobe overlay` before containers run from the store")
 
 
-def _ramdisk(path: Path) -> Finding:
+def _ramdisk(path: Path, is_agents: bool) -> Finding:
+    if is_agents and is_machine_root() and not os.path.ismount(path):
+        return Finding("ok", f"ramdisk {path}", "the agent mounts it when it starts")
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if not is_tmpfs(path):

@@ -140,10 +140,21 @@ class PrivateDirectory:
 
 def remove_abandoned(parent: Path) -> None:
     """Removes what dead owners left in ``parent``. The caller holds ``parent/.lock``."""
+    for lock in _locks_of_the_dead(parent):
+        _remove_private(lock)
+
+
+def abandoned(parent: Path) -> list[Path]:
+    """What ``remove_abandoned`` would remove. The caller holds ``parent/.lock``."""
+    return [lock.path.with_suffix("") for lock in _locks_of_the_dead(parent)]
+
+
+def _locks_of_the_dead(parent: Path) -> Iterator[LockFile]:
+    """Each one is held while it is looked at."""
     for lock in list(private_locks(parent)):
         try:
             if lock.try_acquire():
-                _remove_private(lock)
+                yield lock
         finally:
             lock.close()
 

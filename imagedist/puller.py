@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from imagedist.errors import ImagedistError
 from imagedist.fetch.source import Source
-from imagedist.oci.manifest import Image, Layer, Platform
+from imagedist.oci.image import Image, Layer
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.overlay.store import Chain, OverlayStore
 from imagedist.progress import Event, LayerSize, Observer, ignore
+from imagedist.stages import Stages
 from imagedist.threads import first_error, in_thread, settled
 from imagedist.unpack.ramdisk import Ramdisk
-from imagedist.unpack.stage import LayerStage, StagedTar
-from imagedist.unpack.workers import ExtractedLayer, Workers
+from imagedist.unpack.stage import LayerStage
+from imagedist.unpack.workers import ExtractedLayer, Extracting, Workers
 
-Strategy = Literal["parallel", "serial"]
+Strategy = Literal["parallel", "staged", "serial"]
 
 _DECODE_THREADS = max(4, os.cpu_count() or 1)
 
@@ -30,8 +37,9 @@ class Puller:
 
     Args:
         source: where manifests and blobs come from.
-        strategy: ``parallel`` (all layers at once) or ``serial`` (decompress one layer, apply it, then the
-            next: what Docker does; kept for comparison).
+        strategy: ``parallel``: every layer is extracted while it arrives, all at once. For comparison: ``staged``: all
+            layers are decoded to the ramdisk at once, then extracted and merged one by one; ``serial``: decompress one
+            layer, apply it, then the next, as Docker does.
     """
 
     def __init__(
@@ -48,7 +56,7 @@ class Puller:
         self._ramdisk = ramdisk
         self._workers = workers
         self._strategy = strategy
-        self._threads = ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(_DECODE_THREADS, "decode", workers.placement.confine_thread)
 
     async def pull(self, reference: Reference, platform: Platform, observe: Observer = ignore) -> Image:
         """Makes the image ready in the store. Nothing is visible before the last layer was merged.
@@ -61,59 +69,122 @@ class Puller:
         stop = threading.Event()
         async with in_thread(self._store.building(image, [str(reference)], stop=stop), stop) as chain:
             observe(_resolved(reference, image, chain))
-            if self._strategy == "parallel":
-                await self._build_all_at_once(chain, reference, observe)
-            else:
-                await self._build_one_by_one(chain, reference, observe)
-            fetched_bytes = sum(layer.descriptor.size_bytes for layer in chain.missing)
-        seconds = round(time.monotonic() - started, 3)
-        observe(Event(event="done", reference=str(reference), image=image.id.hex, seconds=seconds, bytes=fetched_bytes))
+            stages = Stages(observe)
+            with contextlib.ExitStack() as closing:
+                build = _Build(chain, reference, stages, closing)
+                if self._strategy == "serial":
+                    for layer in chain.missing:
+                        await self._apply(build, layer, await self._staged(build, layer))
+                else:
+                    await self._all_at_once(build)
+        observe(stages.done(str(reference), image.id.hex, time.monotonic() - started))
         return image
 
-    async def _build_all_at_once(self, chain: Chain, reference: Reference, observe: Observer) -> None:
+    async def _all_at_once(self, build: _Build) -> None:
+        layers = build.chain.missing
+        # The biggest first: its bytes are asked for first, and it has the longest way to go.
+        order = sorted(layers, key=lambda layer: -layer.descriptor.size_bytes)
         try:
             async with asyncio.TaskGroup() as group:
-                building = [group.create_task(self._build(layer, chain, reference, observe)) for layer in chain.missing]
-                for layer, task in zip(chain.missing, building, strict=True):  # base first: the only serial part
-                    await self._merge(chain, layer, await task, observe)
+                if self._strategy == "parallel":
+                    extracting = {layer: group.create_task(self._extracted(build, layer)) for layer in order}
+                    for layer in layers:  # base first: the only serial part
+                        await self._merge(build, layer, await extracting[layer])
+                else:
+                    staging = {layer: group.create_task(self._staged(build, layer)) for layer in order}
+                    for layer in layers:
+                        await self._apply(build, layer, await staging[layer])
         except BaseExceptionGroup as failures:
             raise first_error(failures) from None
 
-    async def _build_one_by_one(self, chain: Chain, reference: Reference, observe: Observer) -> None:
-        for layer in chain.missing:
-            extracted = await self._build(layer, chain, reference, observe)
-            await self._merge(chain, layer, extracted, observe)
+    async def _extracted(self, build: _Build, layer: Layer) -> ExtractedLayer:
+        """Extracts a layer while it arrives."""
+        stage = self._new_stage(build, layer)
+        async with self._extracting(build, layer, stage) as extracting:
+            await self._decode(build, layer, stage)
+            return await self._result(build, layer, stage, extracting)
 
-    async def _merge(self, chain: Chain, layer: Layer, extracted: ExtractedLayer, observe: Observer) -> None:
-        await settled(asyncio.to_thread(chain.merge, extracted))
-        observe(Event(event="merged", layer=layer.descriptor.digest))
+    async def _staged(self, build: _Build, layer: Layer) -> LayerStage:
+        """Decodes a whole layer into the ramdisk."""
+        stage = self._new_stage(build, layer)
+        await self._decode(build, layer, stage)
+        return stage
 
-    async def _build(self, layer: Layer, chain: Chain, reference: Reference, observe: Observer) -> ExtractedLayer:
-        staged = await self._stage(layer, reference, observe)
+    def _new_stage(self, build: _Build, layer: Layer) -> LayerStage:
+        stage = LayerStage(self._ramdisk, layer, self._workers.limits, self._workers.spare)
+        build.closing.callback(stage.close)
+        return stage
+
+    async def _apply(self, build: _Build, layer: Layer, stage: LayerStage) -> None:
+        async with self._extracting(build, layer, stage) as extracting:
+            extracted = await self._result(build, layer, stage, extracting)
+        await self._merge(build, layer, extracted)
+
+    async def _merge(self, build: _Build, layer: Layer, extracted: ExtractedLayer) -> None:
+        started = time.monotonic()
+        await settled(asyncio.to_thread(build.chain.merge, extracted))
+        build.stages.spent("merge", time.monotonic() - started)
+        build.stages.merged(layer.descriptor.digest)
+
+    async def _decode(self, build: _Build, layer: Layer, stage: LayerStage) -> None:
+        loop, stages, digest = asyncio.get_running_loop(), build.stages, layer.descriptor.digest
+        before = time.monotonic()
+        async with aclosing(self._source.chunks(build.reference, layer.descriptor)) as chunks:
+            async for chunk in chunks:
+                stages.spent("fetch", time.monotonic() - before)
+                stages.fetched(digest, len(chunk))
+                decoded_bytes = stage.tar_bytes
+                # One chunk at a time: a slow decoder slows its own fetch, nothing piles up.
+                seconds = await settled(loop.run_in_executor(self._threads, _timed, partial(stage.feed, chunk)))
+                stages.spent("decode", seconds)
+                stages.decoded(digest, stage.tar_bytes - decoded_bytes)
+                before = time.monotonic()
+        await settled(loop.run_in_executor(self._threads, stage.finish))
+
+    @contextlib.asynccontextmanager
+    async def _extracting(self, build: _Build, layer: Layer, stage: LayerStage) -> AsyncIterator[Extracting]:
+        """Ends only when no worker touches the layer any more."""
+        loop, digest = asyncio.get_running_loop(), layer.descriptor.digest
+
+        def consumed(position: int) -> None:
+            stage.consumed(position)
+            with contextlib.suppress(RuntimeError):  # the pull is over, and its loop with it
+                loop.call_soon_threadsafe(build.stages.extracted_to, digest, position)
+
+        extracting = self._workers.begin(stage.path, build.chain.directory(layer), consumed)
         try:
-            extracting = self._workers.extract(staged, chain.directory(layer))
-            extracted = await settled(asyncio.wrap_future(extracting))
+            stage.hand_to(extracting)
+            yield extracting
         finally:
-            staged.release()
-        observe(Event(event="extracted", layer=layer.descriptor.digest))
-        return extracted
+            extracting.cancel()
+            with contextlib.suppress(ImagedistError):
+                await settled(asyncio.wrap_future(extracting.result))
 
-    async def _stage(self, layer: Layer, reference: Reference, observe: Observer) -> StagedTar:
-        loop = asyncio.get_running_loop()
-        stage = LayerStage(self._ramdisk, layer)
-        try:
-            async with aclosing(self._source.chunks(reference, layer.descriptor)) as chunks:
-                async for chunk in chunks:
-                    # One chunk at a time: a slow decoder slows its own fetch, nothing piles up.
-                    await settled(loop.run_in_executor(self._threads, stage.feed, chunk))
-                    observe(Event(event="fetched", layer=layer.descriptor.digest, bytes=len(chunk)))
-            return await settled(loop.run_in_executor(self._threads, stage.finish))
-        except BaseException:
-            stage.abort()
-            raise
+    async def _result(self, build: _Build, layer: Layer, stage: LayerStage, extracting: Extracting) -> ExtractedLayer:
+        extracted = await settled(asyncio.wrap_future(extracting.result))
+        stage.close()
+        build.stages.spent("extract", extracting.seconds)
+        build.stages.extracted(layer.descriptor.digest, stage.tar_bytes)
+        return extracted
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What one pull is about."""
+
+    chain: Chain
+    reference: Reference
+    stages: Stages
+    closing: contextlib.ExitStack
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
 
 
 def _resolved(reference: Reference, image: Image, chain: Chain) -> Event:

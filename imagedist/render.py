@@ -1,109 +1,113 @@
-"""How commands show themselves: bars on a terminal, plain lines in a pipe, JSON lines for machines."""
+"""What commands print: sizes, tables, the first and the last lines of a pull."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-
-from imagedist.progress import Event, Observer
+from imagedist.progress import STAGES, Event
+from imagedist.swarm.session import TransferStatus
 
 _PLAIN_INTERVAL_SECONDS = 5.0
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
-@contextmanager
-def watching(as_json: bool) -> Iterator[Observer]:
-    """An observer that suits standard output: a terminal, a pipe or a machine."""
-    if as_json:
-        yield lambda event: print(event.line(), flush=True)
-    elif sys.stdout.isatty():
-        with _Bars() as bars:
-            yield bars
-    else:
-        yield _Lines()
+def decimal(size_bytes: float) -> str:
+    """``52.1 MB``, in steps of 1000."""
+    for unit in _UNITS:
+        if size_bytes < 999.95 or unit == _UNITS[-1]:
+            break
+        size_bytes /= 1000
+    return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
 
 
-def summary(event: Event) -> str:
-    """The last line of a pull."""
-    seconds = event.seconds or 0.0
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> str:
+    """Columns of text, as wide as they need to be; those named in ``numbers`` end at the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if title in numbers else cell.ljust(width)
+            for title, cell, width in zip(titles, row, widths, strict=True)
+        ).rstrip()
+        for row in (titles, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def swarm_table(transfers: Sequence[TransferStatus]) -> str:
+    """A node's torrents, one per line."""
+    titles = ("BLOB", "SIZE", "HERE", "PEERS", "DOWN/s", "UP/s", "FROM PEERS", "FROM SEEDER", "BY WEB SEED", "SENT")
+    rows = [
+        (
+            row.digest.short,
+            decimal(row.size_bytes),
+            "all" if row.is_complete else f"{row.present_bytes / max(row.size_bytes, 1):.0%}",
+            str(row.peers),
+            decimal(row.download_rate),
+            decimal(row.upload_rate),
+            *(decimal(row.received_bytes.get(source, 0)) for source in ("peer", "seeder", "webseed")),
+            decimal(row.uploaded_bytes),
+        )
+        for row in transfers
+    ]
+    return table(titles, rows, numbers=titles[1:])
+
+
+def opening(event: Event) -> str:
+    """The first line of a pull: what is here, what is missing."""
+    layers = event.layers or ()
+    missing = [layer for layer in layers if not layer.is_present]
+    size = decimal(sum(layer.size_bytes for layer in missing))
+    return f"{event.reference}: {len(layers)} layers, {len(layers) - len(missing)} here, {len(missing)} to get ({size})"
+
+
+def summary(event: Event, merged: int = 0) -> str:
+    """The last lines of a pull: how much in what time, and how busy each stage was.
+
+    Args:
+        merged: how many layers were.
+    """
     sources = event.received_bytes or {}
     by = ", ".join(f"{decimal(count)} from {source}" for source, count in sorted(sources.items()) if count)
-    text = f"{event.reference}  {(event.image or '')[:12]}  {decimal(event.bytes or 0)} in {seconds:.1f} s"
-    return f"{text} ({by})" if by else text
+    fetched, decoded = event.bytes or 0, event.decoded_bytes or 0
+    text = f"{event.reference}  {(event.image or '')[:12]}  {decimal(fetched)} in {event.seconds or 0.0:.2f} s"
+    lines = [f"{text} ({by})" if by else text]
+    if event.stages and merged:
+        lines.append("  busy, all layers together:")
+        amounts = dict(zip(STAGES, (fetched, decoded, decoded, None), strict=True))
+        for stage in STAGES:
+            lines.append(_stage(stage, event.stages.get(stage, 0.0), amounts[stage], merged))
+    return "\n".join(lines)
 
 
-class _Bars:
-    """One bar per layer, then the summary."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.fields[short]}"),
-            BarColumn(bar_width=30),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=Console(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        if event.event == "resolved":
-            for layer in event.layers or ():
-                task = self._progress.add_task(
-                    "",
-                    total=layer.size_bytes,
-                    short=layer.digest.short,
-                    state="here" if layer.is_present else "fetching",
-                    completed=layer.size_bytes if layer.is_present else 0,
-                )
-                self._tasks[str(layer.digest)] = task
-        elif event.event in ("note", "waiting"):
-            self._progress.console.print(event.message or "")
-        elif event.event == "done":
-            self._progress.console.print(summary(event))
-        elif str(event.layer) in self._tasks:
-            task = self._tasks[str(event.layer)]
-            if event.event == "fetched":
-                self._progress.update(task, advance=event.bytes or 0)
-            else:
-                self._progress.update(task, state={"extracted": "unpacked", "merged": "merged"}[event.event])
+def _stage(name: str, seconds: float, size_bytes: int | None, merged: int) -> str:
+    if size_bytes is None:
+        return f"  {name:<8}{f'{merged} layers':>11}{seconds:>9.2f} s"
+    rate = f"{decimal(size_bytes / seconds)}/s" if seconds > 0 else ""
+    return f"  {name:<8}{decimal(size_bytes):>11}{seconds:>9.2f} s{rate:>15}".rstrip()
 
 
-class _Lines:
+class Lines:
     """A line for what matters, and one every few seconds while bytes flow."""
 
     def __init__(self) -> None:
         self._total_bytes = 0
         self._fetched_bytes = 0
+        self._merged = 0
         self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         if event.event == "resolved":
-            layers = event.layers or ()
-            missing = [layer for layer in layers if not layer.is_present]
-            self._total_bytes = sum(layer.size_bytes for layer in missing)
-            print(
-                f"{event.reference}: {len(layers)} layers, {len(missing)} to fetch ({decimal(self._total_bytes)})",
-                flush=True,
-            )
+            self._total_bytes = sum(layer.size_bytes for layer in event.layers or () if not layer.is_present)
+            print(opening(event), flush=True)
         elif event.event == "fetched":
             self._fetched_bytes += event.bytes or 0
             if time.monotonic() - self._last >= _PLAIN_INTERVAL_SECONDS:
                 self._last = time.monotonic()
                 print(f"fetched {decimal(self._fetched_bytes)} of {decimal(self._total_bytes)}", flush=True)
+        elif event.event == "merged":
+            self._merged += 1
         elif event.event in ("note", "waiting"):
             print(event.message, flush=True)
         elif event.event == "done":
-            print(summary(event), flush=True)
+            print(summary(event, self._merged), flush=True)

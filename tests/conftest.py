@@ -17,6 +17,9 @@ _PACKAGES = {
     "docker.io": "dockerd",
     "containerd": "containerd",
     "crun": "crun",
+    "uidmap": "newuidmap",
+    "strace": "strace",
+    "umoci": "umoci",
 }
 """Debian package → the program by which we see that it is installed."""
 

@@ -116,7 +116,14 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
         ('[agent]\nsite_proxies = ["ftp://p"]', "bad value for agent.site_proxies.0"),
         ('[agent]\nsite_proxies = ["http://p"]\n[limits]\nupload = "fast"', "bad value for limits.upload"),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncpus = "a-b"', "bad value for unpack.cpus"),
-        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nnices = 3', "unknown key unpack.nices; allowed here: cpus"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nnices = 3', "unknown key unpack.nices; allowed here: cgroup"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncgroup = "/abs"', "unpack.cgroup: expected a relative path"),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncgroup = "a/../b"',
+            "unpack.cgroup: expected a relative path",
+        ),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncpu_max = 1.5', "cpu_max and memory_max limit a cgroup"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nio_class = "rt"', "unpack.io_class: Input should be 'none'"),
         ("[agent", "is not TOML"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagedist.errors import IntegrityError
-from imagedist.oci.manifest import Platform
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event
 from imagedist.puller import Puller, Strategy
@@ -26,7 +26,7 @@ BUILT = layers.image(
 PLATFORM = Platform(os="linux", architecture="amd64")
 
 
-@pytest.mark.parametrize("strategy", ["parallel", "serial"])
+@pytest.mark.parametrize("strategy", ["parallel", "staged", "serial"])
 async def test_pulled_image_has_the_tree_of_its_layers_merged_in_order(tmp_path: Path, strategy: Strategy) -> None:
     events: list[Event] = []
     with engine(tmp_path) as made:

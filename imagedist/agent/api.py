@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from imagedist import __version__
 from imagedist.agent.events import Events
@@ -16,7 +17,7 @@ from imagedist.distribution.admission import Admission
 from imagedist.errors import ImagedistError, InputError, NotFoundError
 from imagedist.fetch.node import NodeBlobs
 from imagedist.metrics import PULL_SECONDS
-from imagedist.oci.manifest import Platform
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event, Observer
 from imagedist.puller import Puller
@@ -24,6 +25,10 @@ from imagedist.site import Site
 from imagedist.swarm.session import SwarmSession
 
 _LOG = logging.getLogger(__name__)
+
+_STATUS = TypeAdapter(AgentStatus)
+_TRANSFERS = TypeAdapter(Transfers)
+_ORDER = TypeAdapter(PullRequest)
 
 _PULLS = 8
 """Pulls at once; more only share the same workers and ramdisk."""
@@ -67,11 +72,11 @@ class SocketApi:
             site_seeders=self._config.agent.site_seeders,
             received_bytes=dict(self._blobs.received_bytes),
         )
-        return web.json_response(text=status.model_dump_json())
+        return web.json_response(body=_STATUS.dump_json(status))
 
     async def transfers(self, request: web.Request) -> web.Response:
         rows = tuple(transfer.status() for transfer in self._session.transfers())
-        return web.json_response(text=Transfers(transfers=rows).model_dump_json())
+        return web.json_response(body=_TRANSFERS.dump_json(Transfers(transfers=rows)))
 
     async def prefix(self, request: web.Request) -> web.Response:
         try:
@@ -104,11 +109,11 @@ class SocketApi:
                 PULL_SECONDS.observe(event.seconds or 0)
                 now = self._blobs.received_bytes
                 received = {source: count - before.get(source, 0) for source, count in now.items()}
-                event = event.model_copy(update={"received_bytes": received})
+                event = replace(event, received_bytes=received)
             events.put(event)
 
         try:
-            order = PullRequest.model_validate_json(body)
+            order = _ORDER.validate_json(body)
             reference = Reference.parse(order.reference)
             platform = Platform.parse(order.platform) if order.platform else Platform.of_this_machine()
             await self._admitted(reference, platform, observe)

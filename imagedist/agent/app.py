@@ -8,20 +8,23 @@ import logging
 import os
 import socket as sockets
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from imagedist import __version__
 from imagedist.agent.api import SocketApi
+from imagedist.agent.collecting import keep_collected
 from imagedist.agent.mirror import Mirror
+from imagedist.agent.ramdisk import mounted
 from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
-from imagedist.engine import agent_workers, opened
+from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
 from imagedist.errors import ImagedistError, InputError, storage_error
 from imagedist.fetch.node import NodeBlobs
 from imagedist.puller import Puller
@@ -41,8 +44,6 @@ async def run(config: AgentConfig) -> None:
         InputError: a port or the socket is in use. StorageError, ConfigError.
     """
     raise_open_files_limit()
-    if config.storage.quota is not None:
-        _LOG.warning("storage.quota is not enforced in this version: remove images with `imagedist rm`")
     if config.snapshotter is not None:
         _LOG.warning("there is no snapshotter in this version: the table [snapshotter] has no effect")
     with stop_signals() as stop:
@@ -59,7 +60,10 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
     if unpack.workers is None and unpack.cpus is None:
         unpack = unpack.model_copy(update={"workers": agent_workers()})
     async with AsyncExitStack() as stack:
-        engine = stack.enter_context(opened(config.storage, unpack))
+        budget_bytes = affordable_bytes(unpack)
+        stack.enter_context(mounted(unpack.ramdisk, budget_bytes))
+        workers = stack.enter_context(started_workers(unpack))
+        engine = stack.enter_context(opened(config.storage, unpack, workers, budget_bytes))
         node_id = f"{sockets.gethostname()}-{table.bittorrent}"
         limits = config.limits
         rate = TokenBucket(limits.download) if limits.download else None
@@ -83,9 +87,20 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
         stack.callback(puller.close)
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
         await stack.enter_async_context(listening(api.create_app(), table.socket))
-        heartbeat = asyncio.create_task(_heartbeat(site, config))
-        stack.callback(heartbeat.cancel)
+        await stack.enter_async_context(_running(_heartbeat(site, config)))
+        await stack.enter_async_context(_running(keep_collected(engine.store, unpack.ramdisk)))
         yield str(mirror)
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work beside the context, over when it is left."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @asynccontextmanager

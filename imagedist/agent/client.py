@@ -1,26 +1,36 @@
-"""The command line's end of the agent's Unix socket."""
+"""The command line's end of the agent's Unix socket: blocking, and nothing but the standard library until it is asked.
+
+HTTP/1.0: an answer's body is what comes until the end, so a socket and ``readline`` are the whole client. http.client
+would do the same and costs 40 ms at every start (it imports ssl and email), aiohttp 250 ms.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket as sockets
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from urllib.parse import quote
 
-import aiohttp
-from pydantic import ValidationError
-
-from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
 from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.progress import Event, Observer
-from imagedist.swarm.session import TransferStatus
+
+if TYPE_CHECKING:
+    from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
+
+T = TypeVar("T")
 
 DEFAULT_SOCKET = Path("/run/imagedist/agent.sock")
 
-_CONNECT_SECONDS = 5
-_ANSWER = aiohttp.ClientTimeout(total=30)
+_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 _LINE_LIMIT_BYTES = 1 << 20
+_HEADER_LIMIT = 100
+_ANSWER_LIMIT_BYTES = 64 << 20
 
 
 def find_socket(given: Path | None) -> Path | None:
@@ -47,88 +57,116 @@ def find_socket(given: Path | None) -> Path | None:
 
 
 class AgentClient:
-    """Talks to one agent. Use as an async context manager."""
+    """Talks to one agent, a connection for each question."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
-        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS)
-        self._http = aiohttp.ClientSession(
-            "http://agent",
-            connector=aiohttp.UnixConnector(str(socket)),
-            timeout=timeout,
-            read_bufsize=_LINE_LIMIT_BYTES,
-        )
 
-    async def __aenter__(self) -> AgentClient:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._http.close()
-
-    async def status(self) -> AgentStatus:
+    def status(self) -> AgentStatus:
         """Raises SourceError: the agent does not answer."""
-        try:
-            async with self._http.get("/v1/agent", timeout=_ANSWER) as response:
-                return AgentStatus.model_validate(await response.json())
-        except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        from imagedist.agent.protocol import AgentStatus
 
-    async def transfers(self) -> tuple[TransferStatus, ...]:
+        return self._read(AgentStatus, self._ask("/v1/agent")[1])
+
+    def transfers(self) -> Transfers:
         """Every torrent of the node. Raises SourceError: the agent does not answer."""
-        try:
-            async with self._http.get("/v1/transfers", timeout=_ANSWER) as response:
-                return Transfers.model_validate(await response.json()).transfers
-        except (aiohttp.ClientError, OSError, ValidationError, TimeoutError) as error:
-            raise self._unreachable(error) from error
+        from imagedist.agent.protocol import Transfers
 
-    async def prefix(self, registry: str) -> str:
+        return self._read(Transfers, self._ask("/v1/transfers")[1])
+
+    def prefix(self, registry: str) -> str:
         """The path prefix under which the site's proxy serves a registry.
 
         Raises:
             SourceError: no answer. InputError: the site has no such upstream; names those it has.
         """
-        try:
-            async with self._http.get("/v1/prefix", params={"registry": registry}, timeout=_ANSWER) as response:
-                answer = await response.json()
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
-            raise self._unreachable(error) from error
-        if response.status != 200:
-            kind = InputError if response.status == 404 else SourceError
-            raise kind(str(answer.get("message", f"the site serves no registry {registry}")))
-        return str(answer["prefix"])
+        status, body = self._ask(f"/v1/prefix?registry={quote(registry, safe='')}")
+        answer = self._read(dict[str, str], body)
+        if status != 200:
+            kind = InputError if status == 404 else SourceError
+            raise kind(answer.get("message", f"the site serves no registry {registry}"))
+        return answer["prefix"]
 
-    async def pull(self, request: PullRequest, observe: Observer) -> Event:
-        """Has the agent pull an image; passes its events on and returns the last one.
+    def pull(self, request: PullRequest, observe: Observer) -> Event:
+        """Has the agent pull an image; passes its events on and returns the last one. Left early, the agent stops.
 
         Raises:
             ImagedistError: what went wrong there, with its exit code. SourceError: the agent went away.
         """
-        last: Event | None = None
-        async with contextlib.aclosing(self._events(request)) as events:
-            async for last in events:
-                if last.event == "error":
-                    raise _told(last)
-                observe(last)  # outside of what is mapped below: a closed pipe of ours is not the agent's fault
-        if last is None or last.event != "done":
-            raise SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again")
-        return last
+        order = {name: value for name, value in asdict(request).items() if value is not None}
+        with self._asking("POST", "/v1/pull", json.dumps(order).encode(), None) as (status, answer):
+            if status != 200:
+                raise SourceError(f"the agent at {self._socket} answered {status}: is it of this version?")
+            while line := self._line(answer):
+                event = Event.parse(line.decode(errors="replace"))
+                if event is None:
+                    continue
+                if event.event == "error":
+                    raise _told(event)
+                observe(event)
+                if event.event == "done":
+                    return event
+        raise self._stopped()
 
-    async def _events(self, request: PullRequest) -> AsyncGenerator[Event, None]:
+    def _line(self, answer: BinaryIO) -> bytes:
         try:
-            async with self._http.post("/v1/pull", json=request.model_dump()) as response:
-                async for line in response.content:
-                    yield Event.model_validate_json(line)
-        except aiohttp.ClientPayloadError as error:
-            raise SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again") from error
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+            return answer.readline(_LINE_LIMIT_BYTES)
+        except OSError as error:
+            raise self._stopped() from error
+
+    def _ask(self, path: str) -> tuple[int, bytes]:
+        with self._asking("GET", path, b"", _ANSWER_SECONDS) as (status, answer):
+            try:
+                return status, answer.read(_ANSWER_LIMIT_BYTES)
+            except OSError as error:
+                raise self._unreachable(error) from error
+
+    @contextlib.contextmanager
+    def _asking(
+        self, method: str, path: str, body: bytes, timeout_seconds: float | None
+    ) -> Iterator[tuple[int, BinaryIO]]:
+        """Yields the status and the body, to be read to its end."""
+        with sockets.socket(sockets.AF_UNIX) as connection:
+            try:
+                connection.settimeout(_CONNECT_SECONDS)
+                connection.connect(str(self._socket))
+                connection.settimeout(timeout_seconds)
+                head = f"{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+                answer = connection.makefile("rb")
+                status = _head(answer)
+            except (OSError, ValueError) as error:
+                raise self._unreachable(error) from error
+            with answer:
+                yield status, answer
+
+    def _read(self, shape: type[T], body: bytes) -> T:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(shape).validate_json(body)
+        except ValidationError as error:
             raise self._unreachable(error) from error
 
+    def _stopped(self) -> SourceError:
+        return SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again")
+
     def _unreachable(self, error: Exception) -> SourceError:
-        cause = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else error
-        why = cause or type(error).__name__
+        why = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
         return SourceError(
             f"the agent at {self._socket} does not answer ({why}); see `imagedist doctor`, or pull with --no-agent"
         )
+
+
+def _head(answer: BinaryIO) -> int:
+    """Reads the status line and skips the headers. Raises ValueError: not an answer."""
+    words = answer.readline(_LINE_LIMIT_BYTES).split()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1."):
+        raise ValueError("not an HTTP answer")
+    for _ in range(_HEADER_LIMIT):
+        if answer.readline(_LINE_LIMIT_BYTES) in (b"\r\n", b"\n"):
+            return int(words[1])
+    raise ValueError("headers without an end")
 
 
 def _told(event: Event) -> ImagedistError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from imagedist.progress import Event
 
+_ADDED_UP = ("fetched", "decoded", "extracted")
+
 
 class Events:
-    """A queue of a few events per layer at most: fetched bytes that wait are added up. It never blocks the pull."""
+    """A queue of a few events per layer at most: bytes that wait are added up by stage. It never blocks the pull."""
 
     def __init__(self) -> None:
         self._waiting: dict[object, Event] = {}
@@ -16,10 +19,10 @@ class Events:
         self._is_ended = False
 
     def put(self, event: Event) -> None:
-        key = event.layer if event.event == "fetched" else object()
+        key = (event.event, event.layer) if event.event in _ADDED_UP else object()
         earlier = self._waiting.get(key)
         if earlier is not None:
-            event = event.model_copy(update={"bytes": (earlier.bytes or 0) + (event.bytes or 0)})
+            event = replace(event, bytes=(earlier.bytes or 0) + (event.bytes or 0))
         self._waiting[key] = event
         self._arrived.set()
 

@@ -9,8 +9,10 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import IntegrityError, UnacceptableError
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
+from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
-from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.manifest import Descriptor
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 
 _CHUNK_BYTES = 1 << 20

@@ -8,7 +8,8 @@ from pathlib import Path
 from imagedist.demo.layout import blob_path, open_layout, write_index
 from imagedist.errors import ImagedistError, IntegrityError, storage_error
 from imagedist.fetch.registry import RegistrySource
-from imagedist.oci.manifest import OCI_MANIFEST, Descriptor, Platform
+from imagedist.oci.manifest import OCI_MANIFEST, Descriptor
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 
 _PARALLEL_BLOBS = 3

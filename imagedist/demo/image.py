@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagedist.demo import sources
 from imagedist.demo.layer import LayerWriter, WrittenLayer
-from imagedist.demo.layout import BuiltImage, blob_path, open_layout, put_json, write_index
+from imagedist.demo.layout import BuiltImage, built_once, write_image
 from imagedist.demo.sources import Source
-from imagedist.errors import ImagedistError, storage_error
-from imagedist.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Platform
 
 DEFAULT_SIZE_BYTES = 150_000_000
 NAME = "team/demo:1"
@@ -71,47 +65,10 @@ def build(
         StorageError: no space, no permission, or no shell on this machine.
     """
     recipe = _RECIPE | {"size_bytes": size_bytes, "name": name}
-    try:
-        with _building(directory) as fresh:
-            built = _reuse(directory, recipe)
-            if built is not None:
-                return built
-            _write_image(fresh, size_bytes, name, progress)
-            (fresh / "recipe.json").write_text(json.dumps(recipe))
-            if directory.exists():
-                shutil.rmtree(directory)
-            fresh.rename(directory)
-    except OSError as error:
-        raise storage_error(f"build the demo image in {directory}", error) from error
-    return open_layout(directory)
-
-
-@contextlib.contextmanager
-def _building(directory: Path) -> Iterator[Path]:
-    """A private directory beside the layout, one builder at a time; what a killed builder left goes first."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.building")
-    lock = os.open(directory.with_name(f".{directory.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(fresh, ignore_errors=True)
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        os.close(lock)
-
-
-def _reuse(directory: Path, recipe: dict[str, int | str]) -> BuiltImage | None:
-    try:
-        if json.loads((directory / "recipe.json").read_text()) != recipe:
-            return None
-        return open_layout(directory)
-    except (OSError, ValueError, ImagedistError):
-        return None  # not there, cut short or changed: built anew
+    return built_once(directory, recipe, lambda fresh: _write_image(fresh, size_bytes, name, progress))
 
 
 def _write_image(layout: Path, size_bytes: int, name: str, progress: Progress) -> None:
-    (layout / "blobs/sha256").mkdir(parents=True)
     base = sources.programs(_PROGRAMS)
     taken = {source.name for source in base} | set(sources.merged_links())
     limit_bytes = 2 * size_bytes // (2 * _BULK_LAYERS + 1)  # the Python layer has half a share
@@ -134,9 +91,7 @@ def _write_image(layout: Path, size_bytes: int, name: str, progress: Progress) -
     if missing_bytes > 0 and left_over:
         parts.append(("usr, the rest", _fill(layout / "rest", left_over, missing_bytes, shared)[0]))
     parts.append(("changes", _write_changes(layout / "changes", name)))
-    for _, layer in parts:
-        layer.path.rename(blob_path(layout, layer.digest))
-    _write_documents(layout, parts, name)
+    write_image(layout, [(f"imagedist demo: {about}", layer) for about, layer in parts], name, COMMAND)
 
 
 def _cut(files: Sequence[Source], count: int) -> list[list[Source]]:
@@ -221,24 +176,3 @@ def _write_changes(path: Path, name: str) -> WrittenLayer:
         writer.add_bytes("opt/demo/kept/new", b"beside the old one\n")
         writer.add_hard_link("opt/demo/kept/same", "opt/demo/kept/new")
         return writer.finish()
-
-
-def _write_documents(layout: Path, parts: Sequence[tuple[str, WrittenLayer]], name: str) -> None:
-    platform = Platform.of_this_machine()
-    config = {
-        "architecture": platform.architecture,
-        "os": platform.os,
-        "config": {"Cmd": list(COMMAND), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for _, layer in parts]},
-        "history": [{"created_by": f"imagedist demo: {about}"} for about, _ in parts],
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": put_json(layout, config, OCI_CONFIG),
-        "layers": [
-            {"mediaType": f"{OCI_LAYER}+gzip", "digest": str(layer.digest), "size": layer.size_bytes}
-            for _, layer in parts
-        ],
-    }
-    write_index(layout, put_json(layout, manifest, OCI_MANIFEST), name)

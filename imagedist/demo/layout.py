@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imagedist.errors import InputError, StorageError, storage_error
+from imagedist.demo.layer import WrittenLayer
+from imagedist.errors import ImagedistError, InputError, StorageError, storage_error
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import OCI_INDEX, Image, Index, Manifest, parse_document, resolve
+from imagedist.oci.image import Image
+from imagedist.oci.manifest import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Index,
+    Manifest,
+    parse_document,
+    resolve,
+)
+from imagedist.oci.platform import Platform
 
 REFERENCE_NAME = "org.opencontainers.image.ref.name"
 """The index annotation that names an image inside a layout (annotations.md); skopeo's ``oci:DIR:NAME``."""
@@ -38,6 +55,87 @@ class BuiltImage:
 
 def blob_path(layout: Path, digest: Digest) -> Path:
     return layout / "blobs" / digest.algorithm / digest.hex
+
+
+def built_once(directory: Path, recipe: Mapping[str, object], write: Callable[[Path], None]) -> BuiltImage:
+    """The image of a recipe: the complete one that is in ``directory``, else a new one, complete or not there.
+
+    Args:
+        directory: the layout; replaced if it holds another recipe's image. Its parent must be writable.
+        recipe: whatever the image's bytes depend on; JSON values.
+        write: fills a fresh directory (with ``blobs/sha256`` in it); one writer at a time.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    try:
+        with _building(directory) as fresh:
+            built = _reuse(directory, recipe)
+            if built is not None:
+                return built
+            (fresh / "blobs/sha256").mkdir(parents=True)
+            write(fresh)
+            (fresh / "recipe.json").write_text(json.dumps(recipe))
+            if directory.exists():
+                shutil.rmtree(directory)
+            fresh.rename(directory)
+    except OSError as error:
+        raise storage_error(f"build the image in {directory}", error) from error
+    return open_layout(directory)
+
+
+@contextlib.contextmanager
+def _building(directory: Path) -> Iterator[Path]:
+    """A private directory beside the layout, one builder at a time; what a killed builder left goes first."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    fresh = directory.with_name(f".{directory.name}.building")
+    lock = os.open(directory.with_name(f".{directory.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(fresh, ignore_errors=True)
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        os.close(lock)
+
+
+def _reuse(directory: Path, recipe: Mapping[str, object]) -> BuiltImage | None:
+    try:
+        if json.loads((directory / "recipe.json").read_text()) != json.loads(json.dumps(recipe)):
+            return None
+        return open_layout(directory)
+    except (OSError, ValueError, ImagedistError):
+        return None  # not there, cut short or changed: built anew
+
+
+def write_image(layout: Path, layers: Sequence[tuple[str, WrittenLayer]], name: str, command: Sequence[str]) -> None:
+    """Moves gzip layers, base first, into a layout and completes it.
+
+    Args:
+        layers: what made each (the image's history) and the layer, on the layout's file system.
+        name: ``repository:tag``.
+        command: what a container of it runs.
+    """
+    for _, layer in layers:
+        layer.path.rename(blob_path(layout, layer.digest))
+    platform = Platform.of_this_machine()
+    config = {
+        "architecture": platform.architecture,
+        "os": platform.os,
+        "config": {"Cmd": list(command), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "WorkingDir": "/"},
+        "rootfs": {"type": "layers", "diff_ids": [str(layer.diff_id) for _, layer in layers]},
+        "history": [{"created_by": made_by} for made_by, _ in layers],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": put_json(layout, config, OCI_CONFIG),
+        "layers": [
+            {"mediaType": f"{OCI_LAYER}+gzip", "digest": str(layer.digest), "size": layer.size_bytes}
+            for _, layer in layers
+        ],
+    }
+    write_index(layout, put_json(layout, manifest, OCI_MANIFEST), name)
 
 
 def put_json(layout: Path, document: dict[str, Any], media_type: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from imagedist.demo.layout import BuiltImage
 from imagedist.errors import NotFoundError, StorageError, UnacceptableError, storage_error
-from imagedist.oci.manifest import Layer
+from imagedist.oci.image import Layer
 from imagedist.oci.reference import Reference
-from imagedist.overlay.view import TreeEntry, tree
+from imagedist.overlay.tree import TreeEntry, tree
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"

@@ -6,8 +6,10 @@ from collections.abc import AsyncGenerator
 
 from imagedist.oci.client import FetchedManifest, RegistryClient
 from imagedist.oci.credentials import find_credentials
+from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
-from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.manifest import Descriptor
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.image import Image
+from imagedist.oci.manifest import Descriptor
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 
 

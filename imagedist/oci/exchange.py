@@ -13,6 +13,7 @@ from imagedist.oci.retries import TransientError, retry_after_seconds
 MAX_REDIRECTS = 5
 _SAID_LENGTH = 300
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_ANSWERS = frozenset({200, 206, 416})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -25,10 +26,19 @@ class Exchange:
         name: the registry, for messages.
         about: what is asked for, for messages: ``registry/repository:tag`` or ``…@digest``.
         unknown_code: the distribution spec's code when the answer is 404.
+        answers: the statuses that are one; those of a GET or HEAD if not given.
     """
 
     def __init__(
-        self, url: str, authorizer: Authorizer, scope: str, *, name: str, about: str, unknown_code: str
+        self,
+        url: str,
+        authorizer: Authorizer,
+        scope: str,
+        *,
+        name: str,
+        about: str,
+        unknown_code: str,
+        answers: frozenset[int] = _ANSWERS,
     ) -> None:
         self.url = url
         self._authorizer = authorizer
@@ -36,6 +46,7 @@ class Exchange:
         self._name = name
         self._about = about
         self._unknown_code = unknown_code
+        self._answers = answers
         self._origin = _origin(url)
         self._authorization = authorizer.current(scope)
         self._has_answered = False
@@ -50,7 +61,7 @@ class Exchange:
         return headers
 
     async def again(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> bool:
-        """Whether to send again, to ``url`` as it is now. False: this is the answer (2xx, or 416 to a range).
+        """Whether to send again, to ``url`` as it is now. False: this is the answer (200, 206, or 416 to a range).
 
         Args:
             body: of an error, as far as it is known: what the registry says goes into the message.
@@ -59,10 +70,10 @@ class Exchange:
             NotFoundError: 404. UnauthorizedError: 401 or 403 and nothing better to offer.
             TransientError: the registry may answer later. SourceError: anything else.
         """
-        if status in (200, 206, 416):
+        if status in self._answers:
             return False
         if status in _REDIRECTS:
-            self._redirect(headers.get("Location", ""))
+            self.follow(headers.get("Location", ""))
             return True
         if status == 401 and not self._has_answered and _origin(self.url) == self._origin:
             self._has_answered = True
@@ -81,7 +92,8 @@ class Exchange:
             raise TransientError(f"{message}; try again later", retry_after_seconds(headers.get("Retry-After")))
         raise SourceError(message)
 
-    def _redirect(self, location: str) -> None:
+    def follow(self, location: str) -> None:
+        """Goes on at a ``Location``; credentials stay with the registry's own origin. Raises SourceError: refused."""
         self._redirects += 1
         if self._redirects > MAX_REDIRECTS:
             raise SourceError(f"registry {self._name} redirects {self._about} more than {MAX_REDIRECTS} times")

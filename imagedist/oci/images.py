@@ -7,7 +7,9 @@ from typing import Protocol
 from imagedist.errors import IntegrityError, UnacceptableError
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import Image, Index, Platform, choose_platform, parse_document, resolve
+from imagedist.oci.image import Image
+from imagedist.oci.manifest import Index, choose_platform, parse_document, resolve
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 
 CONFIG_LIMIT_BYTES = 8 << 20

@@ -5,16 +5,14 @@ Pure rules: bytes in, frozen values out. Whoever fetched the bytes has checked t
 
 from __future__ import annotations
 
-import hashlib
-import platform as host
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from imagedist.errors import InputError, NotFoundError, UnacceptableError
+from imagedist.errors import NotFoundError, UnacceptableError
 from imagedist.oci.digest import Digest
+from imagedist.oci.image import Image, Layer, chain_ids
+from imagedist.oci.platform import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -48,34 +46,6 @@ class _Wire(BaseModel):
 
 def _none_is_empty(value: Any) -> Any:
     return () if value is None else value
-
-
-class Platform(_Wire):
-    """``os/architecture[/variant]``."""
-
-    os: str = "linux"
-    architecture: str = ""
-    variant: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Platform:
-        parts = text.split("/")
-        if not 2 <= len(parts) <= 3 or not all(parts):
-            raise InputError(f"invalid platform {text!r}: expected os/architecture, for example linux/amd64")
-        return cls(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else None)
-
-    @classmethod
-    def of_this_machine(cls) -> Platform:
-        machine = host.machine()
-        architecture, variant = {
-            "x86_64": ("amd64", None),
-            "aarch64": ("arm64", "v8"),
-            "armv7l": ("arm", "v7"),
-        }.get(machine, (machine, None))
-        return cls(os="linux", architecture=architecture, variant=variant)
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
 class Descriptor(_Wire):
@@ -135,44 +105,6 @@ class ImageConfig(_Wire):
     @property
     def diff_ids(self) -> tuple[Digest, ...]:
         return self.rootfs.diff_ids
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer of a resolved image: the blob and what it must uncompress to."""
-
-    descriptor: Descriptor
-    diff_id: Digest
-    chain_id: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A resolved image: digests all the way down, nothing fetched but JSON.
-
-    Attributes:
-        manifest_bytes / manifest_digest: of the platform's own manifest, as stored.
-        index_digest: of the index it was chosen from, if there was one.
-        config_bytes: the image config as stored; its digest is the image's id.
-    """
-
-    reference: str
-    manifest: Manifest
-    manifest_bytes: bytes
-    manifest_digest: Digest
-    config: ImageConfig
-    config_bytes: bytes
-    layers: tuple[Layer, ...]
-    index_digest: Digest | None = None
-    index_bytes: bytes | None = None
-
-    @property
-    def id(self) -> Digest:
-        return self.manifest.config.digest
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(layer.descriptor.size_bytes for layer in self.layers)
 
 
 def parse_document(media_type: str, content: bytes, about: str) -> Index | Manifest:
@@ -256,22 +188,6 @@ def choose_platform(index: Index, wanted: Platform, about: str) -> Descriptor:
         return candidates[0]
     there = ", ".join(sorted({str(entry.platform) for entry in candidates if entry.platform})) or "none"
     raise NotFoundError(f"{about} has no manifest for {wanted}; it has: {there}", "MANIFEST_UNKNOWN")
-
-
-def chain_ids(diff_ids: Sequence[Digest]) -> tuple[Digest, ...]:
-    """Chain IDs, base first: first the diff ID, then sha256 of parent + " " + diff ID (config.md#layer-chainid)."""
-    chain: list[Digest] = []
-    for diff_id in diff_ids:
-        chain.append(Digest.of(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
-    return tuple(chain)
-
-
-def layer_ids(diff_ids: Sequence[Digest]) -> tuple[str, ...]:
-    """Layer ids of a containers/storage store, base first, as containers/image computes them (design.md §4.4)."""
-    ids: list[str] = []
-    for diff_id in diff_ids:
-        ids.append(hashlib.sha256(f"{ids[-1]}+{diff_id.hex}".encode()).hexdigest() if ids else diff_id.hex)
-    return tuple(ids)
 
 
 def resolve(

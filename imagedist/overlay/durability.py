@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from imagedist.errors import storage_error
+from imagedist.overlay.records import fsync_directory
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -40,23 +41,30 @@ class Unsynced:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            fsync_directory(self._directory)
         except OSError as error:
             raise storage_error("note what will be merged", error) from error
-        _fsync_directory(self._directory)
         return path
 
-    def settle(self, note: Path | None, layer_ids: Collection[str]) -> None:
+    def settle(self, note: Path | None, layer_ids: Collection[str], *, is_forced: bool = False) -> None:
         """Makes layers durable, whoever merged them, by one sync of the file system instead of many thousand files.
 
         Drops ``note``, which is our own, and those that killed builds left.
+
+        Args:
+            is_forced: sync even if no note names one of the layers.
         """
         notes = {path: layers for path, boot, layers in self._notes() if boot == _boot()}
-        if not any(set(layer_ids).intersection(layers) for layers in notes.values()):
+        if not is_forced and not any(set(layer_ids).intersection(layers) for layers in notes.values()):
             return
         over = [path for path in notes if path == note or self._is_over(path)]
         sync_file_system(self._directory)
         for path in over:
             path.unlink(missing_ok=True)
+
+    def of_dead_builds(self) -> list[Path]:
+        """Notes whose builds ended without settling them."""
+        return [path for path, _, _ in self._notes() if self._is_over(path)]
 
     def before_this_boot(self) -> dict[Path, list[str]]:
         """Notes that a lost machine left, with the ids of the layers not to be trusted."""
@@ -71,7 +79,11 @@ class Unsynced:
 
     def _notes(self) -> Iterator[tuple[Path, str | None, list[str]]]:
         """Each note's path, boot (None: cut off, or being written) and layer ids."""
-        for path in list(self._directory.glob("*.json")):
+        try:
+            found = [self._directory / name for name in os.listdir(self._directory) if name.endswith(".json")]
+        except OSError as error:
+            raise storage_error("read what was not synced", error) from error
+        for path in found:
             try:
                 content = json.loads(path.read_bytes())
                 yield path, content["boot"], content["layers"]
@@ -94,16 +106,6 @@ def sync_file_system(directory: Path) -> None:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
             error = ctypes.get_errno()
             raise storage_error("write the layers to the disk", OSError(error, os.strerror(error), str(directory)))
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise storage_error("write to the disk", error) from error
     finally:
         os.close(descriptor)
 

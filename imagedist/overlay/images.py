@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -10,11 +11,15 @@ from pathlib import Path
 
 from imagedist.errors import InputError, NotFoundError, storage_error
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import Image
+from imagedist.oci.image import Image
 from imagedist.oci.reference import Reference
 from imagedist.overlay.records import Record, Records, big_file_name, now, write_aside
 
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,64}\Z")
+
+
+_Document = tuple[str, bytes, Digest]
+"""Name, content, and the content's digest."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class StoredImage:
         id: the config's digest in hex.
         digest: of the manifest, ``sha256:…``.
         layer_ids: base first.
-        size_bytes: of its layers' uncompressed tars.
+        size_bytes: of its layers' uncompressed tars, as podman counts.
         created: when it was stored, RFC 3339.
     """
 
@@ -45,18 +50,29 @@ class Images:
         self._is_durable = is_durable
         self.records = Records(self._directory / "images.json", is_durable)
 
-    def put(self, image: Image, top_layer: str, names: Sequence[str]) -> None:
+    def write_documents(self, image: Image) -> bool:
+        """Writes the manifest and the config of an image that has no record yet. The caller holds the image's lock.
+
+        Returns:
+            Whether anything was written. It is not synced.
+        """
+        with self.records.changing() as records:  # not the records; but one writer at a time
+            if any(record.get("id") == image.id.hex for record in records):
+                return False  # they belong to that record, and change with it
+            return self._write(_documents(image), image.id.hex, is_durable=False)
+
+    def _write(self, documents: Sequence[_Document], image_id: str, is_durable: bool) -> bool:
+        paths = [(self.directory(image_id) / big_file_name(name), content) for name, content, _ in documents]
+        changed = [(path, content) for path, content in paths if not _has(path, content)]
+        for path, content in changed:
+            write_aside(path, content, is_durable)
+        return bool(changed)
+
+    def record(self, image: Image, top_layer: str, names: Sequence[str]) -> None:
         """Records an image, or adds names to it. A name belongs to one image: the others lose it."""
-        documents: list[tuple[str, bytes, Digest]] = [
-            (str(image.id), image.config_bytes, image.id),
-            (f"manifest-{image.manifest_digest}", image.manifest_bytes, image.manifest_digest),
-            ("manifest", image.manifest_bytes, image.manifest_digest),
-        ]
-        if image.index_bytes is not None and image.index_digest is not None:
-            documents.append((f"manifest-{image.index_digest}", image.index_bytes, image.index_digest))
+        documents = _documents(image)
         with self.records.changing() as records:
-            for name, content, _ in documents:
-                write_aside(self._directory / image.id.hex / big_file_name(name), content, self._is_durable)
+            self._write(documents, image.id.hex, self._is_durable)
             record = next((one for one in records if one.get("id") == image.id.hex), None)
             if record is None:
                 record = {"id": image.id.hex, "created": now(), "metadata": "{}"}
@@ -92,13 +108,15 @@ class Images:
                 raise InputError(f"{name_or_id} is the beginning of {len(found)} image ids: give more characters")
             if found:
                 return found[0]
-        try:
-            full = str(Reference.parse(name_or_id))
-        except InputError:
-            full = name_or_id
-        for record in records:
-            if full in (record.get("names") or ()):
-                return record
+        with contextlib.suppress(InputError):
+            reference = Reference.parse(name_or_id)
+            full = stored_name(name_or_id)
+            for record in records:
+                if full in (record.get("names") or ()):
+                    return record
+            for record in records:
+                if _is_at(record, reference):
+                    return record
         names = sorted(name for record in records for name in record.get("names") or (str(record["id"])[:12],))
         there = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         raise NotFoundError(f"no image {name_or_id} in the store; there is: {there or 'none'}", "NAME_UNKNOWN")
@@ -120,7 +138,60 @@ class Images:
                     return True
         return False
 
-    def remove(self, image_id: str) -> None:
+    def remove(self, image_id: str, trash: Path) -> None:
+        """Its record first, then its documents go to ``trash``, a private directory on the same file system."""
         with self.records.changing() as records:
             records[:] = [record for record in records if record.get("id") != image_id]
-        shutil.rmtree(self._directory / image_id, ignore_errors=True)
+        self.drop_documents(image_id, trash)
+
+    def drop_documents(self, image_id: str, trash: Path) -> None:
+        directory = self.directory(image_id)
+        try:
+            if directory.exists():
+                directory.rename(trash / f"image-{image_id}")
+                shutil.rmtree(trash / f"image-{image_id}")
+        except OSError as error:
+            raise storage_error(f"remove image {image_id}", error) from error
+
+    def directory(self, image_id: str) -> Path:
+        """Where its documents are."""
+        return self._directory / image_id
+
+
+def stored_name(name: str) -> str:
+    """As podman keeps it: complete, and of a tag with a digest only the digest."""
+    try:
+        reference = Reference.parse(name)
+    except InputError:
+        return name
+    return str(reference.at(reference.digest) if reference.digest else reference)
+
+
+def _documents(image: Image) -> list[_Document]:
+    """What containers/storage keeps of an image."""
+    documents = [
+        (str(image.id), image.config_bytes, image.id),
+        (f"manifest-{image.manifest_digest}", image.manifest_bytes, image.manifest_digest),
+        ("manifest", image.manifest_bytes, image.manifest_digest),
+    ]
+    if image.index_bytes is not None and image.index_digest is not None:
+        documents.append((f"manifest-{image.index_digest}", image.index_bytes, image.index_digest))
+    return documents
+
+
+def _has(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _is_at(record: Record, reference: Reference) -> bool:
+    """Whether a record is what a digest of a repository means, by whatever tag it was pulled."""
+    if reference.digest is None:
+        return False
+    digests = {record.get("digest"), *(record.get("big-data-digests") or {}).values()}
+    if str(reference.digest) not in digests:
+        return False
+    prefixes = (f"{reference.name}:", f"{reference.name}@")
+    return any(str(name).startswith(prefixes) for name in record.get("names") or ())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagedist.errors import StorageError, storage_error
+from imagedist.errors import storage_error
 from imagedist.locking import remove_tree
-from imagedist.oci.manifest import Layer
+from imagedist.oci.image import Layer
+from imagedist.overlay.footprint import footprint_bytes
 from imagedist.overlay.merge import Extracted
 from imagedist.overlay.records import Record, Records, now
 
@@ -17,18 +17,26 @@ _COMPRESSIONS = {"none": 0, "gzip": 2, "zstd": 4}  # pkg/archive/archive.go, typ
 
 
 class Layers:
-    """Layer directories and their records. The caller holds the layer's lock of the chain it builds or removes."""
+    """Layer directories and their records. The caller holds the layer's lock of the chain it builds or removes.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        notes: has an empty file for each layer that we (no other tool) put here, once it was counted with its bytes.
+    """
+
+    def __init__(self, root: Path, own: Path, is_durable: bool) -> None:
         self.overlay = root / "overlay"
-        self._splits = root / "overlay-layers"
-        self.records = Records(self._splits / "layers.json", is_durable=False)  # synced with what it records
+        self.splits = root / "overlay-layers"
+        self.notes = own / "layers"
+        # Durable by itself although the layers are synced together: of a list that was renamed before its content
+        # reached the disk, a power cut leaves nothing, and every layer of the store with it.
+        self.records = Records(self.splits / "layers.json", is_durable)
 
     def prepare(self) -> None:
         """Creates the directories of an empty store."""
+        self.notes.mkdir(exist_ok=True, mode=0o700)
         self.overlay.mkdir(exist_ok=True, mode=0o700)
         (self.overlay / "l").mkdir(exist_ok=True, mode=0o700)
-        self._splits.mkdir(exist_ok=True, mode=0o700)
+        self.splits.mkdir(exist_ok=True, mode=0o700)
 
     def diff(self, layer_id: str) -> Path:
         return self.overlay / layer_id / "diff"
@@ -55,6 +63,9 @@ class Layers:
 
         Args:
             below: ids of the layers below, base first.
+
+        Raises:
+            StorageError: the disk failed; what is in place by then has no record.
         """
         private = extracted.directory
         link = _short_link(layer_id)
@@ -67,7 +78,8 @@ class Layers:
                 (private / "lower").write_text(lower)
             else:
                 (private / "empty").mkdir(mode=0o700)  # overlayfs wants two lower directories
-            (private / "tar-split.gz").rename(self._tar_split(layer_id))
+            (self.notes / layer_id).touch(mode=0o600)
+            (private / "tar-split.gz").rename(self.tar_split(layer_id))
             private.rename(self.overlay / layer_id)
             short = self.overlay / "l" / link
             short.unlink(missing_ok=True)
@@ -87,30 +99,49 @@ class Layers:
             "uidset": list(extracted.uids),
             "gidset": list(extracted.gids),
         }
-        try:
-            with self.records.changing() as records:
-                records[:] = [other for other in records if other.get("id") != layer_id] + [record]
-        except BaseException:
-            with contextlib.suppress(StorageError):  # the first error is the one to tell
-                self.discard(layer_id)  # a full disk gets its space back
-            raise
+        with self.records.changing() as records:
+            records[:] = [other for other in records if other.get("id") != layer_id] + [record]
 
-    def discard(self, layer_id: str) -> None:
-        """Removes a layer or what a crash left of one: its record first, so that nobody trusts the rest."""
+    def discard(self, layer_id: str, trash: Path) -> None:
+        """Removes a layer or what a crash left of one: its record first, so that nobody trusts the rest.
+
+        Args:
+            trash: a private directory on the same file system, where the layer's goes in one step.
+        """
         with self.records.changing() as records:
             records[:] = [record for record in records if record.get("id") != layer_id]
         directory = self.overlay / layer_id
         try:
             if (directory / "link").exists():
                 (self.overlay / "l" / self.link(layer_id)).unlink(missing_ok=True)
-            self._tar_split(layer_id).unlink(missing_ok=True)
+            self.tar_split(layer_id).unlink(missing_ok=True)
             if directory.exists():
-                remove_tree(directory)
+                gone = trash / layer_id
+                directory.rename(gone)
+                remove_tree(gone)
+            (self.notes / layer_id).unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(f"remove layer {layer_id}", error) from error
 
-    def _tar_split(self, layer_id: str) -> Path:
-        return self._splits / f"{layer_id}.tar-split.gz"
+    def size_bytes(self, layer_id: str) -> int:
+        """What the layer takes of the disk, with its tar-split. It never changes, so it is counted once."""
+        note = self.notes / layer_id
+        try:
+            known = note.read_text() if note.exists() else ""
+            if known.endswith("\n"):  # else cut off, or not counted yet
+                return int(known)
+            size_bytes = footprint_bytes(self.overlay / layer_id) + footprint_bytes(self.tar_split(layer_id))
+            if note.exists():
+                note.write_text(f"{size_bytes}\n")
+        except OSError as error:
+            raise storage_error(f"count the bytes of layer {layer_id}", error) from error
+        return size_bytes
+
+    def is_ours(self, layer_id: str) -> bool:
+        return (self.notes / layer_id).exists()
+
+    def tar_split(self, layer_id: str) -> Path:
+        return self.splits / f"{layer_id}.tar-split.gz"
 
 
 def _short_link(layer_id: str) -> str:

@@ -15,8 +15,9 @@ from typing import Protocol
 
 from imagedist.errors import UnacceptableError, storage_error
 from imagedist.overlay import tarsplit
-from imagedist.overlay.view import OPAQUE_MARKS, Found, View, is_opaque, is_whiteout, prefixes
+from imagedist.overlay.view import Found, View, is_opaque, is_whiteout, prefixes
 from imagedist.overlay.whiteouts import Remaining, Whiteout
+from imagedist.privileges import may_give_away, opaque_mark
 
 _MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
 
@@ -82,6 +83,7 @@ class _Completion:
         self._remaining = Remaining(lowers, extracted.whiteouts)
         self._merged = View([*lowers, self._diff])
         self._extracted = extracted
+        self._opaque_mark = opaque_mark()
         self._moved: dict[str, str] = {}
         self._followed: set[str] = set()
         # Undescribed directories by inode, as their paths change, until it is known that they are no lower symlink.
@@ -263,7 +265,7 @@ class _Completion:
         directory = self._diff / path
         with _keeping_times(directory):
             try:
-                os.setxattr(directory, OPAQUE_MARKS[0 if os.geteuid() == 0 else 1], b"y")
+                os.setxattr(directory, self._opaque_mark, b"y")
             except OSError as error:
                 if error.errno not in (errno.ENOTSUP, errno.EPERM):
                     raise
@@ -330,7 +332,7 @@ def _inode(path: Path) -> int:
 def _copy_metadata(found: Found, directory: Path) -> None:
     """Owner, mode, times and ordinary xattrs of the lower layers' directory."""
     status, source = found.stat, found.paths[0]
-    if os.geteuid() == 0:
+    if may_give_away():
         os.chown(directory, status.st_uid, status.st_gid)
     os.chmod(directory, stat.S_IMODE(status.st_mode))
     for name in os.listxattr(source):

@@ -24,6 +24,8 @@ from imagedist.locking import locked
 
 Record = dict[str, Any]
 
+ASIDE = ".*.tmp"
+"""Files that are being written aside."""
 _TOKEN_BYTES = 64
 _counter = itertools.count(1)
 _PLAIN_NAME = re.compile(r"[a-z0-9.]+\Z")
@@ -48,8 +50,14 @@ class Records:
         Raises:
             StorageError: not readable, or not JSON.
         """
+        with self.reading() as records:
+            return records
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[list[Record]]:
+        """The records, which nobody changes for the length of a ``with`` block."""
         with locked(self._lock, shared=True):
-            return self._load()
+            yield self._load()
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[list[Record]]:
@@ -60,8 +68,9 @@ class Records:
             yield records
             if json.dumps(records) == before:
                 return
-            write_aside(self.path, json.dumps(records, separators=(",", ":")).encode(), self._is_durable)
+            # First: killed before the rename, we have readers load the old list again; after it, they miss nothing.
             lock.write(_token())
+            write_aside(self.path, json.dumps(records, separators=(",", ":")).encode(), self._is_durable)
 
     def _load(self) -> list[Record]:
         try:
@@ -83,6 +92,9 @@ def write_aside(path: Path, content: bytes, is_durable: bool) -> None:
 
     What a killed writer left aside is the next one's to overwrite.
 
+    Args:
+        is_durable: the content is on the disk before it gets its name, and the name before this returns.
+
     Raises:
         StorageError: the disk failed; the old file is untouched.
     """
@@ -98,8 +110,19 @@ def write_aside(path: Path, content: bytes, is_durable: bool) -> None:
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
+        if is_durable:
+            fsync_directory(path.parent)
     except OSError as error:
         raise storage_error(f"write {path}", error) from error
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def big_file_name(key: str) -> str:

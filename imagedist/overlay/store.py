@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from imagedist.errors import InputError, StorageError, storage_error
-from imagedist.locking import LOCK_TIMEOUT_SECONDS, LockFile, PrivateDirectory
-from imagedist.oci.manifest import Image, Layer, layer_ids
-from imagedist.oci.reference import Reference
-from imagedist.overlay import mounts, usage, view
-from imagedist.overlay.durability import Unsynced
-from imagedist.overlay.images import Images, StoredImage
+from imagedist.locking import LOCK_TIMEOUT_SECONDS, PrivateDirectory
+from imagedist.oci.image import Image, Layer, layer_ids
+from imagedist.overlay import gc, mounts, quota
+from imagedist.overlay.gc import Collected
+from imagedist.overlay.images import StoredImage, stored_name
 from imagedist.overlay.layers import Layers
+from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.merge import Extracted, complete
+from imagedist.overlay.parts import Parts, stored_image
 from imagedist.overlay.records import Record
+from imagedist.overlay.removal import discard_unneeded, distrust_lost, remove_image
+from imagedist.overlay.tree import TreeEntry, tree
 
-__all__ = ["Chain", "OverlayStore", "StoredImage"]
+__all__ = ["Chain", "Collected", "OverlayStore", "StoredImage"]
 
 Durability = Literal["none", "image"]
 
@@ -31,29 +33,26 @@ class OverlayStore:
     Several processes and threads may use one store. A kill at any point leaves either the old store or the new one.
 
     Args:
-        durability: ``image``: an image record is written only after its layers are on the disk; ``none``: no sync,
-            what the kernel has not written is lost with the power (not with the process).
+        durability: ``image``: an image record is written only after its layers are on the disk, and is there itself
+            when ``building`` ends; ``none``: no sync, what the kernel has not written is lost with the power (not with
+            the process).
         used_by: other containers/storage stores that have this one as an additional image store.
+        quota_bytes: of the layers (``overlay/quota.py`` says how they count); unused images are evicted, oldest first.
+            None: no bound.
     """
 
-    def __init__(self, root: Path, *, durability: Durability = "image", used_by: Sequence[Path] = ()) -> None:
-        self.root = root
-        self._is_durable = durability == "image"
-        self._used_by = tuple(used_by)
-        self._own = root / "imagedist"
-        self._layers = Layers(root)
-        self._unsynced = Unsynced(self._own / "unsynced", self._own / "building")
-        self._images = Images(root, self._is_durable)
-        try:
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for directory in (self._own, self._own / "unsynced", self._own / "mounts"):
-                directory.mkdir(exist_ok=True, mode=0o700)
-            self._layers.prepare()
-            (root / "overlay-images").mkdir(exist_ok=True, mode=0o700)
-            for lock in ("storage.lock", "overlay-layers/layers.lock", "overlay-images/images.lock"):
-                (root / lock).touch(mode=0o644)  # a read-only store is read by tools that cannot create them
-        except OSError as error:
-            raise storage_error("prepare the image store", error) from error
+    def __init__(
+        self,
+        root: Path,
+        *,
+        durability: Durability = "image",
+        used_by: Sequence[Path] = (),
+        quota_bytes: int | None = None,
+    ) -> None:
+        self.root = root.absolute()
+        self._quota_bytes = quota_bytes
+        self._parts = Parts.at(self.root, durability == "image", used_by)
+        self._parts.prepare()
 
     @contextlib.contextmanager
     def building(
@@ -70,69 +69,66 @@ class OverlayStore:
         removes what was private. Layers merged by then stay, for the next pull.
 
         Raises:
-            StorageError: locked for longer than ``timeout_seconds``, ``stop`` was set, the disk failed, or the block
-                ended with layers missing.
+            StorageError: locked for longer than ``timeout_seconds``, ``stop`` was set, the disk failed, the quota does
+                not hold the image, or the block ended with layers missing.
         """
-        locks = _ChainLocks(self._own / "locks" / "chains")
-        private: PrivateDirectory | None = None
-        note: Path | None = None
-        try:
-            self._distrust_lost()
-            ids = layer_ids([layer.diff_id for layer in image.layers])
-            for layer_id in ids:
-                locks.use(layer_id, timeout_seconds, stop)
+        parts = self._parts
+        parts.format.claim()
+        mounts.unbind(parts.layers.overlay)
+        distrust_lost(parts)
+        ids = layer_ids([layer.diff_id for layer in image.layers])
+        with parts.locks() as locks:
+            for identity in (*ids, image.id.hex):
+                locks.use(identity, timeout_seconds, stop)
             missing = self._lock_missing(ids, locks, timeout_seconds, stop)
-            private = PrivateDirectory(self._own / "building")
-            for layer_id in missing:
-                self._layers.discard(layer_id)
-            if self._is_durable and missing:
-                note = self._unsynced.note(private.path.name, missing)
-            chain = Chain(image, ids, missing, self._layers, locks, private.path)
-            yield chain
-            if not chain.is_complete:
-                raise StorageError(f"cannot store {image.reference}: not every missing layer was merged")
-            if self._is_durable:
-                self._unsynced.settle(note, ids)
-            self._images.put(image, ids[-1] if ids else "", names)
-        finally:
-            if private is not None:
-                private.close()
-            locks.close()
+            with contextlib.closing(PrivateDirectory(parts.own / "building")) as private:
+                for layer_id in missing:
+                    parts.layers.discard(layer_id, private.path)
+                chain = Chain(image, ids, missing, parts.layers, locks, private.path)
+                if self._quota_bytes is not None and missing:
+                    quota.make_room(parts, self._quota_bytes, image, ids, chain.missing)
+                note = parts.unsynced.note(private.path.name, missing) if parts.is_durable and missing else None
+                yield chain
+                if not chain.is_complete:
+                    raise StorageError(f"cannot store {image.reference}: not every missing layer was merged")
+                if self._quota_bytes is not None and missing:
+                    self._hold_quota(self._quota_bytes, image, ids, missing, locks, private.path)
+                are_new = parts.images.write_documents(image)
+                if parts.is_durable:
+                    parts.unsynced.settle(note, ids, is_forced=are_new)
+                parts.images.record(image, ids[-1] if ids else "", [stored_name(one) for one in names])
+                parts.note_use(image.id.hex)
+
+    def _hold_quota(
+        self, quota_bytes: int, image: Image, ids: Sequence[str], missing: Sequence[str], locks: ChainLocks, trash: Path
+    ) -> None:
+        """An image that does not fit gives its space back, but for layers that another build waits for."""
+        try:
+            quota.hold(self._parts, quota_bytes, image, ids)
+        except StorageError:
+            discard_unneeded(self._parts, [one for one in missing if locks.try_remove(one)], trash)
+            raise
 
     def _lock_missing(
-        self, ids: Sequence[str], locks: _ChainLocks, timeout_seconds: float, stop: threading.Event | None
+        self, ids: Sequence[str], locks: ChainLocks, timeout_seconds: float, stop: threading.Event | None
     ) -> list[str]:
         """Base first, so that two chains that share layers never wait for each other in a circle."""
         missing: list[str] = []
-        present = self._layers.present()
+        layers = self._parts.layers
+        present = layers.present()
         for layer_id in ids:
             if layer_id in present:
                 continue
             locks.build(layer_id, timeout_seconds, stop)
-            if layer_id in self._layers.present():
+            if layer_id in layers.present():
                 locks.end_build(layer_id)  # whoever held it has built it meanwhile
             else:
                 missing.append(layer_id)
         return missing
 
-    def _distrust_lost(self) -> None:
-        """Removes layers that were merged before the machine went down and never synced: their files may be empty."""
-        for note, layer_ids_noted in self._unsynced.before_this_boot().items():
-            locks = _ChainLocks(self._own / "locks" / "chains")
-            try:
-                unused = [layer_id for layer_id in reversed(layer_ids_noted) if locks.try_remove(layer_id)]
-                stored = {layer_id for image in self.images() for layer_id in image.layer_ids}
-                for layer_id in unused:
-                    if layer_id not in stored:  # else synced before its image was recorded, maybe just now
-                        self._layers.discard(layer_id)
-                note.unlink(missing_ok=True)
-            finally:
-                locks.close()
-
     def images(self) -> list[StoredImage]:
         """Every image of the store."""
-        layers = self._layers.present()
-        return [_stored(record, layers) for record in self._images.records.read()]
+        return self._parts.stored()
 
     def find(self, name_or_id: str) -> StoredImage:
         """By name, reference or id.
@@ -140,21 +136,21 @@ class OverlayStore:
         Raises:
             NotFoundError: there is none; names what there is. InputError: an ambiguous id.
         """
-        return _stored(self._images.find(name_or_id), self._layers.present())
+        return stored_image(self._parts.images.find(name_or_id), self._parts.layers.present())
 
     def manifest_bytes(self, image: StoredImage) -> bytes:
-        return self._images.document({"id": image.id}, "manifest")
+        return self._parts.images.document({"id": image.id}, "manifest")
 
     def config_bytes(self, image: StoredImage) -> bytes:
-        return self._images.document({"id": image.id}, f"sha256:{image.id}")
+        return self._parts.images.document({"id": image.id}, f"sha256:{image.id}")
 
     def diffs(self, image: StoredImage) -> tuple[Path, ...]:
-        """Its layer directories, base first: what ``view.tree`` and a mount are made of."""
-        return tuple(self._layers.diff(layer_id) for layer_id in image.layer_ids)
+        """Its layer directories, base first: what ``tree.tree`` and a mount are made of."""
+        return tuple(self._parts.layers.diff(layer_id) for layer_id in image.layer_ids)
 
-    def tree(self, image: StoredImage, *, with_owner: bool = False) -> dict[str, view.TreeEntry]:
+    def tree(self, image: StoredImage, *, with_owner: bool = False) -> dict[str, TreeEntry]:
         """Its root file system, without mounting it."""
-        return view.tree(self.diffs(image), with_owner=with_owner)
+        return tree(self.diffs(image), with_owner=with_owner)
 
     def remove(self, name_or_id: str) -> StoredImage | None:
         """Takes the name off; with the last name, or by id, removes the image and the layers nobody else needs.
@@ -165,35 +161,47 @@ class OverlayStore:
         Raises:
             NotFoundError: there is none. InputError: it is in use; names by whom.
         """
-        record = self._images.find(name_or_id)
-        image = _stored(record, self._layers.present())
+        record = self._parts.images.find(name_or_id)
+        image = stored_image(record, self._parts.layers.present())
         name = _name_meant(record, name_or_id)
-        if name is not None and self._images.untag(image.id, name):
+        if name is None and "@" in name_or_id and len(image.names) > 1:
+            raise InputError(
+                f"{name_or_id} has {len(image.names)} names ({', '.join(image.names)}): "
+                f"remove them by name, or the image by its id {image.id[:12]}"
+            )
+        if name is not None and self._parts.images.untag(image.id, name):
             return None
-        locks = _ChainLocks(self._own / "locks" / "chains")
-        try:
-            unlocked = [layer_id for layer_id in image.layer_ids if locks.try_remove(layer_id)]
-            kept = {layer_id for other in self.images() if other.id != image.id for layer_id in other.layer_ids}
-            ours = [layer_id for layer_id in unlocked if layer_id not in kept]
-            self._refuse_if_used(image, ours)
-            self._images.remove(image.id)
-            present = self._layers.present()
-            for layer_id in reversed(ours):
-                # Layers of a build that failed half-way may still stand upon this one.
-                if not any(record.get("parent") == layer_id for record in present.values()):
-                    self._layers.discard(layer_id)
-                    present.pop(layer_id, None)
-        finally:
-            locks.close()
+        mounts.unbind(self._parts.layers.overlay)
+        remove_image(self._parts, image)
         return image
 
-    def _refuse_if_used(self, image: StoredImage, layer_ids_to_go: Sequence[str]) -> None:
-        if os.path.ismount(self._mount_point(image)):
-            raise InputError(f"cannot remove {image.id[:12]}: it is mounted; run imagedist umount first")
-        marks = {*layer_ids_to_go, *(self._layers.link(layer_id) for layer_id in layer_ids_to_go)}
-        user = usage.mounted_by(marks) or usage.referred_by(image.id, marks, self._used_by)
-        if user is not None:
-            raise InputError(f"cannot remove {image.id[:12]}: it is in use, {user}; stop that first")
+    def gc(
+        self, *, quota_bytes: int | None = None, scratch: Sequence[Path] = (), dry_run: bool = False
+    ) -> list[Collected]:
+        """Removes what killed processes left and layers that no image refers to; then evicts unused images, oldest
+        first, until the store is within its quota. Never what is mounted, used by a store of ``used_by``, or locked by
+        a build.
+
+        Args:
+            quota_bytes: for this time; None: the store's own.
+            scratch: further directories of private directories, such as the ramdisk's.
+            dry_run: only say what would go.
+
+        Raises:
+            StorageError: the disk failed; what was removed by then is gone.
+        """
+        if not dry_run:
+            mounts.unbind(self._parts.layers.overlay)
+        collected = gc.collect(self._parts, scratch, dry_run=dry_run)
+        limit_bytes = self._quota_bytes if quota_bytes is None else quota_bytes
+        if limit_bytes is not None:
+            with self._parts.evicting():
+                collected += quota.evict(self._parts, limit_bytes, dry_run=dry_run)
+        return collected
+
+    def used_bytes(self) -> int:
+        """What the layers take of the disk, each once: what a quota counts."""
+        return quota.used_bytes(self._parts)
 
     def mount(self, image: StoredImage) -> Path:
         """Mounts the root file system read-only (idempotent) and returns where.
@@ -203,12 +211,31 @@ class OverlayStore:
         """
         if not image.layer_ids:
             raise StorageError(f"cannot mount {image.id[:12]}: it has no layers")
-        lowers = [f"l/{self._layers.link(layer_id)}" for layer_id in reversed(image.layer_ids)]
+        layers = self._parts.layers
+        lowers = [f"l/{layers.link(layer_id)}" for layer_id in reversed(image.layer_ids)]
         if len(lowers) == 1:
             lowers.append(f"{image.layer_ids[0]}/empty")
-        target = self._mount_point(image)
-        mounts.mount(self._layers.overlay, lowers, target)
+        target = self._parts.mount_point(image.id)
+        with self._parts.locks() as locks:
+            locks.use(image.id, LOCK_TIMEOUT_SECONDS, None)  # nobody takes the mount point away for empty
+            mounts.mount(layers.overlay, lowers, target)
+        self._parts.note_use(image.id)
         return target
+
+    @contextlib.contextmanager
+    def mounted(self, image: StoredImage) -> Iterator[Path]:
+        """The root file system, mounted for the length of a ``with`` block (longer, if it was mounted before).
+
+        Raises:
+            StorageError: as ``mount`` and ``umount``.
+        """
+        was_mounted = self._parts.mount_point(image.id).is_mount()
+        path = self.mount(image)
+        try:
+            yield path
+        finally:
+            if not was_mounted:
+                self.umount(image)
 
     def umount(self, image: StoredImage) -> None:
         """Undoes ``mount``; harmless when it is not mounted.
@@ -216,10 +243,7 @@ class OverlayStore:
         Raises:
             StorageError: not root, or still in use.
         """
-        mounts.umount(self._mount_point(image))
-
-    def _mount_point(self, image: StoredImage) -> Path:
-        return self._own / "mounts" / image.id
+        mounts.umount(self._parts.mount_point(image.id))
 
 
 class Chain:
@@ -235,7 +259,7 @@ class Chain:
         ids: Sequence[str],
         missing: Sequence[str],
         layers: Layers,
-        locks: _ChainLocks,
+        locks: ChainLocks,
         private: Path,
     ) -> None:
         self._image = image
@@ -274,70 +298,17 @@ class Chain:
             position = self._waiting[0]
             layer_id, below = self._ids[position], self._ids[:position]
             complete(extracted, [self._layers.diff(one) for one in below])
-            self._layers.commit(self._image.layers[position], layer_id, below, extracted)
+            try:
+                self._layers.commit(self._image.layers[position], layer_id, below, extracted)
+            except StorageError:
+                with contextlib.suppress(StorageError):  # the first error is the one to tell
+                    self._layers.discard(layer_id, self._private)  # a full disk gets its space back
+                raise
             self._waiting.pop(0)
             self._locks.end_build(layer_id)
-
-
-class _ChainLocks:
-    """Two bytes of one lock file per layer, at offsets made of its id: nothing to clean up, no file to race for.
-
-    *use* (shared) keeps a layer from being removed between "it is there" and the image record; *build* (exclusive)
-    makes one builder of many.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = LockFile(path)
-
-    def use(self, layer_id: str, timeout_seconds: float, stop: threading.Event | None) -> None:
-        self._file.acquire(_offset(layer_id), 1, shared=True, timeout_seconds=timeout_seconds, stop=stop)
-
-    def build(self, layer_id: str, timeout_seconds: float, stop: threading.Event | None) -> None:
-        self._file.acquire(_offset(layer_id) + 1, 1, timeout_seconds=timeout_seconds, stop=stop)
-
-    def end_build(self, layer_id: str) -> None:
-        self._file.release(_offset(layer_id) + 1, 1)
-
-    def try_remove(self, layer_id: str) -> bool:
-        """Whether nobody uses the layer for a build; until ``close`` nobody will."""
-        return self._file.try_acquire(_offset(layer_id), 1)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _offset(layer_id: str) -> int:
-    return int(layer_id[:15], 16) * 2
-
-
-def _chain(record: Record, layers: dict[str, Record]) -> tuple[str, ...]:
-    """An image's layer ids, base first, by the parents in the records."""
-    chain: list[str] = []
-    layer_id = record.get("layer") or ""
-    while layer_id in layers and layer_id not in chain:
-        chain.append(layer_id)
-        layer_id = layers[layer_id].get("parent") or ""
-    return tuple(reversed(chain))
-
-
-def _stored(record: Record, layers: dict[str, Record]) -> StoredImage:
-    chain = _chain(record, layers)
-    return StoredImage(
-        str(record["id"]),
-        tuple(record.get("names") or ()),
-        str(record.get("digest") or ""),
-        chain,
-        sum(int(layers[layer_id].get("diff-size") or 0) for layer_id in chain),
-        str(record.get("created") or ""),
-    )
 
 
 def _name_meant(record: Record, name_or_id: str) -> str | None:
     """The name of the image that was asked for; None when it was named by id."""
     names = record.get("names") or ()
-    if name_or_id in names:
-        return name_or_id
-    with contextlib.suppress(InputError):
-        full = str(Reference.parse(name_or_id))
-        return full if full in names else None
-    return None
+    return next((name for name in (name_or_id, stored_name(name_or_id)) if name in names), None)

@@ -5,22 +5,45 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_CONTAINER_LISTS = ("containers.json", "volatile-containers.json")
+_outside: list[Callable[[], Iterable[str]]] = []
 
-def mounted_by(marks: Collection[str]) -> str | None:
-    """Finds a mount whose source, target or options contain one of ``marks`` (layer ids, short links).
 
-    Returns:
-        One line that names the process and the mount point, or None.
+class Usage:
+    """What was mounted and stacked when this was made: read once, asked for many layers.
+
+    Args:
+        stores: other containers/storage stores that have ours as an additional image store.
     """
-    for process, text in _mount_tables():
-        for line in text.splitlines():
+
+    def __init__(self, stores: Sequence[Path]) -> None:
+        self._mounts = [(f"process {process}", line) for process, text in _mount_tables() for line in text.splitlines()]
+        self._mounts += [("another namespace", line) for ask in _outside for line in ask()]
+        self._stores = [_Store(path) for path in stores]
+
+    def by(self, image_id: str, marks: Collection[str]) -> str | None:
+        """Who needs an image or its layers, in one line; None: nobody.
+
+        Args:
+            marks: the ids and short links of its layers, as a mount's options and ``lower`` files name them.
+        """
+        return self.mounted_by(marks) or next(filter(None, (one.needs(image_id, marks) for one in self._stores)), None)
+
+    def mounted_by(self, marks: Collection[str]) -> str | None:
+        """Finds a mount whose source, target or options contain one of ``marks``."""
+        for where, line in self._mounts:
             if any(mark in line for mark in marks):
-                return f"mounted at {line.split(' ')[4]} (seen by process {process})"
-    return None
+                return f"mounted at {line.split(' ')[4]} (seen by {where})"
+        return None
+
+
+def ask_outside(mount_lines: Callable[[], Iterable[str]]) -> None:
+    """From inside of a user namespace, others' mounts cannot be seen: from now on ``Usage`` asks this for them, too."""
+    _outside.append(mount_lines)
 
 
 def _mount_tables() -> Iterator[tuple[str, str]]:
@@ -35,29 +58,49 @@ def _mount_tables() -> Iterator[tuple[str, str]]:
                 yield process, text
 
 
-def referred_by(image_id: str, marks: Collection[str], stores: Sequence[Path]) -> str | None:
-    """Finds what in another containers/storage store needs the image or its layers, to run or to be listed.
+class _Store:
+    """Another store: its containers, its own images (``podman tag`` and ``commit`` make them) and its layers."""
 
-    That is a container, an image of its own (``podman tag`` and ``commit`` make one) or a layer.
-    """
-    for store in stores:
-        for name in ("containers.json", "volatile-containers.json"):
-            for container in _records(store / "overlay-containers" / name):
-                if container.get("image") == image_id:
-                    return f"container {str(container.get('id'))[:12]} of {store}"
-        for image in _records(store / "overlay-images" / "images.json"):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._containers = [one for name in _CONTAINER_LISTS for one in _records(path / "overlay-containers" / name)]
+        self._images = list(_records(path / "overlay-images" / "images.json"))
+        self._lowers: list[tuple[str, str]] = []
+        for lower in sorted(path.glob("overlay/*/lower")):
+            with contextlib.suppress(OSError):
+                self._lowers.append((lower.parent.name, lower.read_text(errors="surrogateescape")))
+
+    def needs(self, image_id: str, marks: Collection[str]) -> str | None:
+        for container in self._containers:
+            if image_id and container.get("image") == image_id:
+                return f"container {str(container.get('id'))[:12]} of {self._path}"
+        for image in self._images:
             layer_id = str(image.get("layer"))
-            is_upon_ours = layer_id in marks and not (store / "overlay" / layer_id).exists()
-            lacks_manifest = not (store / "overlay-images" / image_id / "manifest").exists()
+            is_upon_ours = layer_id in marks and not (self._path / "overlay" / layer_id).exists()
+            lacks_manifest = not (self._path / "overlay-images" / image_id / "manifest").exists()
             if is_upon_ours or (image.get("id") == image_id and lacks_manifest):
                 name = next(iter(image.get("names") or ()), str(image.get("id"))[:12])
-                return f"image {name} of {store}"
-        for lower in sorted(store.glob("overlay/*/lower")):
-            with contextlib.suppress(OSError):
-                text = lower.read_text(errors="surrogateescape")
-                if any(mark in text for mark in marks):
-                    return f"layer {lower.parent.name[:12]} of {store}"
-    return None
+                return f"image {name} of {self._path}"
+        for layer_id, text in self._lowers:
+            if any(mark in text for mark in marks):
+                return f"layer {layer_id[:12]} of {self._path}"
+        return None
+
+
+def container_layers(root: Path, layers: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Layers of a store's own containers, with those below them: podman may run containers in any store.
+
+    Args:
+        layers: the store's layer records, by id.
+    """
+    needed: set[str] = set()
+    for name in _CONTAINER_LISTS:
+        for container in _records(root / "overlay-containers" / name):
+            layer_id = str(container.get("layer"))
+            while layer_id in layers and layer_id not in needed:
+                needed.add(layer_id)
+                layer_id = str(layers[layer_id].get("parent"))
+    return needed
 
 
 def _records(path: Path) -> Iterable[dict[str, Any]]:

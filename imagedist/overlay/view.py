@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagedist.errors import UnacceptableError, storage_error
+from imagedist.errors import UnacceptableError
 
 OPAQUE_MARKS = ("trusted.overlay.opaque", "user.overlay.opaque")
 _MAX_LINKS = 40
@@ -101,76 +100,6 @@ class View:
                 done.clear()
             todo.extend(target.split("/")[::-1])
         raise UnacceptableError(f"unsafe layer: more than {_MAX_PARTS} parts on the way to {path[:100]!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
-    """One path of a root file system, for comparing trees.
-
-    Attributes:
-        kind: ``file``, ``directory``, ``symlink``, ``fifo``, ``character device``, ``block device``, ``socket``.
-        mode: permission bits with set-id and sticky; 0 for a symlink, which has none.
-        size_bytes / sha256: of a regular file, else 0 and "".
-        target: of a symlink, else "".
-        owner: (uid, gid), or None when ownership is not compared.
-    """
-
-    kind: str
-    mode: int
-    size_bytes: int = 0
-    sha256: str = ""
-    target: str = ""
-    owner: tuple[int, int] | None = None
-
-
-def tree(layers: Sequence[Path], *, with_owner: bool = False) -> dict[str, TreeEntry]:
-    """Every path of the merged view, by path from the root without a leading slash; the root itself is not in it.
-
-    Args:
-        layers: ``diff`` directories, base first; one plain directory (a mounted image) works too.
-
-    Raises:
-        StorageError: something cannot be read.
-    """
-    try:
-        return dict(_walk(View(layers), with_owner))
-    except OSError as error:
-        raise storage_error("read a layer", error) from error
-
-
-def _walk(view: View, with_owner: bool) -> Iterator[tuple[str, TreeEntry]]:
-    root = view.root()
-    todo = [("", root)] if root else []
-    while todo:
-        prefix, directory = todo.pop()
-        for name, found in view.children(directory).items():
-            yield prefix + name, _tree_entry(found, with_owner)
-            if found.is_directory:
-                todo.append((f"{prefix}{name}/", found))
-
-
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-    stat.S_IFSOCK: "socket",
-}
-
-
-def _tree_entry(found: Found, with_owner: bool) -> TreeEntry:
-    status = found.stat
-    kind = _KINDS[stat.S_IFMT(status.st_mode)]
-    owner = (status.st_uid, status.st_gid) if with_owner else None
-    if kind == "file":
-        with found.paths[0].open("rb", buffering=0) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return TreeEntry(kind, stat.S_IMODE(status.st_mode), status.st_size, digest, owner=owner)
-    if kind == "symlink":
-        return TreeEntry(kind, 0, target=os.readlink(found.paths[0]), owner=owner)
-    return TreeEntry(kind, stat.S_IMODE(status.st_mode), owner=owner)
 
 
 def prefixes(path: str) -> Iterator[str]:

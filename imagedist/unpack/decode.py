@@ -1,29 +1,27 @@
-"""One function for every compression: compressed bytes pushed in, plain bytes pushed on, in bounded steps."""
+"""One function for every compression: compressed bytes pushed in, pieces of plain bytes put on, in bounded steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO, Protocol, cast
+from typing import Protocol
 
-import zstandard
-from isal import igzip_lib
+from imagedist.errors import UnacceptableError
+from imagedist.unpack.gzip_members import GzipDecoder
+from imagedist.unpack.pieces import STEP_BYTES, Chunk, Make, Put
+from imagedist.unpack.ways import choose
+from imagedist.unpack.zstd_frames import ZstdDecoder
 
-from imagedist.errors import IntegrityError, UnacceptableError
-
-STEP_BYTES = 1 << 20
-"""At most so many plain bytes go to the sink at once, whatever the ratio: a bomb meets the sink's limit early."""
-
-Chunk = bytes | memoryview
-_ISAL_ERROR: type[Exception] = igzip_lib.IsalError  # type: ignore[assignment]  # the stub says: an instance
-Sink = Callable[[Chunk], None]
+__all__ = ["STEP_BYTES", "Chunk", "Decoder", "Put", "decoder", "in_order"]
 
 
 class Decoder(Protocol):
     def feed(self, chunk: Chunk) -> None:
-        """Decodes what can be decoded now and calls the sink. The GIL is free in the heavy parts.
+        """Decodes what can be decoded now and puts it on. The GIL is free in the heavy parts.
+
+        The chunk may change as soon as this returns.
 
         Raises:
-            IntegrityError: corrupt, or garbage after the end. Whatever the sink raises.
+            IntegrityError: corrupt, or garbage after the end. Whatever ``put`` raises.
         """
 
     def finish(self) -> None:
@@ -34,99 +32,41 @@ class Decoder(Protocol):
         """
 
 
-def decoder(compression: str, sink: Sink, about: str) -> Decoder:
-    """Chooses by compression (``Descriptor.compression``): ``none``, ``gzip`` or ``zstd``.
-
-    isal inflates ordinary and multi-member gzip 2.5 times as fast as zlib; pgzip's indexed gzip is multi-member gzip.
+def decoder(compression: str, put: Put, about: str) -> Decoder:
+    """Chooses by compression (``Descriptor.compression``) and, for gzip, member by member (``ways.choose``).
 
     Args:
+        put: takes the pieces, in order; each is made when it is asked for.
         about: the layer, for messages.
+
+    Raises:
+        UnacceptableError: there is no decoder for this compression.
     """
-    if compression == "none":
-        return _Plain(sink)
-    if compression == "gzip":
-        return _Gzip(sink, about)
-    if compression == "zstd":
-        return _Zstd(sink, about)
-    raise UnacceptableError(f"cannot decode {about}: compression {compression!r} is not none, gzip or zstd")
+    way = choose(compression)
+    if way is None:
+        raise UnacceptableError(f"cannot decode {about}: compression {compression!r} is not none, gzip or zstd")
+    if way == "copy":
+        return _Plain(put)
+    return ZstdDecoder(put, about) if way == "zstd" else GzipDecoder(put, about)
+
+
+def in_order(sink: Callable[[Chunk], object]) -> Put:
+    """A ``put`` for who wants plain bytes, one piece after the other, in the thread that feeds."""
+
+    def put(size_bytes: int, make: Make) -> None:
+        sink(make())
+
+    return put
 
 
 class _Plain:
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self, put: Put) -> None:
+        self._put = put
 
     def feed(self, chunk: Chunk) -> None:
-        if chunk:
-            self._sink(chunk)
+        plain = bytes(chunk)  # a copy of a view: the caller may write over what it shows
+        if plain:
+            self._put(len(plain), lambda: plain)
 
     def finish(self) -> None:
         pass
-
-
-class _Gzip:
-    """RFC 1952, one member after another; each member's CRC and size are checked by isal."""
-
-    def __init__(self, sink: Sink, about: str) -> None:
-        self._sink = sink
-        self._about = about
-        self._member: igzip_lib.IgzipDecompressor | None = None
-
-    def feed(self, chunk: Chunk) -> None:
-        try:
-            while chunk:
-                if self._member is None:
-                    self._member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-                chunk = self._feed_member(self._member, chunk)
-        except _ISAL_ERROR as error:
-            raise IntegrityError(f"{self._about} is not valid gzip: {error}; fetch it again") from error
-
-    def _feed_member(self, member: igzip_lib.IgzipDecompressor, chunk: Chunk) -> bytes:
-        """Returns what follows the member's end, nothing while it goes on."""
-        plain = member.decompress(chunk, STEP_BYTES)
-        while plain:
-            self._sink(plain)
-            if member.eof or member.needs_input:
-                break
-            plain = member.decompress(b"", STEP_BYTES)
-        if not member.eof:
-            return b""
-        self._member = None
-        rest: bytes = member.unused_data
-        return rest
-
-    def finish(self) -> None:
-        if self._member is not None:
-            raise IntegrityError(f"{self._about} ends inside a gzip member: it is truncated; fetch it again")
-
-
-class _Zstd:
-    """RFC 8878, frame after frame, skippable ones too.
-
-    A frame that is cut off yields fewer bytes, which the diff ID then shows; zstandard's writer does not tell.
-    """
-
-    def __init__(self, sink: Sink, about: str) -> None:
-        self._about = about
-        self._writer = zstandard.ZstdDecompressor().stream_writer(
-            cast(IO[bytes], _Writable(sink)), write_size=STEP_BYTES
-        )
-
-    def feed(self, chunk: Chunk) -> None:
-        try:
-            self._writer.write(chunk)
-        except zstandard.ZstdError as error:
-            raise IntegrityError(f"{self._about} is not valid zstd: {error}; fetch it again") from error
-
-    def finish(self) -> None:
-        pass
-
-
-class _Writable:
-    """As much of a file object as zstandard's writer uses."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def write(self, plain: bytes) -> int:
-        self._sink(plain)
-        return len(plain)

@@ -1,28 +1,31 @@
-"""Writes a planned layer into a fresh directory; runs in a worker process.
+"""Extracts one layer into a private directory while its tar arrives; runs in a worker process.
 
-Safe by construction: the directory is private, every name is created below a descriptor of its parent with ``O_EXCL``
-or ``mkdir``, and nothing of the layer's own is ever followed.
+Files are made as they come, long before the tar is whole, and what was read is not needed any more: the ramdisk gets
+its pages back. Only a layer in which an entry takes the place of an earlier one is different: from there on everything
+waits for the end, when the plan says what is left.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
 import os
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagedist.errors import StorageError, UnacceptableError, storage_error
+from imagedist.errors import UnacceptableError
+from imagedist.locking import remove_tree
 from imagedist.unpack import tarsplit
-from imagedist.unpack.entries import Entry, entries
-from imagedist.unpack.plan import LowerLink, Node, Whiteout, plan
+from imagedist.unpack.entries import Entries, Entry
+from imagedist.unpack.files import Files, Parts, explained
+from imagedist.unpack.limits import DEFAULTS, Limits
+from imagedist.unpack.plan import LowerLink, Node, Placed, Planner, Whiteout
+from imagedist.unpack.tarsplit import TarSplit
+from imagedist.unpack.window import BUFFER_BYTES, NotYet, Window
 
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_WRITE_BYTES = 8 << 20
-_NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.ENOSPC, errno.E2BIG, errno.EACCES)
+_MAX_SHARED_BYTES = 8 << 20
+"""Larger files are written by whoever reads the headers: nobody waits for the whole of them to arrive."""
+
+Job = tuple[Parts, Entry]
 
 
 @dataclass(frozen=True)
@@ -54,177 +57,321 @@ class ExtractedLayer:
     skipped: Mapping[str, int]
 
 
-def extract_layer(tar_path: Path, directory: Path) -> ExtractedLayer:
-    """Extracts a staged tar into ``directory``, which is empty. Sets the process's umask to 0 meanwhile.
+def extract_layer(tar_path: Path, directory: Path, limits: Limits = DEFAULTS) -> ExtractedLayer:
+    """Extracts a whole tar into ``directory``, which is empty, in this process.
 
     Raises:
         UnacceptableError: the layer is unsafe or unsupported. StorageError: the disk failed.
     """
-    umask = os.umask(0)
+    extraction = Extraction(tar_path, directory, limits, memoryview(bytearray(BUFFER_BYTES)))
     try:
-        with tar_path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return _extract(memoryview(b""), directory)
-            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as tar:
-                return _extract(tar, directory)
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ):
-            raise UnacceptableError(f"layer has a name that this file system cannot hold: {error}") from error
-        raise storage_error(f"extract a layer into {directory}", error) from error
+        extraction.advance(tar_path.stat().st_size, is_whole=True)
+        return extraction.finish()
     finally:
-        os.umask(umask)
+        extraction.close()
 
 
-def _extract(tar: memoryview, directory: Path) -> ExtractedLayer:
-    members = list(entries(tar))
-    planned = plan(members)
-    extraction = _Extraction(tar, directory / "diff")
-    extraction.run(planned.root)
-    tarsplit.write(directory / "tar-split.gz", tar, members, planned.kept)
-    return ExtractedLayer(
-        directory,
-        len(tar),
-        tuple(extraction.undescribed),
-        planned.whiteouts,
-        planned.no_symlinks,
-        tuple(extraction.opaque),
-        tuple(extraction.unmarked_opaque),
-        planned.lower_links,
-        tuple(sorted({member.uid for member in members})),
-        tuple(sorted({member.gid for member in members})),
-        extraction.skipped,
-    )
+def extract_jobs(tar_path: Path, end: int, directory: Path, jobs: Sequence[Job], limits: Limits) -> Mapping[str, int]:
+    """Makes files of a layer that another process leads. Returns what was skipped, by kind.
 
-
-class _Extraction:
-    def __init__(self, tar: memoryview, root: Path) -> None:
-        self._tar = tar
-        self._is_root = os.geteuid() == 0
-        self._opaque_mark = "trusted.overlay.opaque" if self._is_root else "user.overlay.opaque"
-        self._owner = (os.geteuid(), os.getegid())
-        self._first_path: dict[int, str] = {}
-        self.undescribed: list[str] = []
-        self.opaque: list[str] = []
-        self.unmarked_opaque: list[str] = []
-        self.skipped: dict[str, int] = {}
-        root.mkdir(mode=0o755)
-        self._root_fd = os.open(root, _OPEN_DIRECTORY)
-
-    def run(self, root: Node) -> None:
+    Args:
+        end: the jobs' content lies before it.
+    """
+    with explained(directory):
+        files = Files(directory / "diff", limits.devices)
+        descriptor = os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._fill(root, "", self._root_fd)
-        finally:
-            os.close(self._root_fd)
-
-    def _fill(self, node: Node, path: str, descriptor: int) -> None:
-        """One directory: what it holds, then its own metadata, its times last."""
-        assert node.children is not None
-        prefix = f"{path}/" if path else ""
-        if node.takes_lower_metadata:
-            self.undescribed.append(path)
-        for name, child in node.children.items():
-            if child.children is not None:
-                os.mkdir(name, 0o755, dir_fd=descriptor)
-                inner = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
-                try:
-                    self._fill(child, prefix + name, inner)
-                    if child.is_opaque:
-                        self._mark_opaque(inner, prefix + name)
-                finally:
-                    os.close(inner)
-            elif child.lower_target is not None:
-                continue  # made at merge
-            elif child.entry is not None:
-                self._create(child.entry, name, prefix + name, descriptor)
-        if node.entry is not None:
-            self._describe(descriptor, node.entry, 0o755)
-            os.utime(descriptor, ns=(node.entry.mtime_ns, node.entry.mtime_ns))
-
-    def _create(self, entry: Entry, name: str, path: str, parent: int) -> None:
-        first = self._first_path.get(entry.number)
-        if first is not None:
-            os.link(first, name, src_dir_fd=self._root_fd, dst_dir_fd=parent, follow_symlinks=False)
-        elif entry.is_regular:
-            self._create_file(entry, name, parent)
-            self._first_path[entry.number] = path
-        elif entry.is_device and not self._is_root:
-            self._skip("device")
-        else:
-            self._create_special(entry, name, parent)
-            self._first_path[entry.number] = path
-
-    def _create_file(self, entry: Entry, name: str, parent: int) -> None:
-        descriptor = os.open(name, _CREATE, entry.mode, dir_fd=parent)
-        try:
-            position, end = entry.offset, entry.offset + entry.size_bytes
-            while position < end:
-                position += os.write(descriptor, self._tar[position : min(end, position + _WRITE_BYTES)])
-            self._describe(descriptor, entry, entry.mode & 0o777)
-            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+            tar = Window(descriptor, memoryview(bytearray(BUFFER_BYTES)))
+            tar.extend(end, is_whole=True)
+            for path, entry in jobs:
+                files.create(path, entry, tar)
+            return files.skipped
         finally:
             os.close(descriptor)
+            files.close()
 
-    def _create_special(self, entry: Entry, name: str, parent: int) -> None:
-        """Symlinks, FIFOs, devices: nothing that could be opened safely, so by name below the parent's descriptor."""
-        if entry.is_symlink:
-            if not entry.link:
-                raise UnacceptableError(f"malformed layer: symlink {entry.name!r} points nowhere")
-            os.symlink(entry.link, name, dir_fd=parent)
-        elif entry.is_fifo:
-            os.mkfifo(name, entry.mode, dir_fd=parent)
+
+class _Unfinished:
+    """A file whose content has not all arrived."""
+
+    def __init__(self, entry: Entry, descriptor: int) -> None:
+        self.entry = entry
+        self.descriptor = descriptor
+        self.position = entry.offset
+        self.crc: int | None = None
+
+
+class Extraction:
+    """Leads one layer: reads its headers in order, plans, and makes the files or hands them to others.
+
+    Attributes:
+        position: what lies before is not needed any more, once the jobs handed out are done.
+        is_ended: all was read; ``finish`` is next, when the jobs handed out are done.
+    """
+
+    def __init__(self, tar_path: Path, directory: Path, limits: Limits, buffer: memoryview) -> None:
+        self._directory = directory
+        self.position = 0
+        self.is_ended = False
+        self._planner = Planner(limits)
+        self._has_entries = True
+        self._has_hard_links = False
+        self._current: tuple[Entry, Placed | None] | None = None
+        self._unfinished: _Unfinished | None = None
+        self._later: list[tuple[Entry, Placed | None]] | None = None
+        self._uids: set[int] = set()
+        self._gids: set[int] = set()
+        self._undescribed: list[str] = []
+        self._opaque: list[str] = []
+        self._unmarked_opaque: list[str] = []
+        with explained(directory):
+            (directory / "diff").mkdir(mode=0o755)
+            self._files = Files(directory / "diff", limits.devices)
+            self._split = TarSplit(directory / "tar-split.gz")
+            self._tar = Window(os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC), buffer)
+        self._entries = Entries(self._tar, limits)
+
+    def move(self, tar_path: Path) -> None:
+        """The tar goes on in another file, which has everything from ``position`` on."""
+        with explained(self._directory):
+            descriptor = os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC)
+        os.close(self._tar.descriptor)
+        self._tar.move(descriptor)
+
+    def advance(
+        self, available_bytes: int, is_whole: bool, *, slice_bytes: int | None = None, jobs: list[Job] | None = None
+    ) -> bool:
+        """Goes on as far as the tar has arrived, or for about ``slice_bytes`` of it. Returns whether it wants more.
+
+        Args:
+            jobs: is given what others shall make; None: everything is made here.
+
+        Raises:
+            UnacceptableError: the layer is unsafe or unsupported. StorageError: the disk failed.
+        """
+        self._tar.extend(available_bytes, is_whole)
+        stop = self._split.position + slice_bytes if slice_bytes is not None else None
+        with explained(self._directory):
+            try:
+                while not self.is_ended and (stop is None or self._split.position < stop):
+                    self._step(jobs)
+            except NotYet:
+                return True
+        return False
+
+    def _step(self, jobs: list[Job] | None) -> None:
+        if self._unfinished is not None:
+            self._continue(self._unfinished)
         else:
-            kind = stat.S_IFCHR if entry.is_character_device else stat.S_IFBLK
-            os.mknod(name, kind | entry.mode, os.makedev(*entry.device), dir_fd=parent)
-        if self._owner != (entry.uid, entry.gid):
-            if self._is_root:
-                os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-                if not entry.is_symlink and entry.mode & 0o7000:
-                    os.chmod(name, entry.mode, dir_fd=parent)
+            if self._current is None:
+                entry = next(self._entries, None) if self._has_entries else None
+                if entry is None:
+                    self._end()
+                else:
+                    self._plan(entry)
+            if self._current is not None:
+                self._make(*self._current, jobs)
+                self._current = None
+        if self._later is None:
+            self.position = self._split.position
+
+    def _end(self) -> None:
+        self._has_entries = False
+        if self._later is None:
+            self._tell_rest()
+        elif not self._tar.has(len(self._tar)):
+            raise NotYet
+        self.is_ended = True
+
+    def _plan(self, entry: Entry) -> None:
+        placed = self._planner.add(entry)
+        self._uids.add(entry.uid)
+        self._gids.add(entry.gid)
+        self._has_hard_links |= entry.is_hard_link
+        if self._planner.replaced and self._later is None:
+            self._later = []
+        if self._later is None:
+            self._current = entry, placed
+        else:
+            self._later.append((entry, placed))
+
+    def _make(self, entry: Entry, placed: Placed | None, jobs: list[Job] | None) -> None:
+        """Tells the entry to the tar-split and makes its file. May be called again after ``NotYet``."""
+        end = entry.offset + entry.size_bytes
+        if placed is None or not entry.size_bytes:
+            self._split.raw(self._tar, entry.offset)
+        elif not _may_be_kept(entry, placed):
+            self._need(end, entry)
+            self._split.raw(self._tar, end)
+        elif entry.size_bytes <= BUFFER_BYTES:
+            self._split.raw(self._tar, entry.offset)
+            self._need(end, entry)
+            content = self._tar[entry.offset : end]
+            self._split.kept(entry, tarsplit.crc(content))
+            if jobs is None:
+                self._files.create_file(placed.path, entry, content)
+                placed.node.is_made = True
+                return
+        elif jobs is not None and entry.size_bytes <= _MAX_SHARED_BYTES:
+            self._split.raw(self._tar, entry.offset)
+            self._need(end, entry)
+            self._split.kept(entry, self._crc(entry))
+        else:
+            self._split.raw(self._tar, entry.offset)
+            self._unfinished = _Unfinished(entry, self._files.open_file(placed.path, entry))
+        if placed is None:
+            return
+        placed.node.is_made = True
+        if self._unfinished is not None:
+            return
+        if jobs is None:
+            self._files.create(placed.path, entry, self._tar)
+        else:
+            self._files.directory(placed.path[:-1])
+            jobs.append((placed.path, entry))
+
+    def _continue(self, file: _Unfinished) -> None:
+        end = file.entry.offset + file.entry.size_bytes
+        while file.position < end:
+            stop = min(end, file.position + BUFFER_BYTES)
+            if not self._tar.has(stop) and self._tar.available_bytes > file.position:
+                stop = self._tar.available_bytes
+            self._need(stop, file.entry)
+            content = self._tar[file.position : stop]
+            file.crc = tarsplit.crc(content, file.crc)
+            written = 0
+            while written < len(content):
+                written += os.write(file.descriptor, content[written:])
+            file.position = self.position = stop
+        self._files.describe_file(file.descriptor, file.entry)
+        os.close(file.descriptor)
+        self._unfinished = None
+        assert file.crc is not None
+        self._split.kept(file.entry, file.crc)
+
+    def _need(self, end: int, entry: Entry) -> None:
+        if end > len(self._tar):
+            raise UnacceptableError(f"malformed layer: its tar is cut off inside {entry.name!r}")
+        if not self._tar.has(end):
+            raise NotYet
+
+    def _crc(self, entry: Entry) -> int:
+        value: int | None = None
+        end = entry.offset + entry.size_bytes
+        for start in range(entry.offset, end, BUFFER_BYTES):
+            value = tarsplit.crc(self._tar[start : min(start + BUFFER_BYTES, end)], value)
+        assert value is not None
+        return value
+
+    def _tell_rest(self) -> None:
+        """What follows the last entry: the archive's end, and maybe more than that."""
+        while not self._tar.has(len(self._tar)):
+            self._split.raw(self._tar, self._split.position + tarsplit.SEGMENT_BYTES)
+            self.position = self._split.position
+        self._split.raw(self._tar, len(self._tar))
+
+    def finish(self) -> ExtractedLayer:
+        """Makes what is left, describes the directories, and closes. The jobs handed out are done."""
+        self._tar.extend(len(self._tar), is_whole=True)  # others have used the buffer meanwhile
+        with explained(self._directory):
+            plan = self._planner.finish()
+            kept_aside = self._put_replaced_aside()
+            self._tell_later()
+            self._split.close()
+            if kept_aside:
+                tarsplit.embed(self._directory / "tar-split.gz", self._split.files, kept_aside)
+            made = {entry.number: path for path, entry in _made(self._planner.root, ())} if self._has_hard_links else {}
+            self._complete(plan.root, (), made, {number: path for number, (_, path) in kept_aside.items()})
+            if self._planner.replaced:
+                remove_tree(self._directory / "replaced")
+        return ExtractedLayer(
+            self._directory,
+            len(self._tar),
+            tuple(self._undescribed),
+            plan.whiteouts,
+            plan.no_symlinks,
+            tuple(self._opaque),
+            tuple(self._unmarked_opaque),
+            plan.lower_links,
+            tuple(sorted(self._uids)),
+            tuple(sorted(self._gids)),
+            self._files.skipped,
+        )
+
+    def _put_replaced_aside(self) -> dict[int, tuple[Entry, Path]]:
+        """Moves what was made and then replaced; returns the files among it, by the numbers of their entries."""
+        aside: dict[int, tuple[Entry, Path]] = {}
+        if not self._planner.replaced:
+            return aside
+        directory = self._directory / "replaced"
+        directory.mkdir(mode=0o700)
+        self._files.forget()
+        for number, (path, node) in enumerate(self._planner.replaced):
+            place = directory / str(number)
+            if self._files.move(path, place):
+                files = [((), node.entry)] if node.entry and not node.is_directory else _made(node, ())
+                aside |= {entry.number: (entry, place.joinpath(*below)) for below, entry in files if entry.is_regular}
+        return aside
+
+    def _tell_later(self) -> None:
+        for entry, placed in self._later or ():
+            if placed and _may_be_kept(entry, placed) and self._planner.has(placed.path, placed.node):
+                self._split.raw(self._tar, entry.offset)
+                self._split.kept(entry, self._crc(entry))
             else:
-                self._skip("owner")
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+                self._split.raw(self._tar, entry.offset + entry.size_bytes)
+        self._split.raw(self._tar, len(self._tar))
 
-    def _describe(self, descriptor: int, entry: Entry, mode: int) -> None:
-        """Owner, mode (it has ``mode`` now) and xattrs of an open file or directory."""
-        if self._owner != (entry.uid, entry.gid):
-            if self._is_root:
-                os.fchown(descriptor, entry.uid, entry.gid)
-            else:
-                self._skip("owner")
-        if entry.mode != mode:
-            os.fchmod(descriptor, entry.mode)  # after chown, which drops set-id bits
-        for name, value in entry.xattrs.items():
-            if _is_allowed(name):
-                try:
-                    os.setxattr(descriptor, name, value)
-                except OSError as error:
-                    if error.errno in (errno.EINVAL, errno.ERANGE):
-                        raise UnacceptableError(f"malformed layer: {entry.name!r} has a bad xattr {name!r}") from error
-                    if error.errno not in _NO_XATTRS:
-                        raise
-                    if self._is_root and error.errno != errno.ENOTSUP:
-                        raise StorageError(
-                            f"cannot set {name} of {entry.name!r}: {error.strerror}; put the store on ext4 or xfs"
-                        ) from error
-                    self._skip("xattr")
+    def _complete(self, node: Node, path: Parts, made: dict[int, Parts], aside: Mapping[int, Path]) -> None:
+        """One directory: what it still lacks, then its own metadata, its times last."""
+        assert node.children is not None
+        if node.takes_lower_metadata:
+            self._undescribed.append("/".join(path))
+        for name, child in node.children.items():
+            place = (*path, name)
+            if child.children is not None:
+                self._files.directory(place)
+                self._complete(child, place, made, aside)
+                if child.is_opaque:
+                    self._mark_opaque(place)
+            elif child.entry is not None and child.lower_target is None and not child.is_made:
+                self._make_late(child.entry, place, made, aside)
+        if node.entry is not None:
+            self._files.describe_directory(path, node.entry)
 
-    def _mark_opaque(self, descriptor: int, path: str) -> None:
-        self.opaque.append(path)
-        times = os.fstat(descriptor)
-        try:
-            os.setxattr(descriptor, self._opaque_mark, b"y")
-        except OSError as error:
-            if error.errno not in _NO_XATTRS:
-                raise
-            self.unmarked_opaque.append(path)
-        os.utime(descriptor, ns=(times.st_atime_ns, times.st_mtime_ns))
+    def _make_late(self, entry: Entry, path: Parts, made: dict[int, Parts], aside: Mapping[int, Path]) -> None:
+        if entry.is_device and not self._files.makes_devices and entry.number in made:
+            return  # one more name of what was left out
+        if entry.number in made:
+            self._files.link(made[entry.number], path)
+            return
+        if entry.number in aside:
+            self._files.link_from(aside[entry.number], path)
+        else:
+            self._files.create(path, entry, self._tar)
+        made[entry.number] = path
 
-    def _skip(self, what: str) -> None:
-        self.skipped[what] = self.skipped.get(what, 0) + 1
+    def _mark_opaque(self, path: Parts) -> None:
+        self._opaque.append("/".join(path))
+        if not self._files.mark_opaque(path):
+            self._unmarked_opaque.append("/".join(path))
+
+    def close(self) -> None:
+        if self._unfinished is not None:
+            os.close(self._unfinished.descriptor)
+        os.close(self._tar.descriptor)
+        self._files.close()
 
 
-def _is_allowed(name: str) -> bool:
-    """File capabilities and user attributes; never overlayfs' own marks, which a layer could forge."""
-    if name == "security.capability":
-        return True
-    return name.startswith("user.") and not name.startswith("user.overlay.")
+def _may_be_kept(entry: Entry, placed: Placed) -> bool:
+    """Whether tar-split finds the file's bytes, as they are in the tar, under the entry's own name."""
+    return entry.size_bytes > 0 and placed.is_direct and entry.sparse is None
+
+
+def _made(node: Node, path: Parts) -> Iterator[tuple[Parts, Entry]]:
+    """What of a directory's tree is on disk, but for directories."""
+    for name, child in (node.children or {}).items():
+        if child.children is not None:
+            yield from _made(child, (*path, name))
+        elif child.is_made and child.entry is not None:
+            yield (*path, name), child.entry

@@ -8,17 +8,16 @@ of several entries with one name wins, a whiteout hides only what lower layers h
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from imagedist.errors import UnacceptableError
 from imagedist.unpack.entries import Entry
+from imagedist.unpack.limits import DEFAULTS, MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, Limits
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
-_MAX_NAME_BYTES = 255
-_MAX_PATH_BYTES = 4096
-_MAX_DEPTH = 256
 _MAX_PARTS = 4096  # of one path with the targets of its symlinks
 
 Parts = tuple[str, ...]
@@ -34,6 +33,7 @@ class Node:
         is_opaque: a directory in the place of a file of this layer, so nothing of lower layers shows through.
         lower_target: of a hard link to a file that only lower layers have.
         takes_lower_metadata: an undescribed directory, which is the lower layers' one if they have it.
+        is_made: it is on disk already (whoever extracts sets that).
     """
 
     entry: Entry | None = None
@@ -41,6 +41,7 @@ class Node:
     lower_target: Parts | None = None
     is_opaque: bool = False
     takes_lower_metadata: bool = False
+    is_made: bool = False
 
     @property
     def is_directory(self) -> bool:
@@ -74,85 +75,118 @@ class Plan:
         whiteouts: in the order of the entries; nothing of them is in the tree.
         no_symlinks: paths where lower layers must have no symlink, else the tree is wrong: undescribed directories that
             a later entry described or replaced, or that a symlink's ``..`` went up from.
-        kept: the numbers of the file entries that are found under their own name.
     """
 
     root: Node
     whiteouts: tuple[Whiteout, ...]
     no_symlinks: tuple[str, ...]
     lower_links: tuple[LowerLink, ...]
-    kept: frozenset[int] = field(repr=False)
 
 
-def plan(entries: Iterable[Entry]) -> Plan:
+class Placed(NamedTuple):
+    """Where an entry that is no directory, hard link or whiteout was put.
+
+    Attributes:
+        is_direct: ``path`` is its own name as it stands, so that whoever puts the tar together again finds it there,
+            byte for byte; a sparse file is not.
+    """
+
+    path: Parts
+    node: Node
+    is_direct: bool
+
+
+def plan(entries: Iterable[Entry], limits: Limits = DEFAULTS) -> Plan:
     """Applies the entries in order.
 
     Raises:
         UnacceptableError: unsafe or meaningless: names too long or too deep, a hard link to a directory or outside, a
-            whiteout of nothing, a symlink loop among parents, a device that overlayfs would read as a whiteout.
+            whiteout of nothing, a symlink loop among parents, a device that overlayfs would read as a whiteout, or any
+            device if ``limits`` say so.
     """
-    planner = _Planner()
+    planner = Planner(limits)
     for entry in entries:
         planner.add(entry)
     return planner.finish()
 
 
-class _Planner:
-    def __init__(self) -> None:
-        self._root = Node(children={}, takes_lower_metadata=True)
+class Planner:
+    """The tree as it grows, entry by entry.
+
+    Attributes:
+        root: the tree so far. Nodes stay as they are until something takes their place.
+        replaced: paths and nodes whose place was taken, in order.
+    """
+
+    def __init__(self, limits: Limits = DEFAULTS) -> None:
+        self._refuses_devices = limits.devices == "refuse"
+        self.root = Node(children={}, takes_lower_metadata=True)
+        self.replaced: list[tuple[Parts, Node]] = []
         self._whiteouts: list[Whiteout] = []
         self._no_symlinks: dict[str, None] = {}
-        self._direct: dict[int, Parts] = {}
         # Most entries share their parent's text with the one before: resolved once (a third of the time of a plan).
         self._known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> Placed | None:
+        """Applies the next entry. Returns None for directories, hard links and whiteouts."""
         head, _, name = entry.name.rstrip("/").rpartition("/")
         known = self._known.get(head)
         is_plain = name not in ("", ".", "..") and not name.startswith(_WHITEOUT)
-        if known is None or not is_plain or len(entry.name) > _MAX_NAME_BYTES // 4:
+        # A character has at most four bytes: what is short enough in characters needs no encoding to know.
+        is_short = len(name) <= MAX_NAME_BYTES // 4 and len(entry.name) <= MAX_PATH_BYTES // 4
+        if known is None or not is_plain or not is_short or len(known[0]) >= MAX_DEPTH:
             parts = _clean(entry.name)
             if not parts:
                 if entry.is_directory:
-                    self._root.entry, self._root.takes_lower_metadata = entry, False
-                    return
+                    self.root.entry, self.root.takes_lower_metadata = entry, False
+                    return None
                 raise UnacceptableError(f"unsafe layer: {entry.name!r} would replace the root directory")
             if parts[-1].startswith(_WHITEOUT):
                 self._hide(parts, entry)
-                return
+                return None
             directory_path, directory = self._directory(parts[:-1], entry.name)
             # Whoever puts the tar together again opens the name as it stands: no ".." may lead out of the layer.
-            is_direct = directory_path == parts[:-1] and ".." not in head.split("/")
+            is_direct = directory_path == parts[:-1] and name == parts[-1] and ".." not in head.split("/")
             if name == parts[-1]:
                 self._known[head] = directory_path, directory, is_direct
             name = parts[-1]
         else:
             directory_path, directory, is_direct = known
         path = (*directory_path, name)
-        if name in directory:
+        present = directory.get(name)
+        if present is not None:
             self._known.clear()  # a parent that is known by its text may be what is replaced now
-            self._supersede(directory[name], path, entry)
+            self._supersede(present, path, entry)
+        placed: Placed | None = None
         if entry.is_directory:
             self._put_directory(directory, name, entry)
         elif entry.is_hard_link:
             self._put_hard_link(directory, path, entry)
         else:
-            if entry.is_character_device and entry.device == (0, 0):
-                raise UnacceptableError(f"unsafe layer: {entry.name!r} is a device 0:0, overlayfs' own whiteout")
-            directory[name] = Node(entry)
-            if entry.is_regular and is_direct:
-                self._direct[entry.number] = path
+            if entry.is_device:
+                self._check_device(entry)
+            node = directory[name] = Node(entry)
+            placed = Placed(path, node, is_direct and entry.sparse is None)
+        if present is not None and directory[name] is not present:
+            self.replaced.append((path, present))
+        return placed
+
+    def _check_device(self, entry: Entry) -> None:
+        if entry.is_character_device and entry.device == (0, 0):
+            raise UnacceptableError(f"unsafe layer: {entry.name!r} is a device 0:0, overlayfs' own whiteout")
+        if self._refuses_devices:
+            raise UnacceptableError(
+                f'unsafe layer: {entry.name!r} is a device node; devices = "keep" or "skip" of [unpack] accepts it'
+            )
+
+    def has(self, path: Parts, node: Node) -> bool:
+        """Whether that very node is still in its place."""
+        return self._find(path) is node
 
     def finish(self) -> Plan:
-        kept = frozenset(
-            number
-            for number, path in self._direct.items()
-            if (node := self._find(path)) and node.entry and node.entry.number == number
-        )
-        _settle(self._root, is_below_opaque=False)
-        return Plan(
-            self._root, tuple(self._whiteouts), tuple(self._no_symlinks), tuple(_lower_links(self._root, "")), kept
-        )
+        """The entries ended here."""
+        _settle(self.root, is_below_opaque=False)
+        return Plan(self.root, tuple(self._whiteouts), tuple(self._no_symlinks), tuple(_lower_links(self.root, "")))
 
     def _supersede(self, node: Node, path: Parts, entry: Entry) -> None:
         if node.takes_lower_metadata:
@@ -200,8 +234,8 @@ class _Planner:
     def _directory(self, parts: Parts, about: str) -> tuple[Parts, dict[str, Node]]:
         """The directory at ``parts``, with symlinks followed and what is missing added."""
         path = self._resolve(parts, about)
-        node = self._root
-        for name in path:
+        node = self.root
+        for depth, name in enumerate(path, 1):
             assert node.children is not None  # _resolve stops at nothing but directories and new names
             child = node.children.get(name)
             if child is None:
@@ -209,6 +243,7 @@ class _Planner:
             elif child.lower_target is not None:  # of a file or, who knows, of a symlink
                 raise UnacceptableError(f"unsupported layer: {about!r} comes by two names, one of them a hard link")
             elif not child.is_directory:
+                self.replaced.append((path[:depth], child))
                 child = node.children[name] = Node(children={}, is_opaque=True)
             node = child
         assert node.children is not None
@@ -217,7 +252,7 @@ class _Planner:
     def _resolve(self, parts: Parts, about: str) -> Parts:
         """Follows this layer's own symlinks; ``..`` never leaves the root."""
         path: list[str] = []
-        nodes: list[Node | None] = [self._root]
+        nodes: list[Node | None] = [self.root]
         todo, links = list(reversed(parts)), 0
         for _ in range(_MAX_PARTS):
             if not todo:
@@ -244,12 +279,12 @@ class _Planner:
                 continue
             path.append(name)
             nodes.append(node)
-            if len(path) > _MAX_DEPTH:
-                raise UnacceptableError(f"unsafe layer: {about[:100]!r} is deeper than {_MAX_DEPTH} directories")
+            if len(path) > MAX_DEPTH:
+                raise UnacceptableError(f"unsafe layer: {about[:100]!r} is deeper than {MAX_DEPTH} directories")
         raise UnacceptableError(f"unsafe layer: more than {_MAX_PARTS} parts on the way to {about[:100]!r}")
 
     def _find(self, path: Parts) -> Node | None:
-        node: Node | None = self._root
+        node: Node | None = self.root
         for name in path:
             if node is None or node.children is None:
                 return None
@@ -259,19 +294,19 @@ class _Planner:
 
 def _clean(name: str) -> Parts:
     """The name relative to the root: no empty parts, no ``.``, and ``..`` stops at the root (as containerd, umoci)."""
-    if len(name.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES:
-        raise UnacceptableError(f"unsafe layer: the name {name[:100]!r} is longer than {_MAX_PATH_BYTES} bytes")
+    if len(name.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
+        raise UnacceptableError(f"unsafe layer: the name {name[:100]!r} is longer than {MAX_PATH_BYTES} bytes")
     parts: list[str] = []
     for part in name.split("/"):
         if part == "..":
             if parts:
                 parts.pop()
         elif part not in ("", "."):
-            if len(part.encode("utf-8", "surrogateescape")) > _MAX_NAME_BYTES:
+            if len(part.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
                 raise UnacceptableError(f"unsafe layer: the file name {part[:100]!r} is longer than 255 bytes")
             parts.append(part)
-    if len(parts) > _MAX_DEPTH:
-        raise UnacceptableError(f"unsafe layer: {name[:100]!r} is deeper than {_MAX_DEPTH} directories")
+    if len(parts) > MAX_DEPTH:
+        raise UnacceptableError(f"unsafe layer: {name[:100]!r} is deeper than {MAX_DEPTH} directories")
     return tuple(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -11,8 +12,13 @@ from pathlib import Path
 from imagedist.errors import StorageError, storage_error
 from imagedist.locking import PrivateDirectory, locked, private_locks, remove_abandoned
 
-RESERVATION_BYTES = 16 << 20
+MAX_STEP_BYTES = 16 << 20
+"""Reserved at a time, at most."""
 WAIT_SECONDS = 2.0
+_MAX_WAITS = 30
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+_LIBC = ctypes.CDLL(None)
 _COUNT_BYTES = 20
 
 
@@ -26,7 +32,7 @@ class Ramdisk:
         directory: on tmpfs; created when it is not there.
         budget_bytes: hard, over all processes that use ``directory``.
         spill: a directory on disk for layers over the budget.
-        wait_seconds: how long a layer over the budget waits for others to release before it spills.
+        wait_seconds: how long a layer over the budget waits for somebody to release before it spills.
     """
 
     def __init__(self, directory: Path, budget_bytes: int, spill: Path, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -36,6 +42,7 @@ class Ramdisk:
         self.budget_bytes = budget_bytes
         self._wait_seconds = wait_seconds
         self._released = threading.Condition()
+        self._release_count = 0
         self._memory = PrivateDirectory(directory)
         try:
             self._disk = PrivateDirectory(spill)
@@ -51,24 +58,32 @@ class Ramdisk:
         """A fresh name on disk."""
         return self._disk.path / uuid.uuid4().hex
 
-    def reserve(self, size_bytes: int) -> bool:
-        """Takes bytes from the budget, waiting a bounded time for others to give some back. False: spill instead."""
+    def reserve(self, size_bytes: int, *, wait: bool = True) -> bool:
+        """Takes bytes from the budget. False: spill instead.
+
+        Args:
+            wait: for others to give some back, as long as they do.
+        """
         if size_bytes > self.budget_bytes:
             return False
-        deadline = time.monotonic() + self._wait_seconds
+        now = time.monotonic()
+        deadline, last_deadline = now + self._wait_seconds, now + _MAX_WAITS * self._wait_seconds
         with self._released:
             while not self._change(size_bytes):
-                left_seconds = deadline - time.monotonic()
-                if left_seconds <= 0:
+                seen, now = self._release_count, time.monotonic()
+                if not wait or now >= min(deadline, last_deadline):
                     return False
                 # Other processes cannot notify this condition, hence the short turns.
-                self._released.wait(min(left_seconds, 0.05))
+                self._released.wait(min(deadline - now, 0.05))
+                if self._release_count != seen:
+                    deadline = time.monotonic() + self._wait_seconds
         return True
 
     def release(self, size_bytes: int) -> None:
         """Gives reserved bytes back."""
         with self._released:
             self._change(-size_bytes)
+            self._release_count += 1
             self._released.notify_all()
 
     def reserved_bytes(self) -> int:
@@ -103,20 +118,23 @@ class Ramdisk:
         self._disk.close()
 
 
-def move_to_disk(source: Path, descriptor: int, target: Path) -> int:
-    """Copies the open file ``source`` to ``target``, removes it, and returns a descriptor to go on writing there."""
+def give_back(descriptor: int, start: int, end: int) -> None:
+    """Frees the pages between two positions of a file; its size stays. A file system that cannot keeps them."""
+    first, last = start // _PAGE_BYTES * _PAGE_BYTES, end // _PAGE_BYTES * _PAGE_BYTES
+    if last > first:
+        _LIBC.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_longlong(first), ctypes.c_longlong(last - first))
+
+
+def copy_range(source: int, target: int, start: int) -> None:
+    """Copies an open file from ``start`` on, to the same place of another.
+
+    Raises:
+        StorageError: no room.
+    """
     try:
-        output = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        offset, size_bytes = 0, os.fstat(descriptor).st_size
-        try:
-            while offset < size_bytes:
-                offset += os.sendfile(output, descriptor, offset, size_bytes - offset)
-        except OSError:
-            os.close(output)
-            target.unlink(missing_ok=True)
-            raise
-        os.close(descriptor)
-        source.unlink(missing_ok=True)
+        offset, size_bytes = start, os.fstat(source).st_size
+        os.lseek(target, start, os.SEEK_SET)
+        while offset < size_bytes:
+            offset += os.sendfile(target, source, offset, size_bytes - offset)
     except OSError as error:
         raise storage_error("spill a staged tar to disk", error) from error
-    return output

@@ -1,73 +1,111 @@
 """tar-split of a layer: all of its tar but the files' contents, so that the tar can be put together again.
 
 Format: github.com/vbatts/tar-split, tar/storage: gzip of JSON lines. Type 2 is raw bytes of the tar; type 1 a file
-whose content is found on disk by its name, with its size and CRC-64/ISO.
+whose content is found on disk by its name, with its size and CRC-64/ISO. Its own writer tells every entry by a type 1;
+its reader refuses a name that comes twice, and passes over those without content. We tell only those with content, of
+which each name has one: so layers with duplicates can be exported, too.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+import os
+from binascii import b2a_base64
+from collections.abc import Iterable, Mapping
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import cast
 
 import fastcrc
 from isal import igzip
 
-from imagedist.errors import storage_error
-from imagedist.unpack.entries import Entry
+from imagedist.unpack.entries import Entry, Tar
 
-_SEGMENT_BYTES = 768 << 10
+SEGMENT_BYTES = 192 << 10
 """Longer pieces of raw tar are cut: what is embedded, or follows the tar's end, may be of any size."""
-_BUFFER_BYTES = 1 << 20
+_WAITING_RECORDS = 256
+_LONG_BYTES = 64 << 10
 
 
-def write(target: Path, tar: memoryview, entries: Sequence[Entry], kept: Collection[int]) -> None:
-    """Writes the tar-split of a whole tar.
+class TarSplit:
+    """Written while the tar is read, in order.
+
+    Attributes:
+        position: up to which byte the tar is told.
+        files: the numbers of the entries of type 1, in order.
+    """
+
+    def __init__(self, target: Path) -> None:
+        target.touch(mode=0o600)
+        self._out = cast(io.RawIOBase, igzip.open(target, "wb", 1))  # type: ignore[no-untyped-call]  # a C extension's face
+        self._waiting: list[bytes] = []
+        self._records = 0
+        self.files: list[int] = []
+        self.position = 0
+
+    def raw(self, tar: Tar, end: int) -> None:
+        """Tells the bytes up to ``end`` as they are. When ``tar`` has not got them yet it may be called again."""
+        while self.position < end:
+            stop = min(self.position + SEGMENT_BYTES, end)
+            self._write(b'"type":2,"payload":"%s"' % b2a_base64(tar[self.position : stop], newline=False))
+            self.position = stop
+
+    def kept(self, entry: Entry, crc: int) -> None:
+        """Of a file that is in the layer directory under its own name: ``crc`` instead of its content."""
+        payload = b2a_base64(crc.to_bytes(8, "big"), newline=False)
+        self._write(b'"type":1,%s,"size":%d,"payload":"%s"' % (_name(entry.name), entry.size_bytes, payload))
+        self.files.append(entry.number)
+        self.position = entry.offset + entry.size_bytes
+
+    def _write(self, record: bytes) -> None:
+        self._waiting.append(b'{%s,"position":%d}\n' % (record, self._records))
+        self._records += 1
+        if len(self._waiting) >= _WAITING_RECORDS or len(record) >= _LONG_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._out.write(b"".join(self._waiting))
+        self._waiting.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._out.close()
+
+
+def crc(content: memoryview | bytes, so_far: int | None = None) -> int:
+    return int(fastcrc.crc64.go_iso(content, so_far))
+
+
+def embed(target: Path, files: Iterable[int], contents: Mapping[int, tuple[Entry, Path]]) -> None:
+    """Tells the contents of files that were ``kept`` and are not any more: later entries took their places.
 
     Args:
-        entries: all of them, in order.
-        kept: numbers of the entries whose file is in the layer directory under their own name; the content of others
-            (a duplicate that was replaced later, for one) is kept here.
-
-    Raises:
-        StorageError: the disk failed.
+        files: of the ``TarSplit`` that wrote it.
+        contents: by number of the entry, with the file that still holds its content.
     """
-    try:
-        target.touch(mode=0o600)
-        packed = cast(io.RawIOBase, igzip.open(target, "wb", 1))  # type: ignore[no-untyped-call]  # a C extension's face
-        with packed, io.BufferedWriter(packed, _BUFFER_BYTES) as out:
-            for position, record in enumerate(_records(tar, entries, kept)):
-                out.write(b'{%s,"position":%d}\n' % (record, position))
-    except OSError as error:
-        raise storage_error("write a tar-split", error) from error
-
-
-def _records(tar: memoryview, entries: Sequence[Entry], kept: Collection[int]) -> Iterator[bytes]:
-    position = 0
-    for entry in entries:
-        is_embedded = entry.size_bytes > 0 and entry.number not in kept
-        content_end = entry.offset + entry.size_bytes
-        yield from _segments(tar, position, content_end if is_embedded else entry.offset)
-        position = content_end
-        content = b'"payload":null'
-        if entry.size_bytes and not is_embedded:
-            crc = fastcrc.crc64.go_iso(tar[entry.offset : content_end])
-            content = b'"size":%d,"payload":"%s"' % (entry.size_bytes, base64.b64encode(crc.to_bytes(8, "big")))
-        yield b'"type":1,%s,%s' % (_name(entry.name), content)
-    yield from _segments(tar, position, len(tar))
-
-
-def _segments(tar: memoryview, start: int, end: int) -> Iterator[bytes]:
-    for position in range(start, end, _SEGMENT_BYTES):
-        yield b'"type":2,"payload":"%s"' % base64.b64encode(tar[position : min(position + _SEGMENT_BYTES, end)])
+    fresh = target.with_name("tar-split.fresh")
+    numbers = iter(files)
+    with igzip.open(target, "rb") as old:  # type: ignore[no-untyped-call]  # a C extension's face
+        split = TarSplit(fresh)
+        for line in io.BufferedReader(cast(io.RawIOBase, old)):
+            record = line[1 : line.rindex(b',"position":')]
+            number = next(numbers) if record.startswith(b'"type":1') else None
+            if number is None or number not in contents:
+                split._write(record)
+                continue
+            _, path = contents[number]
+            with path.open("rb") as file:
+                while content := file.read(SEGMENT_BYTES):
+                    split._write(b'"type":2,"payload":"%s"' % b2a_base64(content, newline=False))
+        split.close()
+    os.rename(fresh, target)
 
 
 def _name(name: str) -> bytes:
+    if name.isascii():
+        return b'"name":%s' % encode_basestring_ascii(name).encode()
     try:
-        name.encode()
+        return b'"name":%s' % json.dumps(name, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return b'"name_raw":"%s"' % base64.b64encode(name.encode("utf-8", "surrogateescape"))
-    return b'"name":%s' % json.dumps(name).encode()
+        return b'"name_raw":"%s"' % b2a_base64(name.encode("utf-8", "surrogateescape"), newline=False)

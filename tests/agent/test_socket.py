@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from imagedist.agent.protocol import PullRequest
 from imagedist.config import AgentConfig
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import Platform
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event, Observer
 
@@ -65,6 +68,7 @@ class Agent:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "agent.sock"
         self.node = Node()
+        self._clients = ThreadPoolExecutor(100, thread_name_prefix="client")
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Agent:
@@ -73,6 +77,7 @@ class Agent:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
+        self._clients.shutdown(wait=False)
 
     def create_app(self) -> Any:
         config = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:1"]}})
@@ -80,22 +85,28 @@ class Agent:
         return SocketApi(config, "127.0.0.1:5050", node, node, node, node).create_app()
 
     async def pull(self, observe: Observer) -> Event:
-        async with AgentClient(self.path) as client:
-            return await client.pull(ORDER, observe)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._clients, AgentClient(self.path).pull, ORDER, observe
+        )
 
 
-async def test_a_client_that_goes_away_cancels_its_pull(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_client_cancels_its_pull(tmp_path: Path, number: int) -> None:
     async with Agent(tmp_path) as agent:
-        pulling = asyncio.create_task(agent.pull(lambda event: None))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "pull", ORDER.reference, "--socket", str(agent.path)),
+            stderr=asyncio.subprocess.PIPE,
+        )
         await agent.node.began.wait()
-        pulling.cancel()
-        await asyncio.wait([pulling])
+        process.send_signal(number)
         await agent.node.cancelled.wait()
+        _, complaint = await process.communicate()
+    assert (process.returncode, complaint) == (130, b"imagedist: interrupted; nothing half-done was kept\n")
 
 
 async def test_a_client_that_is_killed_in_mid_request_cancels_its_pull(tmp_path: Path) -> None:
     async with Agent(tmp_path) as agent:
-        body = ORDER.model_dump_json().encode()
+        body = json.dumps({"reference": ORDER.reference}).encode()
         _, writer = await asyncio.open_unix_connection(agent.path)
         writer.write(b"POST /v1/pull HTTP/1.1\r\nHost: agent\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await agent.node.began.wait()
@@ -176,10 +187,10 @@ async def test_a_closed_pipe_of_the_clients_own_is_not_blamed_on_the_agent(tmp_p
 async def test_an_unknown_registry_is_the_users_mistake_and_a_dead_site_is_not(
     tmp_path: Path, failure: ImagedistError, told_as: type[ImagedistError]
 ) -> None:
-    async with Agent(tmp_path) as agent, AgentClient(agent.path) as client:
+    async with Agent(tmp_path) as agent:
         agent.node.site_failure = failure
         with pytest.raises(told_as, match=str(failure)):
-            await client.prefix("docker.io")
+            await asyncio.to_thread(AgentClient(agent.path).prefix, "docker.io")
 
 
 async def test_only_owner_and_group_may_use_the_socket_and_it_goes_with_the_agent(tmp_path: Path) -> None:
@@ -193,15 +204,14 @@ async def test_a_second_agent_is_refused_and_the_first_ones_socket_stays(tmp_pat
         with pytest.raises(InputError, match="another agent listens"):
             async with Agent(tmp_path):
                 pass
-        async with AgentClient(agent.path) as client:
-            assert (await client.status()).mirror == "127.0.0.1:5050"
+        assert (await asyncio.to_thread(AgentClient(agent.path).status)).mirror == "127.0.0.1:5050"
 
 
 async def test_a_dead_agents_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "agent.sock"))
-    async with Agent(tmp_path) as agent, AgentClient(agent.path) as client:
-        await client.status()
+    async with Agent(tmp_path) as agent:
+        await asyncio.to_thread(AgentClient(agent.path).status)
 
 
 async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
@@ -217,12 +227,15 @@ async def test_events_a_slow_client_left_waiting_are_added_up() -> None:
     events.put(Event(event="resolved"))
     for _ in range(10_000):
         events.put(Event(event="fetched", layer=LAYER, bytes=2))
+        events.put(Event(event="extracted", layer=LAYER, bytes=3))
+    events.put(Event(event="extracted", layer=LAYER, bytes=1, is_complete=True))
     events.put(Event(event="merged", layer=LAYER))
     events.end()
     told = []
     while (event := await events.get()) is not None:
-        told.append((event.event, event.bytes))
-    assert told == [("resolved", None), ("fetched", 20_000), ("merged", None)]
+        told.append((event.event, event.bytes, event.is_complete))
+    sums = [("fetched", 20_000, None), ("extracted", 30_001, True)]
+    assert told == [("resolved", None, None), *sums, ("merged", None, None)]
 
 
 async def test_events_come_as_they_happen() -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagedist.cli import app
+from imagedist.progress import STAGES, Event
 from tests.support.layers import directory, file, image
 from tests.support.registry import FaultyRegistry
 
@@ -26,6 +27,20 @@ BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b"
         (("pull", *NOWHERE), 1, "cannot reach registry 127.0.0.1:1"),
         (("pull", *NOWHERE, "--platform", "linux"), 2, "expected os/architecture"),
         (("pull", *NOWHERE, "--ramdisk-budget", "many"), 2, "bad size 'many'"),
+        (("pull", *NOWHERE, "--workers", "0"), 2, "--workers"),
+        (("pull", *NOWHERE, "--workers", "many"), 2, "--workers"),
+        (("pull", *NOWHERE, "--cpus", "a-b"), 2, "bad --cpus 'a-b': expected a CPU list such as 0-3,8"),
+        (("pull", *NOWHERE, "--nice", "99"), 2, "--nice"),
+        (("pull", *NOWHERE, "--io-class", "fast"), 2, "--io-class"),
+        (("pull", *NOWHERE, "--strategy", "quick"), 2, "--strategy"),
+        (("pull", *NOWHERE, "--scratch", "tape"), 2, "--scratch"),
+        (("pull", *NOWHERE, "--scratch", "disk", "--ramdisk-budget", "1GiB"), 2, "--scratch disk uses no ramdisk"),
+        (("pull", *NOWHERE, "--into", "lxc"), 2, "--into"),
+        (("pull", *NOWHERE, "--frobnicate"), 2, "--frobnicate"),
+        (("pull",), 2, "Missing argument 'reference'"),
+        (("frobnicate",), 2, "frobnicate"),
+        (("pull", *NOWHERE, "--cpus", "few"), 2, "bad --cpus 'few'"),
+        (("pull", *NOWHERE, "--cpus", "100000"), 1, "cannot place unpacking on CPUs 100000"),
         (("pull", *NOWHERE, "--via", "proxy:5001"), 2, "bad --via 'proxy:5001'"),
         (("pull", *NOWHERE, "--via", "http://["), 2, "bad --via"),
         (("pull", *NOWHERE, "--into", "docker"), 2, "needs this node's agent"),
@@ -43,7 +58,7 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
-    rooted = arguments[0] not in ("agent", "swarm") and "--root" not in arguments
+    rooted = arguments[0] not in ("agent", "swarm", "frobnicate") and "--root" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr
@@ -104,9 +119,46 @@ async def test_an_interrupted_pull_leaves_no_process_and_no_partial_state(tmp_pa
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--strategy", "parallel"),
+        ("--strategy", "staged", "--scratch", "ramdisk"),
+        ("--strategy", "serial", "--scratch", "disk", "--workers", "1", "--nice", "1"),
+    ],
+    ids=lambda options: options[1],
+)
+async def test_every_strategy_tells_its_stages_and_how_busy_each_was(tmp_path: Path, options: tuple[str, ...]) -> None:
+    async with FaultyRegistry() as registry:
+        for content in BUILT.blobs.values():
+            registry.add_blob(content)
+        registry.add_manifest("app", "1", BUILT.image.manifest_bytes)
+        reference = f"{registry.url.removeprefix('http://')}/app:1"
+        places = ("--root", str(tmp_path / "root"), "--plain-http", "--no-agent", "--platform", "linux/amd64")
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "pull", reference, "--json", *places, *options),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    events = [Event.parse(line) for line in output.decode().splitlines()]
+    told = [event for event in events if event is not None]
+    assert len(told) == len(events)
+    assert (told[0].event, told[-1].event) == ("resolved", "done")
+    assert set(told[-1].stages or ()) == set(STAGES)
+    layers = [layer.descriptor for layer in BUILT.image.layers]
+    by_stage = {
+        stage: sum(event.bytes or 0 for event in told if event.event == stage)
+        for stage in ("fetched", "decoded", "extracted")
+    }
+    assert by_stage["fetched"] == told[-1].bytes == sum(layer.size_bytes for layer in layers)
+    assert by_stage["decoded"] == by_stage["extracted"] == told[-1].decoded_bytes
+    assert [event.layer for event in told if event.event == "merged"] == [layer.digest for layer in layers]
+
+
+@pytest.mark.parametrize(
     "words",
     [
-        *([name] for name in ("pull", "images", "inspect", "mount", "umount", "rm")),
+        *([name] for name in ("pull", "images", "inspect", "mount", "umount", "rm", "gc")),
         *([name] for name in ("agent", "swarm", "runtimes", "doctor", "demo")),
         [],
     ],

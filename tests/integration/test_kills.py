@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from imagedist.demo import image, layout
 from imagedist.demo.tree import expected_tree, node_tree
 from imagedist.oci.reference import Reference
+from imagedist.overlay.store import OverlayStore
 from tests.support.counts import count
 
 KILLS = count(3, 100)
@@ -62,6 +66,48 @@ def leftovers(store: Path, ramdisk: Path) -> list[Path]:
     return left + list(store.rglob(".*.tmp")) + list((store / "imagedist/unsynced").iterdir())
 
 
+def assert_in_order_after_gc(store: Path, ramdisk: Path, parents: set[int], about: str) -> None:
+    """On a copy, so that the next pull still finds what the kill left: podman reads it, and gc leaves nothing over."""
+    deadline = time.monotonic() + 30
+    while processes_of(ramdisk, parents):
+        assert time.monotonic() < deadline, f"workers outlive their parent; {about}"
+        time.sleep(0.01)
+    if not store.exists():
+        return
+    copy = store.with_name("copy")
+    shutil.copytree(store, copy, symlinks=True, copy_function=_copy)
+    assert_podman_reads(copy, about)
+    collected = OverlayStore(copy)
+    collected.gc()
+    layers = {layer_id for image in collected.images() for layer_id in image.layer_ids}
+    assert {path.name for path in (copy / "overlay").iterdir()} == {"l", *layers}, about
+    assert {os.readlink(path) for path in (copy / "overlay/l").iterdir()} == {f"../{one}/diff" for one in layers}, about
+    splits = {path.name.partition(".")[0] for path in (copy / "overlay-layers").glob("*.tar-split.gz")}
+    assert splits == layers, about
+    private = [copy / "imagedist" / name for name in ("building", "spill", "discarded", "unsynced")]
+    assert [path for one in private if one.exists() for path in one.iterdir() if path.name != ".lock"] == [], about
+    assert_podman_reads(copy, about)
+    shutil.rmtree(copy)
+
+
+def _copy(source: str, target: str) -> None:
+    """Devices, FIFOs and whiteouts have no content to copy."""
+    if stat.S_ISREG(os.lstat(source).st_mode):
+        shutil.copy2(source, target)
+
+
+def assert_podman_reads(store: Path, about: str) -> None:
+    """Where there is a podman; its own tests say when there is none."""
+    if os.geteuid() != 0 or shutil.which("podman") is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="kills", dir="/tmp") as own:
+        options = ["--root", f"{own}/p", "--runroot", f"{own}/r", "--storage-driver", "overlay"]
+        command = ["podman", *options, "--storage-opt", f"additionalimagestore={store}", "images", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{about}: {done.stderr}"
+        assert len(set(done.stdout.split())) == len(OverlayStore(store).images()), about
+
+
 def processes_of(ramdisk: Path, parents: set[int]) -> list[str]:
     """Command lines that name the ramdisk, or unpack workers of one of these parents."""
     found = []
@@ -104,6 +150,7 @@ def test_pull_killed_at_random_moments_leaves_nothing_that_the_next_pull_trips_o
             assert pull.returncode in (-9, 0), f"seed {SEED}, kills after {moments} s: {errors}"
         else:
             assert pull.returncode == 0, f"seed {SEED}, kills after {moments} s: {errors}"
+        assert_in_order_after_gc(store, ramdisk, parents, f"seed {SEED}, kills after {moments} s")
     last = start_pull(reference, store, ramdisk)
     _, errors = last.communicate(timeout=PULL_SECONDS)
     about = f"seed {SEED}, kills after {moments} s"

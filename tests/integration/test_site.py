@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from imagedist.agent.client import AgentClient
 from imagedist.agent.protocol import PullRequest
 from imagedist.errors import ImagedistError, InputError
-from imagedist.oci.manifest import Image
+from imagedist.oci.image import Image
 from imagedist.overlay.store import OverlayStore
 from imagedist.progress import Event, ignore
 from tests.support import layers
@@ -34,7 +35,7 @@ LARGE = [layer.descriptor.digest for layer in BUILT.image.layers if layer.descri
 
 
 async def pull(client: AgentClient, reference: str = REFERENCE) -> Event:
-    return await client.pull(PullRequest(reference=reference), ignore)
+    return await asyncio.to_thread(client.pull, PullRequest(reference=reference), ignore)
 
 
 def check_tree(store: Path, image: Image = BUILT.image) -> None:
@@ -63,7 +64,7 @@ async def test_a_nodes_torrents_say_how_far_they_are(tmp_path: Path) -> None:
         async with site.agent() as (first, _, _), site.agent() as (second, _, _):
             await pull(first)
             await pull(second)
-            rows = await second.transfers()
+            rows = (await asyncio.to_thread(second.transfers)).transfers
     assert {row.digest for row in rows} == set(LARGE)
     assert all(row.is_complete for row in rows)
     assert all(sum(row.received_bytes.values()) == row.size_bytes for row in rows)
@@ -125,9 +126,9 @@ async def test_a_bad_reference_is_the_users_mistake(tmp_path: Path) -> None:
 async def test_the_sites_names_for_registries_are_known_to_the_node(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         async with site.agent() as (client, _, _):
-            assert await client.prefix("registry.local:5000") == REGISTRY
+            assert await asyncio.to_thread(client.prefix, "registry.local:5000") == REGISTRY
             with pytest.raises(InputError, match="serves no registry nowhere"):
-                await client.prefix("nowhere")
+                await asyncio.to_thread(client.prefix, "nowhere")
 
 
 async def test_a_restarted_agent_seeds_what_its_cache_holds(tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ async def test_a_restarted_agent_seeds_what_its_cache_holds(tmp_path: Path) -> N
             await pull(client)  # over the swarm: the torrents are kept
         await site.stop_seeder()
         async with site.agent(agent=blobs) as (client, _, _):
-            status = await client.status()
+            status = await asyncio.to_thread(client.status)
             assert status.received_bytes == {}
             await pull(client)
-            assert (await client.status()).received_bytes.get("peer", 0) == 0
+            assert (await asyncio.to_thread(client.status)).received_bytes.get("peer", 0) == 0
 
 
 @pytest.mark.parametrize("fault", ["corrupt", "cut"])

@@ -23,7 +23,8 @@ from imagedist.oci.bulk import CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.images import resolve_image
-from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST, Platform
+from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.oci.retries import LONGEST_WAIT_SECONDS, retry_after_seconds
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry

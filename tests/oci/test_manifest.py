@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from imagedist.errors import InputError, NotFoundError, UnacceptableError
+from imagedist.oci import image
 from imagedist.oci import manifest as oci
 from imagedist.oci.digest import Digest
+from imagedist.oci.platform import Platform
 
 CONFIG = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [f"sha256:{'1' * 64}"]}}).encode()
 DIGEST = f"sha256:{'a' * 64}"
@@ -75,7 +77,7 @@ def entry(architecture: str, variant: str | None = None) -> oci.Descriptor:
 
 def test_the_platforms_own_variant_is_chosen_first() -> None:
     index = oci.Index(manifests=(entry("arm", "v6"), entry("arm", "v7"), entry("amd64")))
-    chosen = oci.choose_platform(index, oci.Platform.parse("linux/arm/v7"), "a")
+    chosen = oci.choose_platform(index, Platform.parse("linux/arm/v7"), "a")
     assert chosen.platform is not None
     assert chosen.platform.variant == "v7"
 
@@ -83,20 +85,20 @@ def test_the_platforms_own_variant_is_chosen_first() -> None:
 def test_a_platform_that_is_not_there_lists_those_that_are() -> None:
     with pytest.raises(NotFoundError, match="no manifest for linux/s390x; it has: linux/amd64, linux/arm/v6"):
         oci.choose_platform(
-            oci.Index(manifests=(entry("arm", "v6"), entry("amd64"))), oci.Platform.parse("linux/s390x"), "a"
+            oci.Index(manifests=(entry("arm", "v6"), entry("amd64"))), Platform.parse("linux/s390x"), "a"
         )
 
 
 def test_platforms_are_read_as_people_write_them() -> None:
-    assert str(oci.Platform.parse("linux/arm64/v8")) == "linux/arm64/v8"
+    assert str(Platform.parse("linux/arm64/v8")) == "linux/arm64/v8"
     with pytest.raises(InputError, match="expected os/architecture"):
-        oci.Platform.parse("amd64")
+        Platform.parse("amd64")
 
 
 def test_chain_and_layer_ids_follow_their_rules() -> None:
     first, second = Digest("sha256", "1" * 64), Digest("sha256", "2" * 64)
-    assert oci.chain_ids([first, second]) == (first, Digest.of(f"{first} {second}".encode()))
-    assert oci.layer_ids([first, second]) == (
+    assert image.chain_ids([first, second]) == (first, Digest.of(f"{first} {second}".encode()))
+    assert image.layer_ids([first, second]) == (
         first.hex,
         hashlib.sha256(f"{first.hex}+{second.hex}".encode()).hexdigest(),
     )

@@ -11,6 +11,7 @@ import pytest
 
 from imagedist.errors import UnacceptableError
 from imagedist.overlay import view
+from imagedist.overlay.tree import tree
 from tests.support import layers, unpacking
 from tests.support.layers import Member, directory, file, hardlink, opaque, symlink, whiteout
 
@@ -20,7 +21,7 @@ def stack(tmp_path: Path, *members: list[Member]) -> list[Path]:
 
 
 def kinds(diffs: list[Path]) -> dict[str, str]:
-    return {path: entry.kind for path, entry in view.tree(diffs).items()}
+    return {path: entry.kind for path, entry in tree(diffs).items()}
 
 
 def test_undescribed_directory_takes_the_lower_ones_metadata(tmp_path: Path) -> None:
@@ -37,9 +38,9 @@ def test_hard_link_to_a_lower_file_is_the_same_file(tmp_path: Path) -> None:
 
 
 def test_file_moved_by_hard_link_and_whiteout_keeps_its_content(tmp_path: Path) -> None:
-    tree = view.tree(stack(tmp_path, [file("a", b"x")], [hardlink("b", "a"), whiteout("a")]))
-    assert list(tree) == ["b"]
-    assert tree["b"].size_bytes == 1
+    found = tree(stack(tmp_path, [file("a", b"x")], [hardlink("b", "a"), whiteout("a")]))
+    assert list(found) == ["b"]
+    assert found["b"].size_bytes == 1
 
 
 def test_hard_link_to_a_file_of_no_layer_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagedist.errors import InputError, NotFoundError, StorageError
-from imagedist.oci.manifest import layer_ids
+from imagedist.oci.image import layer_ids
 from imagedist.overlay.store import OverlayStore
 from tests.support import layers, unpacking
 from tests.support.layers import BuiltImage, directory, file
@@ -305,7 +305,7 @@ def test_mounting_without_root_says_so(store: OverlayStore) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("count", [1, 2, 60])
+@pytest.mark.parametrize("count", [1, 2, 127])
 def test_mount_shows_the_tree_and_protects_the_image(tmp_path: Path, count: int) -> None:
     store = OverlayStore(tmp_path / "store", durability="none")
     tars = [layers.tar([directory("d"), file(f"d/{number}", b"x")]) for number in range(count)]
@@ -402,3 +402,91 @@ def test_file_written_aside_by_a_killed_writer_is_overwritten(store: OverlayStor
     put(store, BASE)
     assert store.find(NAME)
     assert list(store.root.rglob("*.tmp")) == []
+
+
+DIGEST = "registry.example/app@{}"
+
+
+def test_an_image_is_found_by_the_digest_of_any_of_its_repositories(store: OverlayStore) -> None:
+    built = put(store, BASE, names=(NAME,))
+    by_digest = DIGEST.format(built.image.manifest_digest)
+    assert store.find(by_digest) == store.find(f"{NAME}@{built.image.manifest_digest}") == store.find(NAME)
+    with pytest.raises(NotFoundError):
+        store.find(f"registry.example/elsewhere@{built.image.manifest_digest}")
+    assert store.remove(by_digest) is not None
+
+
+def test_a_tag_with_a_digest_is_stored_under_the_digest_as_podman_does(store: OverlayStore) -> None:
+    digest = build(BASE).image.manifest_digest
+    put(store, BASE, names=(f"{NAME}@{digest}",))
+    assert store.find(NAME.partition(":")[0] + f"@{digest}").names == (DIGEST.format(digest),)
+    assert store.remove(f"{NAME}@{digest}") is not None
+
+
+def test_one_digest_of_several_names_is_not_removed_by_chance(store: OverlayStore) -> None:
+    built = put(store, BASE, names=(NAME, "registry.example/other:1"))
+    with pytest.raises(InputError, match="has 2 names"):
+        store.remove(DIGEST.format(built.image.manifest_digest))
+    assert store.remove(built.image.id.hex) is not None
+
+
+def test_the_name_is_the_digests_after_an_explicit_pull_of_it(store: OverlayStore) -> None:
+    built = put(store, BASE, names=(NAME,))
+    by_digest = DIGEST.format(built.image.manifest_digest)
+    put(store, BASE, names=(by_digest,))
+    assert set(store.find(NAME).names) == {NAME, by_digest}
+    assert store.remove(NAME) is None
+    assert store.remove(by_digest) is not None
+
+
+def test_readers_are_told_before_a_change_and_after_it(store: OverlayStore) -> None:
+    """A reader of containers/storage loads a list again when the 64 bytes in its lock file differ."""
+    lock = store.root / "overlay-images/images.lock"
+    put(store, BASE)
+    before = lock.read_bytes()
+    put(store, BASE, APP, names=("registry.example/other:1",))
+    assert len(lock.read_bytes()) == len(before) == 64
+    assert lock.read_bytes() != before
+    unchanged = lock.read_bytes()
+    put(store, BASE, APP, names=("registry.example/other:1",))
+    assert lock.read_bytes() == unchanged
+
+
+DURABLE = """
+import os, sys
+from pathlib import Path
+from imagedist.overlay.store import OverlayStore
+from tests.overlay.stores import APP, BASE, build, put
+put(OverlayStore(Path(sys.argv[1]), durability=sys.argv[2]), BASE, APP)
+"""
+
+
+@pytest.mark.e2e("strace")
+def test_an_image_is_recorded_only_after_one_sync_of_its_layers_and_every_list_is_synced_before_its_name(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "trace"
+    calls = "trace=syncfs,fsync,rename,renameat,renameat2"
+    command = ["strace", "-f", "-y", "-e", calls, "-o", str(trace), sys.executable, "-c", DURABLE]
+    subprocess.run([*command, str(tmp_path / "store"), "image"], check=True)
+    lines = [line for line in trace.read_text().splitlines() if str(tmp_path / "store") in line]
+    syncs = [number for number, line in enumerate(lines) if "syncfs(" in line]
+    assert len(syncs) == 1
+    layers_renamed = [number for number, line in enumerate(lines) if '/layers.json")' in line]
+    (image_renamed,) = [number for number, line in enumerate(lines) if '/images.json")' in line]
+    assert len(layers_renamed) == 2
+    assert max(layers_renamed) < syncs[0] < image_renamed
+    for number in (*layers_renamed, image_renamed):
+        name = lines[number].split('"')[1]
+        assert any("fsync(" in line and name in line for line in lines[number - 2 : number])
+        assert "fsync(" in lines[number + 1]
+        assert f"<{os.path.dirname(name)}>" in lines[number + 1]
+
+
+@pytest.mark.e2e("strace")
+def test_without_durability_nothing_is_synced(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=syncfs,fsync", "-o", str(trace), sys.executable, "-c", DURABLE]
+    subprocess.run([*command, str(tmp_path / "store"), "none"], check=True)
+    synced = [line for line in trace.read_text().splitlines() if str(tmp_path / "store") in line]
+    assert all("/imagedist" in line for line in synced)  # the format file alone

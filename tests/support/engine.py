@@ -7,20 +7,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imagedist.config import StorageTable, UnpackTable
-from imagedist.engine import Engine, opened
+from imagedist.engine import Engine, opened, started_workers
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import Descriptor, Image, Platform
+from imagedist.oci.image import Image
+from imagedist.oci.manifest import Descriptor
+from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
+from imagedist.overlay.store import Durability
 from tests.support import layers
 
 
 @contextmanager
-def engine(directory: Path, budget_bytes: int = 64 << 20) -> Iterator[Engine]:
-    storage = StorageTable(root=directory / "storage", durability="none", used_by=())
+def engine(directory: Path, budget_bytes: int = 64 << 20, durability: Durability = "none") -> Iterator[Engine]:
+    storage = StorageTable(root=directory / "storage", durability=durability, used_by=())
     unpack = UnpackTable.model_validate(
         {"ramdisk": directory / "ramdisk", "ramdisk_budget": budget_bytes, "workers": 2, "nice": 0}
     )
-    with opened(storage, unpack) as made:
+    with started_workers(unpack) as workers, opened(storage, unpack, workers) as made:
         yield made
 
 

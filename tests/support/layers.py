@@ -16,13 +16,17 @@ import zstandard
 
 from imagedist.oci import manifest as oci
 from imagedist.oci.digest import Digest
+from tests.support import sparse
 
 MTIME = 1_700_000_000
 
 
 @dataclass(frozen=True)
 class Member:
-    """One tar entry. ``kind`` is a tarfile type constant; ``pax`` are extra records, xattrs as ``SCHILY.xattr.*``."""
+    """One tar entry. ``kind`` is a tarfile type constant; ``pax`` are extra records, xattrs as ``SCHILY.xattr.*``.
+
+    ``raw`` is what the tar gets instead: headers and content as they are.
+    """
 
     name: str
     kind: bytes = tarfile.REGTYPE
@@ -34,6 +38,7 @@ class Member:
     link: str = ""
     device: tuple[int, int] = (0, 0)
     pax: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = b""
 
 
 def file(name: str, content: bytes = b"", **rest: Any) -> Member:
@@ -60,6 +65,14 @@ def character_device(name: str, major: int, minor: int, **rest: Any) -> Member:
     return Member(name, tarfile.CHRTYPE, device=(major, minor), **rest)
 
 
+def block_device(name: str, major: int, minor: int, **rest: Any) -> Member:
+    return Member(name, tarfile.BLKTYPE, device=(major, minor), **rest)
+
+
+def sparse_file(name: str, form: str, size_bytes: int, extents: sparse.Extents, stored: bytes) -> Member:
+    return Member(name, raw=sparse.member(form, name, size_bytes, extents, stored))
+
+
 def whiteout(name: str) -> Member:
     """Hides ``name`` of the layers below."""
     parent, slash, last = name.rpartition("/")
@@ -76,6 +89,10 @@ def tar(members: Sequence[Member], format: int = tarfile.PAX_FORMAT) -> bytes:
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=format, encoding="utf-8", errors="surrogateescape") as archive:
         for member in members:
+            if member.raw:
+                output.write(member.raw)
+                archive.offset += len(member.raw)  # type: ignore[attr-defined]  # typeshed does not know it
+                continue
             entry = tarfile.TarInfo(member.name)
             entry.type, entry.mode, entry.mtime = member.kind, member.mode, member.mtime
             entry.uid, entry.gid, entry.linkname = member.uid, member.gid, member.link

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import io
+import posixpath
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import NamedTuple
+
+_XATTR = "SCHILY.xattr."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inode:
-    """What a path is. Hard links share one object."""
+    """What a path is. Hard links share one object. ``mtime_ns`` is None where no layer says it."""
 
     kind: str
     mode: int
     content: bytes = b""
     target: str = ""
     owner: tuple[int, int] = (0, 0)
+    device: tuple[int, int] | None = None
+    mtime_ns: int | None = None
+    xattrs: tuple[tuple[str, bytes], ...] = ()
 
 
 class RefusedError(Exception):
@@ -28,23 +37,44 @@ Tree = dict[str, Inode]
 
 def apply(tree: Tree, layer: bytes) -> Tree:
     """Returns the tree after one uncompressed layer: its whiteouts first, they mean lower layers only."""
-    tree = dict(tree)
+    below, tree = tree, dict(tree)
+    if not layer:
+        return tree
     with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
         members = archive.getmembers()
         for member in members:
-            parent, _, name = member.name.rpartition("/")
+            parent, _, name = _clean(member.name).rpartition("/")
             if name == ".wh..wh..opq":
                 _clear(tree, resolve(tree, parent))
-            elif name.startswith(".wh."):
+            elif name.startswith(".wh.") and not name.startswith(".wh..wh."):
                 _remove(tree, _join(resolve(tree, parent), name.removeprefix(".wh.")))
         for member in members:
-            if not member.name.rpartition("/")[2].startswith(".wh."):
-                _add(tree, member, archive)
+            if not _clean(member.name).rpartition("/")[2].startswith(".wh."):
+                _add(tree, below, member, archive)
     return tree
 
 
-def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
-    parent, _, name = member.name.removeprefix("./").rpartition("/")
+def apply_all(layers: Iterable[bytes]) -> Tree:
+    """The tree after all of them, base first."""
+    tree: Tree = {}
+    for layer in layers:
+        tree = apply(tree, layer)
+    return tree
+
+
+def _add(tree: Tree, below: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+    described = Inode(
+        "",
+        member.mode & 0o7777,
+        owner=(member.uid, member.gid),
+        mtime_ns=_nanoseconds(member),
+        xattrs=_xattrs(member),
+    )
+    whole = _clean(member.name)
+    if not whole:
+        tree[""] = replace(described, kind="directory")
+        return
+    parent, _, name = whole.rpartition("/")
     parent = resolve(tree, parent)
     for depth in range(len(parent.split("/")) if parent else 0):
         above = "/".join(parent.split("/")[: depth + 1])
@@ -52,27 +82,51 @@ def _add(tree: Tree, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
             _remove(tree, above)
             tree[above] = Inode("directory", 0o755)
     path = _join(parent, name)
-    owner = (member.uid, member.gid)
     if member.isdir():
+        inode = replace(described, kind="directory")
         if path in tree and tree[path].kind == "directory":
-            tree[path] = replace(tree[path], mode=member.mode, owner=owner)
+            tree[path] = inode
             return
-        inode = Inode("directory", member.mode, owner=owner)
     elif member.islnk():
-        parent, _, name = member.linkname.rpartition("/")
+        parent, _, name = _clean(member.linkname).rpartition("/")
         target = _join(resolve(tree, parent), name)
-        if target not in tree or tree[target].kind == "directory":
+        linked = tree.get(target) or below.get(target)  # a layer may move a lower file: link it and delete its name
+        if linked is None or linked.kind == "directory":
             raise RefusedError(f"hard link to {target}")
-        inode = tree[target]
+        if target == path and target in tree:
+            return
+        inode = linked
     elif member.issym():
-        inode = Inode("symlink", 0, target=member.linkname, owner=owner)
+        inode = replace(described, kind="symlink", mode=0, target=member.linkname, xattrs=())
     elif member.isfifo():
-        inode = Inode("fifo", member.mode, owner=owner)
+        inode = replace(described, kind="fifo", xattrs=())
+    elif member.ischr() or member.isblk():
+        kind = "character device" if member.ischr() else "block device"
+        inode = replace(described, kind=kind, device=(member.devmajor, member.devminor), xattrs=())
     else:
         stream = archive.extractfile(member)
-        inode = Inode("file", member.mode, stream.read() if stream else b"", owner=owner)
+        inode = replace(described, kind="file", content=stream.read() if stream else b"")
     _remove(tree, path)
     tree[path] = inode
+
+
+def _clean(name: str) -> str:
+    """Relative to the root, which ``..`` does not leave."""
+    return posixpath.normpath("/" + name.lstrip("/")).lstrip("/")
+
+
+def _nanoseconds(member: tarfile.TarInfo) -> int:
+    return int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 10**9)
+
+
+def _xattrs(member: tarfile.TarInfo) -> tuple[tuple[str, bytes], ...]:
+    """Those that a layer may set."""
+    named = {
+        key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
+        for key, value in member.pax_headers.items()
+        if key.startswith((f"{_XATTR}user.", f"{_XATTR}security.capability"))
+    }
+    return tuple(sorted((name, value) for name, value in named.items() if not name.startswith("user.overlay.")))
 
 
 def resolve(tree: Tree, path: str) -> str:
@@ -105,7 +159,7 @@ def _remove(tree: Tree, path: str) -> None:
 
 def _clear(tree: Tree, directory: str) -> None:
     prefix = f"{directory}/" if directory else ""
-    for path in [path for path in tree if path.startswith(prefix)]:
+    for path in [path for path in tree if path and path.startswith(prefix)]:
         del tree[path]
 
 
@@ -113,17 +167,36 @@ def _join(parent: str, name: str) -> str:
     return f"{parent}/{name}" if parent else name
 
 
-Summary = dict[str, tuple[str, int, str, str]]
+class Summary(NamedTuple):
+    """Everything a layer can say of a path; ``linked_to`` is the file's first path, in order, when that is another."""
+
+    kind: str
+    mode: int
+    sha256: str
+    target: str
+    owner: tuple[int, int]
+    device: tuple[int, int] | None
+    mtime_ns: int | None
+    xattrs: tuple[tuple[str, bytes], ...]
+    linked_to: str
 
 
-def summary(tree: Tree) -> Summary:
-    """Path → kind, mode, SHA-256 of a file, target of a symlink."""
-    return {
-        path: (
+def summary(tree: Tree) -> dict[str, Summary]:
+    """By path; the root itself only when a layer described it."""
+    first: dict[int, str] = {}
+    found: dict[str, Summary] = {}
+    for path in sorted(tree, key=lambda path: path.split("/")):
+        inode = tree[path]
+        name = first.setdefault(id(inode), path) if inode.kind != "directory" else path
+        found[path] = Summary(
             inode.kind,
             inode.mode,
             hashlib.sha256(inode.content).hexdigest() if inode.kind == "file" else "",
             inode.target,
+            inode.owner,
+            inode.device,
+            inode.mtime_ns,
+            inode.xattrs,
+            "" if name == path else name,
         )
-        for path, inode in tree.items()
-    }
+    return found

@@ -18,7 +18,7 @@ USERNAME, PASSWORD, TOKEN = "robot", "pass:word", "t0k.en"
 
 
 class FaultyRegistry:
-    """A pull-only registry; use it as a context. Faults are attributes, to be changed at any time.
+    """A registry; use it as a context. Faults are attributes, to be changed at any time.
 
     Attributes:
         statuses: answered to the next requests of /v2, one each, with ``retry_after`` as their header.
@@ -29,6 +29,8 @@ class FaultyRegistry:
         redirect_to: base URL that blob requests are sent to.
         refuses_authorization: answers 400 to anyone who sends credentials (a CDN with signed URLs).
         ignores_ranges: answers 200 with the whole blob.
+        upload_statuses: answered to the next uploads' bodies, one each.
+        uploads_at: base URL that uploads are sent to.
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand.
         requests: ``METHOD path`` → how often, counted before any fault.
@@ -46,6 +48,9 @@ class FaultyRegistry:
         self.redirect_to: str | None = None
         self.refuses_authorization = False
         self.ignores_ranges = False
+        self.upload_statuses: list[int] = []
+        self.uploads_at: str | None = None
+        self.upload_authorizations: list[str | None] = []
         self.hidden_from: str | None = None
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
@@ -55,9 +60,12 @@ class FaultyRegistry:
         self.requests: Counter[str] = Counter()
         self.blob_gets: Counter[Digest] = Counter()
         self.bytes_sent = 0
-        app = web.Application()
+        app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/token", self._token)
         app.router.add_get("/v2/{path:.*}", self._handle)
+        app.router.add_post("/v2/{path:.*}/blobs/uploads/", self._begin_upload)
+        app.router.add_put("/v2/{path:.*}/blobs/uploads/{upload}", self._upload)
+        app.router.add_put("/v2/{path:.*}/manifests/{reference}", self._put_manifest)
         self._server = TestServer(app)
 
     async def __aenter__(self) -> Self:
@@ -136,6 +144,35 @@ class FaultyRegistry:
             is_last = "last" in request.query
             return web.json_response({"name": path, "tags": ["a", "b"]}, headers={} if is_last else {"Link": link})
         return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
+
+    async def _begin_upload(self, request: web.Request) -> web.Response:
+        self.requests["POST uploads"] += 1
+        if (refusal := self._challenge(request)) is not None:
+            return refusal
+        location = f"{self.uploads_at or ''}/v2/{request.match_info['path']}/blobs/uploads/one?state=%2Fx"
+        return web.Response(status=202, headers={"Location": location})
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        self.requests["PUT upload"] += 1
+        self.upload_authorizations.append(request.headers.get("Authorization"))
+        assert request.query["state"] == "/x"
+        content = await request.read()
+        if self.upload_statuses:
+            return web.Response(status=self.upload_statuses.pop(0))
+        digest = Digest.parse(request.query["digest"])
+        if Digest.of(content) != digest or request.content_length != len(content):
+            return web.json_response({"errors": [{"code": "DIGEST_INVALID", "message": "not its digest"}]}, status=400)
+        self.blobs[digest] = content
+        return web.Response(status=201, headers={"Docker-Content-Digest": str(digest)})
+
+    async def _put_manifest(self, request: web.Request) -> web.Response:
+        self.requests["PUT manifest"] += 1
+        if (refusal := self._challenge(request)) is not None:
+            return refusal
+        name, reference, body = request.match_info["path"], request.match_info["reference"], await request.read()
+        tag = None if ":" in reference else reference
+        digest = self.add_manifest(name, tag, body, request.headers["Content-Type"])
+        return web.Response(status=201, headers={"Docker-Content-Digest": str(digest)})
 
     def _challenge(self, request: web.Request) -> web.Response | None:
         if self.auth is None:

@@ -88,8 +88,8 @@ class Site:
                 **{name: table for name, table in tables.items() if name != "agent"},
             }
         )
-        async with started(config) as mirror, AgentClient(home / "agent.sock") as client:
-            yield client, mirror, home / "storage"
+        async with started(config) as mirror:
+            yield AgentClient(home / "agent.sock"), mirror, home / "storage"
 
     async def stop_upstream(self) -> None:
         await self._upstream_stack.aclose()

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagedist.overlay import view
 from imagedist.overlay.merge import complete
 from imagedist.overlay.store import OverlayStore
+from imagedist.overlay.tree import Describer, Root, sha256_of, walk
 from imagedist.unpack.extract import ExtractedLayer, extract_layer
 from tests.support import layers
 from tests.support.oracle import Summary
@@ -33,9 +33,26 @@ def stack(tars: Sequence[bytes], directory: Path) -> list[Path]:
     return diffs
 
 
-def summary(tree: dict[str, view.TreeEntry]) -> Summary:
-    """As ``oracle.summary``."""
-    return {path: (entry.kind, entry.mode, entry.sha256, entry.target) for path, entry in tree.items()}
+def summary(root: Root, expected: dict[str, Summary]) -> dict[str, Summary]:
+    """As ``oracle.summary``; times and a root that no layer described are as expected, there is nothing to compare."""
+    describer, found = Describer(), dict[str, Summary]()
+    for path, one in walk(root):
+        entry = describer.describe(path, one)
+        assert entry.owner is not None
+        found[path] = Summary(
+            entry.kind,
+            entry.mode,
+            sha256_of(one) if entry.kind == "file" else "",
+            entry.target,
+            entry.owner,
+            entry.device,
+            entry.mtime_ns if path not in expected or expected[path].mtime_ns is not None else None,
+            entry.xattrs,
+            entry.linked_to,
+        )
+    if "" not in expected:
+        del found[""]
+    return found
 
 
 def put(store: OverlayStore, built: layers.BuiltImage, tars: Sequence[bytes], names: Sequence[str]) -> None:

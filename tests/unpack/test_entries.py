@@ -7,20 +7,15 @@ import pytest
 
 from imagedist.errors import UnacceptableError
 from imagedist.unpack.entries import Entry, entries
+from imagedist.unpack.limits import Limits
 from tests.support import layers
+from tests.support.sparse import sealed
 
 LONG = "/".join(["directory-with-a-long-name"] * 10) + "/file"
 
 
 def read(tar: bytes) -> list[Entry]:
     return list(entries(memoryview(tar)))
-
-
-def sealed(header: bytearray) -> bytes:
-    """The header with its checksum made right."""
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -87,7 +82,9 @@ def test_empty_tar_has_no_entries() -> None:
         (lambda tar: tar[:300], "cut off inside the header"),
         (lambda tar: b"g" + tar[1:], "checksum"),
         (lambda tar: sealed(bytearray(tar[:124] + b"99999999999\0" + tar[136:512])), "not a number"),
-        (lambda tar: sealed(bytearray(tar[:156] + b"S" + tar[157:512])), "sparse"),
+        (lambda tar: sealed(bytearray(tar[:124] + b"0000000-100\0" + tar[136:512])), "not a number"),
+        (lambda tar: sealed(bytearray(tar[:124] + b"0000000_100\0" + tar[136:512])), "not a number"),
+        (lambda tar: tar[:1024] + bytes(512) + tar[:1024], "lone block"),
         (lambda tar: sealed(bytearray(tar[:156] + b"Q" + tar[157:512])), "unknown tar type"),
         (lambda tar: sealed(bytearray(tar[:124] + b"\xff" * 12 + tar[136:512])), "no file can have"),
         (lambda tar: sealed(bytearray(tar[:124] + b"77777777777\0" + tar[136:156] + b"x" + tar[157:512])), "extended"),
@@ -98,11 +95,6 @@ def test_damaged_tar_is_refused(damage: object, message: str) -> None:
     assert callable(damage)
     with pytest.raises(UnacceptableError, match=message):
         read(damage(tar))
-
-
-def test_sparse_file_in_pax_form_is_refused() -> None:
-    with pytest.raises(UnacceptableError, match="sparse"):
-        read(layers.tar([layers.file("f", pax={"GNU.sparse.major": "1"})]))
 
 
 @pytest.mark.parametrize("body", [b"5 a=b\n", b"x a=b\n", b"6 a=b", b"99 a=b\n", b"6 abc\n"])
@@ -138,11 +130,59 @@ def extension(kind: bytes, body: bytes) -> bytes:
 
 
 def test_many_extended_headers_for_one_entry_are_refused_before_they_fill_the_memory() -> None:
-    body = b"600012 SCHILY.xattr.user.a=" + b"x" * 599_984 + b"\n"
+    body = b"600012 comment=" + b"x" * 599_996 + b"\n"
     assert len(body) == 600_012
     with pytest.raises(UnacceptableError, match="extended header"):
         read(extension(tarfile.XHDTYPE, body) * 2 + layers.tar([layers.file("f")]))
     assert len(read((extension(tarfile.XHDTYPE, body) + layers.tar([layers.file("f")])[:512]) * 2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("xattrs", "message"),
+    [
+        ({f"user.{number}": "x" for number in range(200)}, "128 xattrs"),
+        ({"user.big": "x" * 70_000}, "70008 bytes"),
+        ({"user." + "n" * 300: "x"}, "255 bytes"),
+    ],
+)
+def test_xattrs_beyond_what_linux_keeps_are_refused(xattrs: dict[str, str], message: str) -> None:
+    with pytest.raises(UnacceptableError, match=message):
+        read(layers.tar([layers.file("f", pax={f"SCHILY.xattr.{name}": value for name, value in xattrs.items()})]))
+
+
+def test_more_entries_than_configured_are_refused() -> None:
+    tar = layers.tar([layers.file("a"), layers.file("b")])
+    assert len(list(entries(memoryview(tar), Limits(entries=2)))) == 2
+    with pytest.raises(UnacceptableError, match="max_layer_entries"):
+        list(entries(memoryview(tar), Limits(entries=1)))
+
+
+def test_last_of_several_extended_headers_counts_and_long_names_win_as_in_go() -> None:
+    pax = [extension(tarfile.XHDTYPE, b"10 path=%d\n" % number) for number in (1, 2)]
+    file = layers.tar([layers.file("f")])
+    assert [entry.name for entry in read(b"".join(pax) + file)] == ["2"]
+    assert [entry.name for entry in read(extension(tarfile.GNUTYPE_LONGNAME, b"long\0") + pax[0] + file)] == ["long"]
+
+
+def test_empty_records_leave_the_header_as_it_is() -> None:
+    (entry,) = read(extension(tarfile.XHDTYPE, b"8 path=\n9 mtime=\n7 uid=\n") + layers.tar([layers.file("f")]))
+    assert (entry.name, entry.mtime_ns) == ("f", layers.MTIME * 10**9)
+
+
+@pytest.mark.parametrize(("kind", "is_directory"), [(b"\0", True), (b"0", False)])
+def test_slash_at_the_end_names_a_directory_in_tars_before_ustar_only(kind: bytes, is_directory: bool) -> None:
+    header = bytearray(layers.tar([layers.file("f/")])[:512])
+    header[156:157] = kind
+    (entry,) = read(sealed(header))
+    assert entry.is_directory is is_directory
+
+
+def test_checksum_of_signed_bytes_is_good_too() -> None:
+    header = bytearray(layers.tar([layers.file("\udce9")], tarfile.GNU_FORMAT)[:512])
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(byte - 256 if byte > 127 else byte for byte in header)
+    (entry,) = read(bytes(header))
+    assert entry.name == "\udce9"
 
 
 def test_global_header_is_left_out() -> None:

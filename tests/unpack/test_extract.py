@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import stat
-from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from imagedist.unpack.extract import ExtractedLayer
 from imagedist.unpack.plan import Whiteout
 from tests.support import layers, unpacking
 from tests.support.layers import Member, character_device, directory, fifo, file, hardlink, opaque, symlink, whiteout
+from tests.support.tarsplit import reassembled
 
 IS_ROOT = os.geteuid() == 0
 OPAQUE = "trusted.overlay.opaque" if IS_ROOT else "user.overlay.opaque"
@@ -111,25 +111,14 @@ def test_what_needs_root_is_skipped_and_counted(tmp_path: Path) -> None:
         [file("f", b"replaced"), file("f", b"kept"), hardlink("h", "f")],
         [file("f", b"r" * (2 << 20)), file("f", b"kept")],
         [file("../../f", b"climbs")],
+        [file("d/e/..", b"climbs at its end"), file("f/.", b"stays")],
         [symlink("s", "d"), file("s/f", b"moved"), file("caf\udce9", b"not UTF-8")],
     ],
 )
 def test_tar_split_and_layer_directory_give_the_tar_back(members: list[Member], tmp_path: Path) -> None:
     tar = layers.tar(members)
     extracted = unpacking.extract(tar, tmp_path / "layer")
-    split = gzip.decompress((extracted.directory / "tar-split.gz").read_bytes())
-    output = bytearray()
-    for position, line in enumerate(split.splitlines()):
-        record = json.loads(line)
-        assert record["position"] == position
-        if record["type"] == 2:
-            output += b64decode(record["payload"])
-        elif record.get("size"):
-            name = os.fsencode(record["name"]) if "name" in record else b64decode(record["name_raw"])
-            content = (extracted.directory / "diff" / os.fsdecode(name)).read_bytes()
-            assert len(content) == record["size"]
-            output += content
-    assert bytes(output) == tar
+    assert reassembled(extracted.directory) == tar
 
 
 def test_tar_split_has_the_checksum_that_go_computes(tmp_path: Path) -> None:
@@ -139,10 +128,19 @@ def test_tar_split_has_the_checksum_that_go_computes(tmp_path: Path) -> None:
     assert b'{"type":1,"name":"d/f","size":3,"payload":"N3bEIAAAAAA=","position":1}' in split.splitlines()
 
 
-def test_unsafe_layer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_unsafe_layer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnacceptableError):
         extract([file("f"), file("n" * 300)], tmp_path)
-    assert list((tmp_path / "layer").iterdir()) == []
+
+
+def test_file_whose_name_climbs_out_is_embedded_in_the_tar_split(tmp_path: Path) -> None:
+    """containers/storage opens the name as it stands in the tar, below the layer's directory."""
+    extracted, _ = extract([file("../../etc/passwd", b"x"), file("etc/group", b"y")], tmp_path)
+    records = [
+        json.loads(line) for line in gzip.decompress((extracted.directory / "tar-split.gz").read_bytes()).splitlines()
+    ]
+    sizes = {record["name"]: record.get("size") for record in records if record["type"] == 1}
+    assert sizes == {"etc/group": 1}
 
 
 def test_bad_xattr_name_is_the_layers_fault(tmp_path: Path) -> None:

@@ -114,11 +114,6 @@ def test_unsafe_layer_is_refused(members: list[Member], message: str) -> None:
         planned(members)
 
 
-def test_file_whose_name_climbs_out_is_not_to_be_found_under_that_name() -> None:
-    """containers/storage opens the name as it stands in the tar, below the layer's directory."""
-    assert planned([file("../../etc/passwd", b"x"), file("etc/group", b"y")]).kept == {1}
-
-
 def test_endless_symlink_targets_are_refused() -> None:
     links = [symlink(f"l{number}", f"l{number + 1}/" + "x/../" * 200) for number in range(30)]
     with pytest.raises(UnacceptableError, match="parts"):

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from imagedist.errors import IntegrityError, StorageError, UnacceptableError
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import Layer
+from imagedist.oci.image import Layer
+from imagedist.unpack.limits import Limits
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.stage import LayerStage
 from tests.support import layers
@@ -36,11 +38,11 @@ def test_staged_tar_is_the_uncompressed_layer(ramdisk: Ramdisk, compression: str
     layer, blob = layers.layer(TAR, compression)
     stage = LayerStage(ramdisk, layer)
     feed(stage, blob)
-    staged = stage.finish()
-    assert staged.path.read_bytes() == TAR
-    assert (staged.size_bytes, staged.on_ramdisk, staged.layer) == (len(TAR), True, layer)
-    staged.release()
-    staged.release()
+    stage.finish()
+    assert stage.path.read_bytes() == TAR
+    assert (stage.tar_bytes, stage.is_on_ramdisk) == (len(TAR), True)
+    stage.close()
+    stage.close()
 
 
 def test_blob_that_ends_early_is_dropped(ramdisk: Ramdisk) -> None:
@@ -49,6 +51,7 @@ def test_blob_that_ends_early_is_dropped(ramdisk: Ramdisk) -> None:
     feed(stage, blob[:-1])
     with pytest.raises(IntegrityError, match="ended after"):
         stage.finish()
+    stage.close()
     with pytest.raises(StorageError, match="aborted"):
         stage.feed(b"more")
 
@@ -59,6 +62,7 @@ def test_blob_longer_than_its_manifest_says_is_dropped(ramdisk: Ramdisk) -> None
     feed(stage, blob)
     with pytest.raises(IntegrityError, match="longer than"):
         stage.feed(b"x")
+    stage.close()
 
 
 def test_wrong_blob_digest_is_an_integrity_error(ramdisk: Ramdisk) -> None:
@@ -67,6 +71,7 @@ def test_wrong_blob_digest_is_an_integrity_error(ramdisk: Ramdisk) -> None:
     feed(stage, bytes([blob[0] ^ 1]) + blob[1:])
     with pytest.raises(IntegrityError, match="wrong bytes"):
         stage.finish()
+    stage.close()
 
 
 def test_wrong_diff_id_is_an_integrity_error(ramdisk: Ramdisk) -> None:
@@ -75,13 +80,15 @@ def test_wrong_diff_id_is_an_integrity_error(ramdisk: Ramdisk) -> None:
     feed(stage, blob)
     with pytest.raises(IntegrityError, match="diff ID"):
         stage.finish()
+    stage.close()
 
 
 def test_bomb_is_refused_at_the_limit(ramdisk: Ramdisk) -> None:
     layer, blob = layers.layer(bytes(20 << 20))
-    stage = LayerStage(ramdisk, layer, max_tar_bytes=5 << 20)
+    stage = LayerStage(ramdisk, layer, Limits(layer_bytes=5 << 20))
     with pytest.raises(UnacceptableError, match="more than 5242880 bytes"):
         feed(stage, blob)
+    stage.close()
 
 
 @pytest.mark.parametrize("budget_bytes", [0, 1, 300_000, 1 << 20])
@@ -91,11 +98,11 @@ def test_layer_larger_than_the_budget_is_spilled_to_disk(tmp_path: Path, budget_
     stage = LayerStage(ramdisk, layer)
     feed(stage, blob)
     assert ramdisk.reserved_bytes() == 0
-    staged = stage.finish()
-    assert not staged.on_ramdisk
-    assert (tmp_path / "spill") in staged.path.parents
-    assert staged.path.read_bytes() == TAR
-    staged.release()
+    stage.finish()
+    assert not stage.is_on_ramdisk
+    assert (tmp_path / "spill") in stage.path.parents
+    assert stage.path.read_bytes() == TAR
+    stage.close()
     ramdisk.close()
 
 
@@ -107,10 +114,85 @@ def test_budget_is_never_exceeded_by_layers_side_by_side(tmp_path: Path) -> None
         for stage in stages:
             stage.feed(blob[start : start + 1000])
         assert ramdisk.reserved_bytes() <= ramdisk.budget_bytes
-    staged = [stage.finish() for stage in stages]
-    assert {one.path.read_bytes() for one in staged} == {TAR}
-    assert sum(one.size_bytes for one in staged if one.on_ramdisk) <= ramdisk.budget_bytes
+    for stage in stages:
+        stage.finish()
+    assert {stage.path.read_bytes() for stage in stages} == {TAR}
+    assert sum(stage.tar_bytes for stage in stages if stage.is_on_ramdisk) <= ramdisk.budget_bytes
+    for stage in stages:
+        stage.close()
     ramdisk.close()
+
+
+class Consumer:
+    """A ``stage.Reader`` that consumes what it is told of when somebody waits for it."""
+
+    def __init__(self, stage: LayerStage, *, is_slow: bool = False) -> None:
+        self._stage = stage
+        self._is_slow = is_slow
+        self._available_bytes = 0
+        self.read = b""
+        self.moves = 0
+        self.has_failed = False
+        self.is_whole = False
+
+    def advance(self, available_bytes: int, expected_bytes: int, *, is_whole: bool = False) -> None:
+        self._available_bytes, self.is_whole = available_bytes, is_whole
+        if is_whole:
+            self.hurry(is_last=True)
+
+    def hurry(self, *, is_last: bool = False) -> None:
+        if self._is_slow and not is_last:
+            return
+        with self._stage.path.open("rb") as file:
+            file.seek(len(self.read))
+            self.read += file.read(self._available_bytes - len(self.read))
+        self._stage.consumed(len(self.read))
+
+    def move(self, tar_path: Path) -> None:
+        self.moves += 1
+
+
+def test_layer_larger_than_the_budget_stays_in_the_ramdisk_while_it_is_consumed(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", len(TAR) // 3, tmp_path / "spill", wait_seconds=5)
+    layer, blob = layers.layer(TAR, "none")
+    stage = LayerStage(ramdisk, layer)
+    consumer = Consumer(stage)
+    stage.hand_to(consumer)
+    feed(stage, blob)
+    stage.finish()
+    assert (consumer.read, consumer.moves, consumer.is_whole) == (TAR, 0, True)
+    assert stage.is_on_ramdisk
+    assert stage.path.stat().st_blocks * 512 <= ramdisk.budget_bytes  # its pages were given back
+    stage.close()
+    assert ramdisk.reserved_bytes() == 0
+    ramdisk.close()
+
+
+def test_layer_that_nobody_consumes_goes_to_disk_and_on(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", len(TAR) // 3, tmp_path / "spill", wait_seconds=0)
+    layer, blob = layers.layer(TAR)
+    stage = LayerStage(ramdisk, layer)
+    consumer = Consumer(stage, is_slow=True)
+    stage.hand_to(consumer)
+    feed(stage, blob)
+    stage.finish()
+    assert (consumer.read, consumer.moves, stage.is_on_ramdisk) == (TAR, 1, False)
+    assert ramdisk.reserved_bytes() == 0
+    stage.close()
+    ramdisk.close()
+
+
+def test_blame_is_settled_by_the_digest_when_the_reader_failed(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR, "none")
+    for content, error in ((blob, None), (bytes([blob[0] ^ 1]) + blob[1:], IntegrityError)):
+        stage = LayerStage(ramdisk, layer)
+        consumer = Consumer(stage)
+        consumer.has_failed = True
+        stage.hand_to(consumer)
+        feed(stage, content)
+        with pytest.raises(error) if error else nullcontext():
+            stage.finish()
+        stage.close()
 
 
 def test_released_budget_wakes_a_waiting_layer(tmp_path: Path) -> None:

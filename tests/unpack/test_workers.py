@@ -12,8 +12,8 @@ import pytest
 
 from imagedist.errors import StorageError, UnacceptableError
 from imagedist.unpack.ramdisk import Ramdisk
-from imagedist.unpack.stage import LayerStage, StagedTar
-from imagedist.unpack.workers import Workers
+from imagedist.unpack.stage import LayerStage
+from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
 
 
@@ -31,11 +31,14 @@ def workers() -> Iterator[Workers]:
     workers.close()
 
 
-def staged(ramdisk: Ramdisk, members: list[layers.Member]) -> StagedTar:
+def extracting(workers: Workers, ramdisk: Ramdisk, members: list[layers.Member], directory: Path) -> Extracting:
     layer, blob = layers.layer(layers.tar(members))
     stage = LayerStage(ramdisk, layer)
+    made = workers.begin(stage.path, fresh(directory), stage.consumed)
+    stage.hand_to(made)
     stage.feed(blob)
-    return stage.finish()
+    stage.finish()
+    return made
 
 
 def fresh(path: Path) -> Path:
@@ -44,17 +47,16 @@ def fresh(path: Path) -> Path:
 
 
 def test_layers_are_extracted_side_by_side(ramdisk: Ramdisk, workers: Workers, tmp_path: Path) -> None:
-    futures = [
-        workers.extract(staged(ramdisk, [layers.file("f", b"%d" % number)]), fresh(tmp_path / str(number)))
-        for number in range(5)
+    begun = [
+        extracting(workers, ramdisk, [layers.file("f", b"%d" % number)], tmp_path / str(number)) for number in range(5)
     ]
-    extracted = [future.result() for future in futures]
+    extracted = [one.result.result() for one in begun]
     assert [(one.directory / "diff/f").read_bytes() for one in extracted] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_unacceptable_layer_is_told_by_the_future(ramdisk: Ramdisk, workers: Workers, tmp_path: Path) -> None:
     with pytest.raises(UnacceptableError, match="names nothing"):
-        workers.extract(staged(ramdisk, [layers.file(".wh.")]), fresh(tmp_path / "layer")).result()
+        extracting(workers, ramdisk, [layers.file(".wh.")], tmp_path / "layer").result.result()
 
 
 def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> None:
@@ -68,8 +70,8 @@ def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> 
     os.kill(child, signal.SIGKILL)
     with pytest.raises(StorageError, match="try again"):
         stuck.result()
-    after = workers.extract(staged(ramdisk, [layers.file("f")]), fresh(tmp_path / "after"))
-    assert (after.result().directory / "diff/f").exists()
+    after = extracting(workers, ramdisk, [layers.file("f")], tmp_path / "after")
+    assert (after.result.result().directory / "diff/f").exists()
     workers.close()
 
 
@@ -83,8 +85,9 @@ def test_closed_workers_take_no_task(tmp_path: Path) -> None:
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from imagedist.unpack.workers import Workers\n"
-        "workers = Workers(2, nice=5, cpus=frozenset([0]))\n"
+        "import sys; from pathlib import Path; from imagedist.unpack.placement import Placement\n"
+        "from imagedist.unpack.workers import Workers\n"
+        "workers = Workers(2, Placement(cpus=frozenset([0]), nice=5))\n"
         "[workers.extract_file(Path(sys.argv[1]), Path(directory)).result() for directory in sys.argv[2:]]\n"
         "print('ready', flush=True); sys.stdin.read()"
     )

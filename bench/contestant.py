@@ -1,0 +1,111 @@
+"""What takes part: a client that pulls into an empty store, and imagedist's own ways to do it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import imagedist
+from bench.account import Account
+from bench.directories import short_directory
+
+Command = Callable[[str], list[str]]
+"""A reference → the program and arguments that pull it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A contestant that waits, its daemons running, its store empty.
+
+    Attributes:
+        environment: set for the client, beside what every client gets.
+        ramdisk: where it keeps what is on its way, if it has such a place.
+    """
+
+    command: Command
+    environment: Mapping[str, str] = field(default_factory=dict)
+    ramdisk: Path | None = None
+
+
+class Contestant(Protocol):
+    """One way to turn a reference into an unpacked image."""
+
+    @property
+    def name(self) -> str:
+        """How tables and ``--contestants`` call it."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its failure is ours, and ends the benchmark."""
+
+    def cannot(self) -> str | None:
+        """Why it cannot run on this machine; None when it can."""
+
+    def version(self) -> str:
+        """One line."""
+
+    def ready(self, store: Path, account: Account, registry: str) -> AbstractContextManager[Ready]:
+        """Starts whatever is to run before a pull, on the account.
+
+        Args:
+            store: an empty directory on the file system that is measured.
+            registry: ``host:port`` of the registry that will be asked.
+
+        Raises:
+            ImagedistError: a daemon did not start.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Imagedist:
+    """``imagedist pull`` by itself, as a user types it.
+
+    Args:
+        options: further options of the command, such as ``--strategy serial``.
+    """
+
+    name: str = "imagedist"
+    options: tuple[str, ...] = ()
+    is_ours: bool = True
+
+    def cannot(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return own_version()
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as directory:
+            ramdisk = directory / "ramdisk"
+            ramdisk.mkdir()
+            where = () if "disk" in self.options else ("--ramdisk", str(ramdisk))
+            flags = ["--no-agent", "--plain-http", "--json", "--root", str(store), *where, *self.options]
+            yield Ready(lambda reference: [*PROGRAM, "pull", reference, *flags], ramdisk=ramdisk)
+
+
+def own_version() -> str:
+    """The version, with what git says of the source when it is a checkout."""
+    source = Path(imagedist.__file__).parents[1]
+    describe = ["git", "-C", str(source), "describe", "--always", "--dirty", "--tags"]
+    try:
+        done = subprocess.run(describe, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return imagedist.__version__
+    said = done.stdout.strip()
+    return f"{imagedist.__version__} ({said})" if done.returncode == 0 and said else imagedist.__version__
+
+
+def _program() -> tuple[str, ...]:
+    script = Path(sys.executable).with_name("imagedist")
+    return (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "imagedist")
+
+
+PROGRAM = _program()
+"""The command line of this very installation."""

@@ -1,0 +1,85 @@
+"""Short-lived directories in memory for sockets, state and logs; what a killed benchmark left is found and removed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.account import own_cgroup
+from bench.processes import run
+
+_PREFIX = "imagedist-bench-"
+"""Then comes the process that owns it."""
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory in memory if there is some, with a short name: paths of sockets end at 107 characters."""
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_above()))
+    try:
+        yield directory
+    finally:
+        remove(directory)
+
+
+def remove_abandoned() -> None:
+    """Removes directories and cgroups of benchmarks that no longer run.
+
+    Raises:
+        ImagedistError: something there is in use.
+    """
+    for directory in _above().glob(f"{_PREFIX}*"):
+        if _is_abandoned(directory):
+            remove(directory)
+    cgroup = own_cgroup()
+    for directory in cgroup.glob(f"{_PREFIX}*") if cgroup else ():
+        if _is_abandoned(directory):
+            try:
+                directory.rmdir()
+            except OSError:
+                continue  # something in it still ends
+
+
+def remove(directory: Path) -> None:
+    """Removes a tree, whatever it holds, once nothing is mounted in it: nothing is ever removed through a mount.
+
+    Raises:
+        ImagedistError: something there is in use.
+    """
+    if directory.exists():
+        unmount_below(directory)
+        run(["rm", "--recursive", "--force", "--one-file-system", str(directory)])
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmounts a directory and everything below it, innermost first.
+
+    Raises:
+        ImagedistError: something there is in use.
+    """
+    points = [point for point, _ in mounts() if Path(point).is_relative_to(directory)]
+    for point in sorted(points, key=len, reverse=True):
+        run(["umount", point])
+
+
+def mounts() -> list[tuple[str, str]]:
+    """Where something is mounted, and kind and options of it (mountinfo(5)), in the order of mounting."""
+    with open("/proc/self/mountinfo") as lines:
+        parts = [line.split(" - ") for line in lines]
+    return [
+        (before.split()[4].encode().decode("unicode_escape"), f"{after.split()[0]} {before.split()[5]}")
+        for before, after in parts
+    ]
+
+
+def _above() -> Path:
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _is_abandoned(directory: Path) -> bool:
+    owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
+    return owner.isdigit() and not Path(f"/proc/{owner}").exists()

@@ -1,0 +1,75 @@
+"""What figures depend on: the machine, its limits, the versions of what takes part."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.account import own_cgroup
+from bench.contestant import Contestant, own_version
+from bench.places import file_system
+from bench.result import ImageFacts, Machine
+from imagedist.demo.layout import BuiltImage
+
+_LIBRARIES = ("isal", "zstandard", "aiohttp", "uvloop")
+_LIMITS = ("cpu.max", "memory.max", "memory.high", "io.max")
+_LIMITS_V1 = ("cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes")
+
+
+def describe_machine(store: Path) -> Machine:
+    """This machine; ``store`` is a directory on the measured file system."""
+    return Machine(
+        processor=_processor(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        kernel=platform.release(),
+        store_file_system=file_system(store.absolute()),
+        cgroup_limits=_cgroup_limits(),
+    )
+
+
+def versions(contestants: Iterable[Contestant]) -> dict[str, str]:
+    """Ours, Python's, the libraries' that decide our speed, and those of the contestants that can run."""
+    found = {"imagedist": own_version(), "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for contestant in contestants:
+        if not contestant.cannot() and contestant.name not in found:
+            found[contestant.name] = contestant.version()
+    return found
+
+
+def describe_image(built: BuiltImage, name: str) -> ImageFacts:
+    return ImageFacts(
+        name=name,
+        manifest_digest=str(built.image.manifest_digest),
+        layers=len(built.image.layers),
+        compressed_bytes=built.size_bytes,
+    )
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo") as lines:
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _cgroup_limits() -> dict[str, str]:
+    """Limits of this process's cgroup (v2), or of the root ones a container sees (v1)."""
+    own = own_cgroup()
+    files = {name: own / name for name in _LIMITS} if own else {}
+    files |= {name.partition("/")[2]: Path("/sys/fs/cgroup") / name for name in _LIMITS_V1}
+    found = {}
+    for name, path in files.items():
+        try:
+            value = path.read_text().strip()
+        except OSError:
+            continue
+        if value and not value.startswith(("max", "-1", "9223372036854")):
+            found[name] = value
+    return found

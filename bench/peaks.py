@@ -1,0 +1,74 @@
+"""The most memory that a group of processes held at one time, and its ramdisk: watched from outside while it works."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from bench.account import Account
+
+_INTERVAL_SECONDS = 0.01
+_BLOCK_BYTES = 512
+
+
+class Peaks:
+    """Watches in a thread while its block runs.
+
+    Anonymous memory is RssAnon of proc(5): what a process cannot give back; pages of tmpfs files are not in it.
+    """
+
+    def __init__(self, account: Account, ramdisk: Path | None) -> None:
+        self._account = account
+        self._ramdisk = ramdisk
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peaks", daemon=True)
+        self._largest_process_bytes = 0
+        self._together_bytes = 0
+        self._ramdisk_bytes = 0
+
+    def __enter__(self) -> Peaks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def figures(self) -> dict[str, float]:
+        """``peak_process_anonymous_bytes``, ``peak_anonymous_bytes`` of all together, ``peak_ramdisk_bytes``."""
+        found = {
+            "peak_process_anonymous_bytes": float(self._largest_process_bytes),
+            "peak_anonymous_bytes": float(self._together_bytes),
+        }
+        return found if self._ramdisk is None else found | {"peak_ramdisk_bytes": float(self._ramdisk_bytes)}
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_INTERVAL_SECONDS):
+            each = [anonymous_bytes(process) for process in self._account.processes()]
+            self._largest_process_bytes = max(self._largest_process_bytes, *each, 0)
+            self._together_bytes = max(self._together_bytes, sum(each))
+            if self._ramdisk is not None:
+                self._ramdisk_bytes = max(self._ramdisk_bytes, held_bytes(self._ramdisk))
+
+
+def anonymous_bytes(process: int) -> int:
+    """RssAnon of a process; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/status") as lines:
+            return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)
+    except (OSError, ProcessLookupError):
+        return 0
+
+
+def held_bytes(directory: Path) -> int:
+    """Bytes that the files below a directory hold; holes, and files removed meanwhile, do not count."""
+    total = 0
+    for where, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(where, name)).st_blocks * _BLOCK_BYTES
+            except OSError:
+                continue
+    return total

@@ -1,0 +1,137 @@
+"""The runtimes of the machine as private instances: own roots, own daemons, nothing of the machine's is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.account import Account
+from bench.contestant import Ready
+from bench.directories import short_directory
+from bench.processes import daemon, run, search_path, succeeds
+
+_CONTAINERD = """\
+version = 2
+root = "{store}/containerd"
+state = "{directory}/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "{socket}"
+"""
+_PODMAN = """\
+[engine]
+lock_type = "file"
+events_logger = "none"
+cgroup_manager = "cgroupfs"
+"""
+"""podman's other locks are one file of the machine's own /dev/shm."""
+
+
+def _missing(*programs: str) -> str | None:
+    absent = [program for program in programs if not shutil.which(program, path=search_path())]
+    if absent:
+        return f"{', '.join(absent)} not installed"
+    return None if os.geteuid() == 0 else "needs root"
+
+
+def _first_line(*command: str) -> str:
+    return run(command).strip().splitlines()[0]
+
+
+@contextmanager
+def _containerd(store: Path, directory: Path, account: Account) -> Iterator[Path]:
+    """A containerd; its socket."""
+    socket = directory / "containerd.sock"
+    config = directory / "containerd.toml"
+    config.write_text(_CONTAINERD.format(store=store, directory=directory, socket=socket))
+    command = ["containerd", "--config", str(config)]
+    is_ready = ["ctr", "--address", str(socket), "--connect-timeout", "1s", "version"]
+    with daemon(command, directory / "containerd.log", lambda: socket.exists() and succeeds(is_ready), account):
+        yield socket
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """dockerd with overlay2, its own containerd, and unpigz where the machine has it."""
+
+    name: str = "docker"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return _missing("dockerd", "docker", "containerd", "ctr")
+
+    def version(self) -> str:
+        unpigz = "with" if shutil.which("unpigz", path=search_path()) else "without"
+        return f"{_first_line('dockerd', '--version')}, {unpigz} unpigz"
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as directory, _containerd(store, directory, account) as containerd:
+            host = f"unix://{directory}/docker.sock"
+            (directory / "daemon.json").write_text("{}")
+            command = [
+                "dockerd",
+                f"--config-file={directory}/daemon.json",
+                f"--data-root={store}/docker",
+                f"--exec-root={directory}/docker",
+                f"--pidfile={directory}/docker.pid",
+                f"--host={host}",
+                f"--containerd={containerd}",
+                "--storage-driver=overlay2",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+            ]
+            client = ["docker", "--config", str(directory / "home"), "--host", host]
+            with daemon(command, directory / "dockerd.log", lambda: succeeds([*client, "version"]), account):
+                yield Ready(lambda reference: [*client, "pull", "--quiet", reference])
+
+
+@dataclass(frozen=True, slots=True)
+class Containerd:
+    """containerd's ``ctr images pull``: fetched into its content store, unpacked by the overlayfs snapshotter."""
+
+    name: str = "containerd"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return _missing("containerd", "ctr")
+
+    def version(self) -> str:
+        return _first_line("containerd", "--version")
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as directory, _containerd(store, directory, account) as socket:
+            client = ["ctr", "--address", str(socket), "images", "pull", "--plain-http", "--snapshotter", "overlayfs"]
+            yield Ready(lambda reference: [*client, reference])
+
+
+@dataclass(frozen=True, slots=True)
+class Podman:
+    """podman with the overlay driver."""
+
+    name: str = "podman"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return _missing("podman")
+
+    def version(self) -> str:
+        return _first_line("podman", "--version")
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as directory:
+            config = directory / "containers.conf"
+            config.write_text(_PODMAN)
+            roots = ["--root", f"{store}/podman", "--runroot", f"{directory}/run", "--storage-driver", "overlay"]
+            flags = ["--quiet", "--tls-verify=false"]
+            yield Ready(
+                lambda reference: ["podman", *roots, "pull", *flags, reference],
+                {"CONTAINERS_CONF": str(config), "TMPDIR": str(directory)},
+            )

@@ -1,0 +1,177 @@
+"""Rounds of cold runs, in turn: each run a fresh store, daemons started before the clock, everything counted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.account import Account, TreeAccount, cgroup_account
+from bench.contestant import Contestant, Ready
+from bench.peaks import Peaks
+from bench.places import Place
+from bench.processes import RUN_SECONDS, environment
+from bench.registry import Registry
+from bench.result import Contestant as Measured
+from bench.result import Run
+from bench.statistics import rotated
+from imagedist.errors import ImagedistError
+
+Say = Callable[[str], None]
+
+_WARM_UP_SECONDS = 60.0
+"""For a few bytes: whoever takes longer hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one row of a table measures.
+
+    Attributes:
+        contestant: who does it.
+        reference: what is pulled, in the time that counts.
+        before: references pulled into the store beforehand: what is already on the node.
+        watches_memory: whether anonymous memory and ramdisk are watched, which costs a little time.
+        cpus: those that client and registry may use; None: all.
+    """
+
+    name: str
+    contestant: Contestant
+    reference: str
+    before: tuple[str, ...] = ()
+    watches_memory: bool = False
+    cpus: Sequence[int] | None = None
+    timeout_seconds: float = RUN_SECONDS
+
+
+def measure(
+    jobs: Sequence[Job], place: Place, registry: Registry, rounds: int, warm_up: str, say: Say
+) -> tuple[Measured, ...]:
+    """Runs every job once per round, in rotated order, after a warm-up pull of each that no figure shows.
+
+    Args:
+        warm_up: a tiny image's reference: who cannot pull that has no figures, but a reason.
+
+    Raises:
+        ImagedistError: one of our own jobs failed; a peer's failure is its row's reason.
+    """
+    not_run: dict[str, str] = {}
+    runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
+    for job in jobs:
+        reason = job.contestant.cannot()
+        if reason is None:
+            tried = Job(job.name, job.contestant, warm_up, timeout_seconds=_WARM_UP_SECONDS)
+            _attempt(tried, place, registry, 0, not_run)
+        else:
+            not_run[job.name] = reason
+    for number in range(rounds):
+        for job in rotated(jobs, number):
+            if job.name in not_run:
+                continue
+            say(f"round {number + 1} of {rounds}: {job.name}")
+            run = _attempt(job, place, registry, number, not_run)
+            if run is not None:
+                runs[job.name].append(run)
+    # A peer that failed once has no figures: its other runs would flatter or wrong it.
+    return tuple(
+        Measured(name=job.name, not_run=not_run[job.name])
+        if job.name in not_run
+        else Measured(name=job.name, runs=tuple(runs[job.name]))
+        for job in jobs
+    )
+
+
+def _attempt(job: Job, place: Place, registry: Registry, number: int, not_run: dict[str, str]) -> Run | None:
+    try:
+        return cold_run(job, place, registry, number)
+    except ImagedistError as error:
+        if job.contestant.is_ours:
+            raise
+        not_run[job.name] = str(error)
+        return None
+
+
+def cold_run(job: Job, place: Place, registry: Registry, number: int) -> Run:
+    """One run into a fresh store.
+
+    Raises:
+        ImagedistError: a daemon did not start, or the pull failed.
+    """
+    with (
+        _account(registry) as account,
+        place.fresh() as store,
+        _narrowed(job.cpus, registry),
+        job.contestant.ready(store, account, job.reference.partition("/")[0]) as ready,
+    ):
+        for reference in job.before:
+            _pull(ready, reference, account, job.timeout_seconds)
+            place.settle()
+        peaks = Peaks(account, ready.ramdisk) if job.watches_memory else None
+        cpu, registry_cpu = account.cpu_seconds(), registry.account.cpu_seconds()
+        started = time.perf_counter()
+        if peaks:
+            with peaks:
+                _pull(ready, job.reference, account, job.timeout_seconds)
+        else:
+            _pull(ready, job.reference, account, job.timeout_seconds)
+        place.settle()
+        return Run(
+            round=number,
+            seconds=time.perf_counter() - started,
+            cpu_seconds=account.cpu_seconds() - cpu,
+            registry_cpu_seconds=registry.account.cpu_seconds() - registry_cpu,
+            figures=peaks.figures() if peaks else {},
+        )
+
+
+def _pull(ready: Ready, reference: str, account: Account, timeout_seconds: float) -> None:
+    command = ready.command(reference)
+    try:
+        done = subprocess.run(
+            account.enter(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(ready.environment),
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ImagedistError(f"{Path(command[0]).name} did not pull {reference} in {timeout_seconds:.0f} s") from error
+    except OSError as error:
+        raise ImagedistError(f"cannot run {command[0]}: {error.strerror or error}") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise ImagedistError(f"{Path(command[0]).name} could not pull {reference}: {last[-300:]}")
+
+
+@contextmanager
+def _narrowed(cpus: Sequence[int] | None, registry: Registry) -> Iterator[None]:
+    """Keeps this thread, what it starts, and the registry on some CPUs while the block runs."""
+    if cpus is None:
+        yield
+        return
+    all_cpus = os.sched_getaffinity(0)
+    threads = [thread for process in registry.account.processes() for thread in _threads(process)]
+    try:
+        for thread in (0, *threads):
+            os.sched_setaffinity(thread, cpus)
+        yield
+    finally:
+        for thread in (0, *(thread for process in registry.account.processes() for thread in _threads(process))):
+            os.sched_setaffinity(thread, all_cpus)
+
+
+def _threads(process: int) -> list[int]:
+    return [int(thread) for thread in os.listdir(f"/proc/{process}/task")]
+
+
+@contextmanager
+def _account(registry: Registry) -> Iterator[Account]:
+    with cgroup_account() as cgroup:
+        yield cgroup or TreeAccount(others=(registry.account,))

@@ -1,0 +1,123 @@
+"""What every benchmark begins with: images, a registry that has them, a place for stores."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import images
+from bench.contestant import Contestant
+from bench.directories import remove_abandoned, short_directory
+from bench.machine import describe_machine, versions
+from bench.places import Place, place
+from bench.registry import Registry, registry
+from bench.result import Comparison, ImageFacts, Result, Verdict
+from bench.result import Contestant as Measured
+from bench.rounds import Job, measure
+from imagedist.demo.layout import BuiltImage
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for.
+
+    Attributes:
+        cache: where images are kept between benchmarks.
+        store: where stores are made and removed.
+        ext4_bytes: size of a fresh ext4 below ``store``; None measures ``store``'s own file system.
+        image: ``reference``, ``small``, or a registry's image.
+        say: told what is going on.
+    """
+
+    cache: Path
+    store: Path
+    ext4_bytes: int | None
+    image: str
+    rounds: int
+    say: Callable[[str], None]
+
+    def facts(self) -> dict[str, str]:
+        """For the result."""
+        synced = f"fresh ext4 of {self.ext4_bytes} bytes, timed until syncfs returned" if self.ext4_bytes else ""
+        return {
+            "rounds": str(self.rounds),
+            "image": self.image,
+            "stores": f"cold, a fresh one for each run{'; ' + synced if synced else ''}",
+            "order": "rotated each round",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A benchmark under way."""
+
+    settings: Settings
+    registry: Registry
+    place: Place
+    warm_up: str
+    load: float
+    """Runnable processes over the minute before it began: above the CPUs' half the figures are not quiet ones."""
+
+    def measure(self, jobs: Sequence[Job]) -> tuple[Measured, ...]:
+        """See ``rounds.measure``."""
+        return measure(jobs, self.place, self.registry, self.settings.rounds, self.warm_up, self.settings.say)
+
+    def result(
+        self,
+        benchmark: str,
+        image: ImageFacts,
+        contestants: Sequence[Contestant],
+        measured: tuple[Measured, ...],
+        comparisons: tuple[Comparison, ...] = (),
+        verdicts: tuple[Verdict, ...] = (),
+        **more_settings: str,
+    ) -> Result:
+        """Everything known, as it is written down."""
+        return Result(
+            benchmark=benchmark,
+            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            machine=describe_machine(self.place.directory),
+            versions=versions(contestants),
+            image=image,
+            settings={
+                **self.settings.facts(),
+                "registry": f"{self.registry.kind} on loopback",
+                "load_at_start": f"{self.load:.2f}",
+                **more_settings,
+            },
+            contestants=measured,
+            comparisons=comparisons,
+            verdicts=verdicts,
+        )
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[Session]:
+    """A registry on loopback and a place for stores, until the block ends.
+
+    Raises:
+        InputError: root or a tool is missing. StorageError: no space. ImagedistError: the registry did not start.
+    """
+    load = os.getloadavg()[0]
+    remove_abandoned()
+    with place(settings.store, settings.ext4_bytes) as where, short_directory() as directory:
+        with registry(directory / "registry") as running:
+            warm_up = images.tiny(settings.cache)
+            yield Session(settings, running, where, running.add(warm_up, "bench/warm-up:1"), load)
+
+
+def image_of(settings: Settings) -> BuiltImage:
+    """The image the user chose, built or copied into the cache.
+
+    Raises:
+        InputError: not a reference. NotFoundError, SourceError: the registry failed. StorageError: no space.
+    """
+    if settings.image == "reference":
+        return images.reference(settings.cache, settings.say)
+    if settings.image == "small":
+        return images.own(settings.cache)
+    return images.copied(settings.image, settings.cache)

@@ -1,0 +1,91 @@
+"""imagedist with its agent: a site of one proxy, one seeder and this node, between the registry and the store."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.account import Account
+from bench.contestant import PROGRAM, Ready, own_version
+from bench.directories import short_directory
+from bench.processes import daemon
+from bench.registry import answers
+
+_PROXY = """\
+[proxy]
+listen = "{proxy}"
+site_blobs = "{site}/blobs"
+site_seeders = ["http://{seeder}"]
+[upstreams.registry]
+url = "http://{registry}"
+hosts = ["{registry}"]
+"""
+_SEEDER = """\
+[seeder]
+site = "bench"
+listen = "{seeder}"
+bittorrent = "{peer}"
+site_blobs = "{site}/blobs"
+site_proxies = ["http://{proxy}"]
+database = "sqlite:///{site}/seeder.db"
+"""
+_AGENT = """\
+[agent]
+listen = "{mirror}"
+bittorrent = "127.0.0.2:{agent_port}"
+socket = "{site}/agent.sock"
+site_proxies = ["http://{proxy}"]
+site_seeders = ["http://{seeder}"]
+node_blobs = "{store}/blobs"
+[storage]
+root = "{store}/storage"
+used_by = []
+[unpack]
+ramdisk = "{site}/ramdisk"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """``imagedist pull`` beside a running agent: agent and client are accounted, the site is not the node's."""
+
+    name: str
+    is_ours: bool = True
+
+    def cannot(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return own_version()
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as site, ExitStack() as stack:
+            (site / "ramdisk").mkdir()
+            ports = {name: _free_port() for name in ("proxy", "seeder", "peer", "mirror")}
+            addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+            values = {**addresses, "site": site, "store": store, "registry": registry, "agent_port": _free_port()}
+            services = (
+                ("proxy", _PROXY, ["-m", "registry_proxy"], "proxy", None),
+                ("seeder", _SEEDER, ["-m", "seeder"], "seeder", None),
+                ("agent", _AGENT, ["-m", "imagedist", "agent"], "mirror", account),
+            )
+            for name, template, program, address, paid_by in services:
+                config = site / f"{name}.toml"
+                config.write_text(template.format(**values))
+                url = f"http://{addresses[address]}/readyz"
+                command = [sys.executable, *program, "--config", str(config)]
+                stack.enter_context(daemon(command, site / f"{name}.log", partial(answers, url), paid_by))
+            environment = {"IMAGEDIST_SOCKET": str(site / "agent.sock")}
+            yield Ready(lambda reference: [*PROGRAM, "pull", reference, "--json"], environment, site / "ramdisk")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

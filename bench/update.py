@@ -1,0 +1,46 @@
+"""A new version of an application on a node that has its base: only the layer on top is pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench import statistics
+from bench.contestant import Contestant
+from bench.machine import describe_image
+from bench.recut import with_application
+from bench.result import Result, Verdict, comparisons
+from bench.rounds import Job
+from bench.session import Settings, image_of, session
+
+APPLICATION_BYTES = 20_000_000
+"""Compressed bytes of the layer on top."""
+
+
+def run(settings: Settings, contestants: Sequence[Contestant], ours: str) -> Result:
+    """Pulls the image, then (and only that is timed, as a whole process) the same with a layer on top.
+
+    Args:
+        ours: the name of the contestant the others are compared with.
+
+    Raises:
+        ImagedistError: one of our own commands failed.
+    """
+    base = image_of(settings)
+    settings.say("building the application layer")
+    updated = with_application(base, APPLICATION_BYTES, settings.cache)
+    with session(settings) as under_way:
+        before = under_way.registry.add(base, "bench/application:1")
+        reference = under_way.registry.add(updated, "bench/application:2")
+        measured = under_way.measure([Job(one.name, one, reference, before=(before,)) for one in contestants])
+        mine = next((row for row in measured if row.name == ours), None)
+        seconds = statistics.median(mine.seconds) if mine else None
+        verdicts = () if seconds is None else (Verdict(what=ours, value=seconds, unit="s", aim="at most 0.5"),)
+        return under_way.result(
+            "update",
+            describe_image(updated, f"{settings.image} with an application layer"),
+            contestants,
+            measured,
+            comparisons(measured, ours),
+            verdicts,
+            application_layer=f"{APPLICATION_BYTES} bytes, gzip -6",
+        )

@@ -1,0 +1,17 @@
+"""The command line (design.md §4.7). Each command: parse, call one room, show the result.
+
+Starting costs what is imported, and a pull by the agent may take no longer than the agent does: only typer and the
+standard library are imported here, everything else in the command that needs it.
+"""
+
+# In the order of `imagedist --help`.
+# isort: off
+from imagedist.cli.command import app, main
+from imagedist.cli import pull as _pull
+from imagedist.cli import store as _store
+from imagedist.cli import diff as _diff
+from imagedist.cli import repack as _repack
+from imagedist.cli import node as _node
+# isort: on
+
+__all__ = ["_diff", "_node", "_pull", "_repack", "_store", "app", "main"]

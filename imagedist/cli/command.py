@@ -1,0 +1,136 @@
+"""What every command shares: the application, common options, errors as one line, interruption."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from imagedist import __version__
+from imagedist.errors import ImagedistError, InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+"""128 + SIGINT, as every shell expects."""
+
+_UsageError: Any = typer.BadParameter.__base__
+"""Of every complaint about arguments; typer exports only this child."""
+
+
+class _Group(TyperGroup):
+    """Complains about arguments in one line, as commands do about everything else."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            sys.exit(super().main(*args, **{**options, "standalone_mode": False}) or 0)
+        except _UsageError as error:
+            told = error.format_message()
+            if "\n" in told:  # no command at all: this is the help
+                print(told, file=sys.stderr)
+            else:
+                command = error.ctx.command_path if error.ctx else "imagedist"
+                print(f"imagedist: {told.rstrip('.')}; see `{command} --help`", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+
+app = typer.Typer(
+    name="imagedist",
+    cls=_Group,
+    help="Gives container hosts an image: over a site's swarm, unpacked in parallel.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is plain text: brackets mean what they say, and rich is not imported
+)
+
+Root = Annotated[Path | None, typer.Option("--root", help="The image store. Default: the agent's or the user's own.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for machines instead of text.")]
+Socket = Annotated[Path | None, typer.Option("--socket", help="The agent's socket.", envvar="IMAGEDIST_SOCKET")]
+
+
+def explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Ends a command with one readable line and the right exit code: 1 failed, 2 usage, 130 interrupted."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except ImagedistError as error:
+            if kwargs.get("as_json"):
+                from imagedist.progress import Event
+
+                print(Event(event="error", message=str(error), exit_code=error.exit_code).line())
+            print(f"imagedist: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            print("imagedist: interrupted; nothing half-done was kept", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read our output has gone (`| head`): no traceback at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def interruptible(work: Coroutine[Any, Any, R]) -> R:
+    """Runs a coroutine; SIGTERM cancels it as Ctrl-C does, so that it cleans up.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled.
+    """
+    import asyncio
+
+    async def main() -> R:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def entered(root: Path | None) -> Path:
+    """The store's root; of an ordinary user's store this process is root in his user namespace from now on."""
+    from imagedist import rootless
+    from imagedist.engine import default_root
+
+    path = root or default_root()
+    rootless.enter(path)
+    return path
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"imagedist {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    try:
+        app(standalone_mode=True)
+    except InputError as error:  # raised while options were read
+        print(f"imagedist: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

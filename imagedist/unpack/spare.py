@@ -1,0 +1,59 @@
+"""Idle CPUs: who may run something beside, so that a lone layer uses the whole machine and many do not overload it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+
+class SpareCpus:
+    """Counts who is at work; a task is taken only while fewer are than there are CPUs. One per process.
+
+    Args:
+        count: CPUs that may be used.
+        initializer: runs first in each thread (its placement).
+    """
+
+    def __init__(self, count: int, initializer: Callable[[], None] | None = None) -> None:
+        self._count = count
+        self._busy = 0
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="spare", initializer=initializer)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Around work that happens elsewhere: one CPU less is idle."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            self._done()
+
+    def try_run(self, task: Callable[[], None]) -> bool:
+        """Runs ``task`` at once in another thread. False: no CPU is idle, the caller does it."""
+        with self._lock:
+            if self._is_closed or self._busy >= self._count:
+                return False
+            self._busy += 1
+        self._threads.submit(self._run, task)
+        return True
+
+    def close(self) -> None:
+        """Waits for running tasks; later ones are refused."""
+        with self._lock:
+            self._is_closed = True
+        self._threads.shutdown(wait=True)
+
+    def _run(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        finally:
+            self._done()
+
+    def _done(self) -> None:
+        with self._lock:
+            self._busy -= 1

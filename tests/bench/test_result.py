@@ -1,0 +1,108 @@
+"""A result is written, read and compared without losing anything."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.report import show, show_difference
+from bench.result import Contestant, ImageFacts, Machine, Result, Run, Verdict, comparisons, load, save
+from imagedist.errors import InputError, StorageError
+
+
+def contestant(name: str, *seconds: float) -> Contestant:
+    runs = tuple(
+        Run(round=number, seconds=one, cpu_seconds=2 * one, registry_cpu_seconds=0.5)
+        for number, one in enumerate(seconds)
+    )
+    return Contestant(name=name, runs=runs)
+
+
+def result(*contestants: Contestant, **changes: object) -> Result:
+    machine = Machine(
+        processor="a processor",
+        cpus=2,
+        memory_bytes=8 << 30,
+        kernel="6.1",
+        store_file_system="tmpfs rw",
+        cgroup_limits={"cpu.max": "100000 100000"},
+    )
+    image = ImageFacts(name="small", manifest_digest="sha256:00", layers=7, compressed_bytes=60_000_000)
+    values: dict[str, object] = {
+        "benchmark": "unpack",
+        "started": "2026-01-01T00:00:00+00:00",
+        "machine": machine,
+        "versions": {"imagedist": "0.1.0"},
+        "image": image,
+        "settings": {"registry": "docker-registry on loopback"},
+        "contestants": contestants,
+        "comparisons": comparisons(contestants, "imagedist"),
+        "verdicts": (Verdict(what="slowest ÷ fastest", value=1.1, unit="×", aim="at most 1.2"),),
+    }
+    return Result.model_validate(values | changes)
+
+
+OURS = contestant("imagedist", 1.0, 1.1, 0.9)
+THEIRS = contestant("docker", 5.0, 5.5, 4.5)
+ABSENT = Contestant(name="podman", not_run="podman not installed")
+
+
+def shown(one: Result) -> str:
+    output = StringIO()
+    show(one, Console(file=output, width=200))
+    return output.getvalue()
+
+
+def test_a_saved_result_is_read_back_whole(tmp_path: Path) -> None:
+    written = result(OURS, THEIRS, ABSENT)
+    save(written, tmp_path / "result.json")
+    assert load(tmp_path / "result.json") == written
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text('{"format": 1}')
+    with pytest.raises(InputError, match=r"old\.json is no benchmark result of format 2"):
+        load(path)
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="read the result"):
+        load(tmp_path / "none.json")
+
+
+def test_peers_are_compared_with_ours_pair_by_pair() -> None:
+    (found,) = comparisons([OURS, THEIRS, ABSENT], "imagedist")
+    assert (found.faster, found.slower) == ("imagedist", "docker")
+    assert found.ratios == pytest.approx((5.0, 5.0, 5.0))
+    assert found.low == pytest.approx(found.high)
+
+
+def test_without_ours_there_is_nothing_to_compare() -> None:
+    assert comparisons([THEIRS, ABSENT], "imagedist") == ()
+
+
+def test_the_table_says_why_a_peer_has_no_figures() -> None:
+    text = shown(result(OURS, THEIRS, ABSENT))
+    assert "not run: podman not installed" in text
+    assert "5.00×" in text
+    assert "slowest ÷ fastest: 1.10 ×  (aim: at most 1.2)" in text
+    assert "cpu.max 100000 100000" in text
+    assert "noisy" not in text
+
+
+def test_a_noisy_result_says_so() -> None:
+    assert "noisy" in shown(result(contestant("imagedist", 1.0, 1.0, 2.0)))
+
+
+def test_two_results_of_different_machines_are_no_comparison() -> None:
+    old = result(contestant("imagedist", 2.0))
+    new = result(OURS, ABSENT, settings={"registry": "another"})
+    output = StringIO()
+    show_difference(old, new, Console(file=output, width=200))
+    assert "not the same settings" in output.getvalue()
+    assert "0.50×" in output.getvalue()

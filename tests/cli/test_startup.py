@@ -1,0 +1,62 @@
+"""What a command imports, since that is what its start takes: a pull by the agent does without every big library."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIG = {
+    *("asyncio", "aiohttp", "httpx", "pydantic", "pydantic_core", "rich", "ssl", "email", "http"),
+    *("libtorrent", "sqlalchemy", "prometheus_client", "isal", "fastcrc", "zstandard", "pgzip", "multiprocessing"),
+}
+_LINE = re.compile(r"import time: +[0-9]+ \| +[0-9]+ \| +(\S+)")
+
+
+def imported(importtime: str) -> set[str]:
+    """Top-level names of what ``-X importtime`` lists."""
+    return {name.partition(".")[0] for name in _LINE.findall(importtime)}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("pull", "--help"), ("images", "--root", "{}"), ("images", "--help")]
+)
+def test_a_small_command_imports_no_big_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    words = [word.format(tmp_path / "root") for word in arguments]
+    command = [sys.executable, "-X", "importtime", "-m", "imagedist", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert imported(done.stderr) & BIG == set()
+
+
+def test_a_worker_imports_only_the_standard_library_and_what_it_writes_with() -> None:
+    command = [sys.executable, "-X", "importtime", "-c", "import imagedist.unpack.worker"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert imported(done.stderr) & BIG <= {"isal", "fastcrc"}
+
+
+async def test_a_pull_by_an_agent_of_another_version_imports_no_big_library(tmp_path: Path) -> None:
+    answer = b'HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nWarp: 9\r\n\r\n{"event":"beamed"}\n'
+    answer += b'{"event":"done","reference":"app","image":"0123456789abcdef","seconds":0.1,"bytes":7,"warp":9}\n'
+    orders: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if head := await reader.read(1 << 16):  # the first look only connects
+            orders.append(head)
+            writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(serve, tmp_path / "agent.sock"):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "importtime", "-m", "imagedist", "pull", "app"),
+            *("--socket", str(tmp_path / "agent.sock")),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, complaint = await process.communicate()
+    assert (process.returncode, output.decode()) == (0, "app  0123456789ab  7 bytes in 0.10 s\n")
+    assert imported(complaint.decode()) & BIG == set()
+    assert orders[0].endswith(b'{"format": 1, "reference": "docker.io/library/app:latest"}')
