@@ -29,7 +29,7 @@ from imagedist.unpack.workers import ExtractedLayer, Extracting, Workers
 
 Strategy = Literal["parallel", "staged", "serial"]
 
-_DECODE_THREADS = max(4, os.cpu_count() or 1)
+_DECODE_THREADS = os.cpu_count() or 1
 
 
 class Puller:

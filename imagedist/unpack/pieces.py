@@ -14,7 +14,7 @@ Make = Callable[[], Chunk]
 Put = Callable[[int, Make], None]
 """``put(size_bytes, make)``: the next ``size_bytes`` of plain; ``make`` gives them, later and in any thread."""
 
-STEP_BYTES = 256 << 10
+STEP_BYTES = 1 << 20
 """At most so many plain bytes in a piece that was streamed. 128 KiB to 1 MiB measure alike (inflate, hash and write
 1.05–1.1 s per 300 MB, 4 MiB 1.3 s); the smallest of them that is worth another thread keeps memory low."""
 
