@@ -16,6 +16,8 @@ from imagedist.progress import Event
 from imagedist.render import decimal, opening, summary
 
 _BAR_WIDTH = 14
+_TEXT_WIDTH = 68  # of a row without its two bars
+_COLUMNS = 8
 _REDRAWS_PER_SECOND = 8
 
 
@@ -36,7 +38,7 @@ class _Row:
         if self.is_merged:
             return "merged"
         if self.is_extracted:
-            return "waits for the layers below"
+            return "waits to merge"
         if self.fetched_bytes >= self.size_bytes:
             return "extracting" if self.extracted_bytes else "decoding"
         return "fetching" if self.fetched_bytes else "waiting"
@@ -60,10 +62,13 @@ class Bars:
         self._live.stop()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """As many rows as the screen has; merged layers make room first."""
+        """As many rows as the screen has, a line each; merged layers make room first."""
         if not self._rows:
             return
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 1))
+        for _ in range(_COLUMNS):
+            table.add_column(no_wrap=True)
+        bar_width = max(0, min(_BAR_WIDTH, (console.width - _TEXT_WIDTH) // 2))
         rows = sorted(self._rows.values(), key=lambda row: row.is_merged)
         room = max(console.height - 2, 1)
         shown = rows if len(rows) <= room else rows[: room - 1]
@@ -71,11 +76,11 @@ class Bars:
             table.add_row(
                 row.short,
                 "fetch",
-                _bar(row.fetched_bytes, row.size_bytes, row.is_merged),
+                _bar(row.fetched_bytes, row.size_bytes, row.is_merged, bar_width),
                 decimal(row.size_bytes),
                 f"decode {decimal(row.decoded_bytes)}",
                 "extract",
-                _bar(row.extracted_bytes, row.decoded_bytes, row.is_extracted),
+                _bar(row.extracted_bytes, row.decoded_bytes, row.is_extracted, bar_width),
                 row.state,
             )
         yield table
@@ -91,11 +96,11 @@ class Bars:
                 for layer in event.layers or ()
                 if not layer.is_present
             }
-            tell(opening(event), highlight=False)
+            tell(opening(event), highlight=False, markup=False)
         elif event.event in ("note", "waiting"):
-            tell(event.message or "", highlight=False)
+            tell(event.message or "", highlight=False, markup=False)
         elif event.event == "done":
-            tell(summary(event, self._merged), highlight=False)
+            tell(summary(event, self._merged), highlight=False, markup=False)
         elif (row := self._rows.get(str(event.layer))) is not None:
             _STEPS[event.event](row, event)
             self._merged += event.event == "merged"
@@ -126,7 +131,7 @@ _STEPS: dict[str, Callable[[_Row, Event], None]] = {
 }
 
 
-def _bar(done_bytes: int, total_bytes: int, is_over: bool) -> ProgressBar:
+def _bar(done_bytes: int, total_bytes: int, is_over: bool, width: int) -> ProgressBar:
     """An empty layer's bar is full at its end, too."""
     total = max(total_bytes, 1)
-    return ProgressBar(total=total, completed=total if is_over else min(done_bytes, total), width=_BAR_WIDTH)
+    return ProgressBar(total=total, completed=total if is_over else min(done_bytes, total), width=width)

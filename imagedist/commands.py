@@ -20,6 +20,7 @@ from imagedist.watching import watching
 
 if TYPE_CHECKING:
     from imagedist.config import UnpackTable
+    from imagedist.engine import UnpackPlan
     from imagedist.puller import Strategy
     from imagedist.runtimes import Runtime
 
@@ -41,7 +42,7 @@ class PullOrder:
     via: str | None
     plain_http: bool
     strategy: Strategy
-    unpack: UnpackTable | None
+    unpack: UnpackTable | UnpackPlan | None
     socket: Path | None
 
 
@@ -69,20 +70,19 @@ def pull(order: PullOrder, as_json: bool, run: Callable[[Coroutine[Any, Any, Non
     from imagedist.engine import default_root
 
     root = root or default_root()
-    unpack = order.unpack or standalone.unpack_table({})  # the user's own ramdisk: inside, the user is root
+    unpack = order.unpack or standalone.unpack_plan({})  # the user's own ramdisk: inside, the user is root
     rootless.enter(root)  # while there are no threads: bars on a terminal have one
     with watching(as_json) as observe:
-        run(
-            standalone.pull(
-                order.reference,
-                order.platform or Platform.of_this_machine(),
-                observe,
-                root=root,
-                via=via,
-                plain_http=order.plain_http,
-                strategy=order.strategy,
-                unpack=unpack,
-            )
+        standalone.pull(
+            order.reference,
+            order.platform or Platform.of_this_machine(),
+            observe,
+            run,
+            root=root,
+            via=via,
+            plain_http=order.plain_http,
+            strategy=order.strategy,
+            unpack=unpack,
         )
 
 

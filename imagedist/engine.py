@@ -15,7 +15,9 @@ from imagedist.privileges import is_machine_root, user_id
 
 if TYPE_CHECKING:
     from imagedist.config import StorageTable, UnpackTable
-    from imagedist.overlay.store import OverlayStore
+    from imagedist.overlay.store import Durability, OverlayStore
+    from imagedist.unpack.limits import Devices
+    from imagedist.unpack.placement import IoClass
     from imagedist.unpack.ramdisk import Ramdisk
     from imagedist.unpack.workers import Workers
 
@@ -32,6 +34,35 @@ class Engine:
     store: OverlayStore
     ramdisk: Ramdisk
     workers: Workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoragePlan:
+    """The configuration's table ``[storage]`` of a command: plain, since pydantic would cost every pull 0.1 s."""
+
+    root: Path
+    quota: int | None = None
+    durability: Durability = "image"
+    used_by: tuple[Path, ...] = (Path("/var/lib/containers/storage"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpackPlan:
+    """Likewise ``[unpack]``, as it is when nobody says how to unpack."""
+
+    ramdisk: Path
+    ramdisk_budget: int = 4 << 30
+    cpus: frozenset[int] | None = None
+    workers: int | None = None
+    nice: int = 0
+    io_class: IoClass = "none"
+    cgroup: str | None = None
+    cpu_max: float | None = None
+    memory_max: int | None = None
+    devices: Devices = "keep"
+    max_layer_entries: int = 2_000_000
+    max_layer_size: int = 100 << 30
+    max_layer_ratio: int = 500
 
 
 def default_root() -> Path:
@@ -71,7 +102,7 @@ def agent_workers() -> int:
     return max(2, len(os.sched_getaffinity(0)) // 4)
 
 
-def affordable_bytes(unpack: UnpackTable, proc: Path = Path("/proc")) -> int:
+def affordable_bytes(unpack: UnpackTable | UnpackPlan, proc: Path = Path("/proc")) -> int:
     """The ramdisk budget as far as memory goes. What is more than that is said, and staged on disk."""
     asked = int(unpack.ramdisk_budget)
     budget = min(asked, int(memory.available_bytes(proc) * _SHARE_OF_FREE))
@@ -87,7 +118,7 @@ def affordable_bytes(unpack: UnpackTable, proc: Path = Path("/proc")) -> int:
 
 
 @contextmanager
-def started_workers(unpack: UnpackTable) -> Iterator[Workers]:
+def started_workers(unpack: UnpackTable | UnpackPlan) -> Iterator[Workers]:
     """The worker processes, which load while the caller does other things.
 
     Raises:
@@ -113,7 +144,10 @@ def started_workers(unpack: UnpackTable) -> Iterator[Workers]:
 
 @contextmanager
 def opened(
-    storage: StorageTable, unpack: UnpackTable, workers: Workers, budget_bytes: int | None = None
+    storage: StorageTable | StoragePlan,
+    unpack: UnpackTable | UnpackPlan,
+    workers: Workers,
+    budget_bytes: int | None = None,
 ) -> Iterator[Engine]:
     """The engine while it is needed; closing it leaves no staged tar behind.
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import struct
 import threading
 import time
@@ -28,7 +29,7 @@ class LockFile:
     the same file does not drop them. Several objects may lock several bytes of one file.
 
     Args:
-        path: nothing is ever removed.
+        path: nothing is ever removed, and no symlink followed: some lie where others may write.
         create: when it is not there; otherwise FileNotFoundError.
     """
 
@@ -36,10 +37,10 @@ class LockFile:
         self.path = path
         try:
             if not create:
-                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 return
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             if not create and isinstance(error, FileNotFoundError):
                 raise
@@ -122,6 +123,7 @@ class PrivateDirectory:
     def __init__(self, parent: Path) -> None:
         try:
             parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            refuse_strangers(parent)
             with locked(parent / ".lock"):
                 remove_abandoned(parent)
                 name = uuid.uuid4().hex
@@ -136,6 +138,25 @@ class PrivateDirectory:
         """Removes the directory with all it holds, then the lock."""
         _remove_private(self.lock)
         self.lock.close()
+
+
+def refuse_strangers(directory: Path) -> None:
+    """Where everybody may make directories (/dev/shm, /tmp), only one of our own will do.
+
+    Whoever made it first could have root open a symlink for a lock file, or swap a staged tar after it was checked.
+
+    Raises:
+        StorageError: somebody else owns it, or may write there.
+    """
+    if not directory.parent.stat().st_mode & stat.S_IWOTH:
+        return
+    status = directory.lstat()
+    is_shared = stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or is_shared:
+        raise StorageError(
+            f"cannot use {directory}: anybody may make it, and it is not a directory of this user alone; "
+            "remove it, or choose another"
+        )
 
 
 def remove_abandoned(parent: Path) -> None:

@@ -7,11 +7,9 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from imagedist.errors import ImagedistError
@@ -70,32 +68,36 @@ class Puller:
         async with in_thread(self._store.building(image, [str(reference)], stop=stop), stop) as chain:
             observe(_resolved(reference, image, chain))
             stages = Stages(observe)
-            with contextlib.ExitStack() as closing:
-                build = _Build(chain, reference, stages, closing)
-                if self._strategy == "serial":
-                    for layer in chain.missing:
-                        await self._apply(build, layer, await self._staged(build, layer))
-                else:
-                    await self._all_at_once(build)
-        observe(stages.done(str(reference), image.id.hex, time.monotonic() - started))
+            closing = contextlib.ExitStack()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    telling = group.create_task(stages.tell_regularly())
+                    with contextlib.ExitStack() as ending:
+                        await self._build(_Build(chain, reference, stages, ending, closing, group))
+                    telling.cancel()
+            except BaseExceptionGroup as failures:
+                raise first_error(failures) from None
+            finally:
+                await settled(asyncio.to_thread(closing.close))
+        stages.done(str(reference), image.id.hex, time.monotonic() - started)
         return image
 
-    async def _all_at_once(self, build: _Build) -> None:
+    async def _build(self, build: _Build) -> None:
         layers = build.chain.missing
+        if self._strategy == "serial":
+            for layer in layers:
+                await self._apply(build, layer, await self._staged(build, layer))
+            return
         # The biggest first: its bytes are asked for first, and it has the longest way to go.
         order = sorted(layers, key=lambda layer: -layer.descriptor.size_bytes)
-        try:
-            async with asyncio.TaskGroup() as group:
-                if self._strategy == "parallel":
-                    extracting = {layer: group.create_task(self._extracted(build, layer)) for layer in order}
-                    for layer in layers:  # base first: the only serial part
-                        await self._merge(build, layer, await extracting[layer])
-                else:
-                    staging = {layer: group.create_task(self._staged(build, layer)) for layer in order}
-                    for layer in layers:
-                        await self._apply(build, layer, await staging[layer])
-        except BaseExceptionGroup as failures:
-            raise first_error(failures) from None
+        if self._strategy == "parallel":
+            extracting = {layer: build.group.create_task(self._extracted(build, layer)) for layer in order}
+            for layer in layers:  # base first: the only serial part
+                await self._merge(build, layer, await extracting[layer])
+        else:
+            staging = {layer: build.group.create_task(self._staged(build, layer)) for layer in order}
+            for layer in layers:
+                await self._apply(build, layer, await staging[layer])
 
     async def _extracted(self, build: _Build, layer: Layer) -> ExtractedLayer:
         """Extracts a layer while it arrives."""
@@ -127,32 +129,34 @@ class Puller:
         build.stages.merged(layer.descriptor.digest)
 
     async def _decode(self, build: _Build, layer: Layer, stage: LayerStage) -> None:
-        loop, stages, digest = asyncio.get_running_loop(), build.stages, layer.descriptor.digest
+        stages, digest = build.stages, layer.descriptor.digest
         before = time.monotonic()
-        async with aclosing(self._source.chunks(build.reference, layer.descriptor)) as chunks:
-            async for chunk in chunks:
-                stages.spent("fetch", time.monotonic() - before)
-                stages.fetched(digest, len(chunk))
-                decoded_bytes = stage.tar_bytes
-                # One chunk at a time: a slow decoder slows its own fetch, nothing piles up.
-                seconds = await settled(loop.run_in_executor(self._threads, _timed, partial(stage.feed, chunk)))
-                stages.spent("decode", seconds)
-                stages.decoded(digest, stage.tar_bytes - decoded_bytes)
-                before = time.monotonic()
-        await settled(loop.run_in_executor(self._threads, stage.finish))
+
+        def consume(chunk: bytes | memoryview) -> None:
+            nonlocal before
+            arrived, decoded_bytes = time.monotonic(), stage.tar_bytes
+            stage.feed(chunk)
+            stages.spent("fetch", arrived - before)
+            before = time.monotonic()
+            stages.spent("decode", before - arrived)
+            stages.counted("fetched", digest, len(chunk))
+            stages.counted("decoded", digest, stage.tar_bytes - decoded_bytes)
+
+        await self._source.deliver(build.reference, layer.descriptor, consume, self._threads)
+        # Not by the decoders' threads: those may be taken by other layers until these have arrived.
+        await settled(asyncio.to_thread(stage.finish))
 
     @contextlib.asynccontextmanager
     async def _extracting(self, build: _Build, layer: Layer, stage: LayerStage) -> AsyncIterator[Extracting]:
         """Ends only when no worker touches the layer any more."""
-        loop, digest = asyncio.get_running_loop(), layer.descriptor.digest
 
         def consumed(position: int) -> None:
             stage.consumed(position)
-            with contextlib.suppress(RuntimeError):  # the pull is over, and its loop with it
-                loop.call_soon_threadsafe(build.stages.extracted_to, digest, position)
+            build.stages.extracted_to(layer.descriptor.digest, position)
 
         extracting = self._workers.begin(stage.path, build.chain.directory(layer), consumed)
         try:
+            build.ending.callback(extracting.cancel)
             stage.hand_to(extracting)
             yield extracting
         finally:
@@ -161,8 +165,8 @@ class Puller:
                 await settled(asyncio.wrap_future(extracting.result))
 
     async def _result(self, build: _Build, layer: Layer, stage: LayerStage, extracting: Extracting) -> ExtractedLayer:
-        extracted = await settled(asyncio.wrap_future(extracting.result))
-        stage.close()
+        extracted = await asyncio.wrap_future(extracting.result)  # cancelled: ``_extracting`` sees to its end
+        await settled(asyncio.to_thread(stage.close))  # giving back many pages takes a while
         build.stages.spent("extract", extracting.seconds)
         build.stages.extracted(layer.descriptor.digest, stage.tar_bytes)
         return extracted
@@ -173,18 +177,19 @@ class Puller:
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """What one pull is about."""
+    """What one pull is about.
+
+    Attributes:
+        ending: cancels the extractions as soon as the pull fails or is cancelled, so that no decoder waits for them.
+        closing: gives back the stages, at last; slow.
+    """
 
     chain: Chain
     reference: Reference
     stages: Stages
+    ending: contextlib.ExitStack
     closing: contextlib.ExitStack
-
-
-def _timed(work: Callable[[], None]) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
+    group: asyncio.TaskGroup
 
 
 def _resolved(reference: Reference, image: Image, chain: Chain) -> Event:

@@ -13,6 +13,7 @@ import pwd
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from imagedist.errors import StorageError
@@ -25,7 +26,7 @@ _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
 _SUBUID = Path("/etc/subuid")
 _SUBGID = Path("/etc/subgid")
-_GIVE_IDS = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535"
+_FIRST_ID, _IDS = 100_000, 65_536  # as useradd(8) gives them
 _asking = threading.Lock()
 
 # Stays outside of the namespace. Maps its ids when it is there: set-uid programs gain nothing inside. Then tells, line
@@ -70,23 +71,34 @@ def why_not() -> str | None:
             return f"{program} is missing: install the package uidmap"
     for path in (_SUBUID, _SUBGID):
         if not subordinate_ids(path):
-            return f"you have no ids in {path}: root can give you some, {_GIVE_IDS} {_name() or 'YOUR-NAME'}"
+            ids = ids_to_give(_SUBUID, _SUBGID)
+            give = f"usermod --add-subuids {ids} --add-subgids {ids} {_name() or 'YOUR-NAME'}"
+            return f"you have no ids in {path}: root can give you some, {give}"
     return None
 
 
 def subordinate_ids(path: Path) -> list[tuple[int, int]]:
     """This user's ranges in /etc/subuid or /etc/subgid (both by user name or id): first id and length, lowest first."""
+    names = {str(os.geteuid()), _name()}
+    return sorted((first, length) for name, first, length in _all_ids(path) if name in names)
+
+
+def _all_ids(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Everybody's ranges: name or id of the user, first id, length."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
-        return []
-    names = {str(os.geteuid()), _name()}
-    ranges = []
+        return
     for line in lines:
         name, first, length = (*line.strip().split(":"), "", "", "")[:3]
-        if name in names and first.isdigit() and length.isdigit():
-            ranges.append((int(first), int(length)))
-    return sorted(ranges)
+        if first.isdigit() and length.isdigit():
+            yield name, int(first), int(length)
+
+
+def ids_to_give(*paths: Path) -> str:
+    """As usermod(8) wants them; above all ranges in these files, as two users of one could write each other's files."""
+    first = max((_FIRST_ID, *(start + length for path in paths for _, start, length in _all_ids(path))))
+    return f"{first}-{first + _IDS - 1}"
 
 
 def _name() -> str | None:

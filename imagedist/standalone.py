@@ -1,9 +1,10 @@
-"""A pull by this process alone. The workers start first and load while the rest is imported."""
+"""A pull by this process alone. Importing is most of its start: the workers start first and load meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import gc
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +15,31 @@ from imagedist.progress import Observer
 
 if TYPE_CHECKING:
     from imagedist.config import UnpackTable
+    from imagedist.engine import UnpackPlan
     from imagedist.puller import Strategy
 
 
-def unpack_table(options: Mapping[str, Any]) -> UnpackTable:
-    """The configuration's table ``[unpack]`` for a command: its own defaults, and what was given as options.
+def unpack_plan(options: Mapping[str, Any]) -> UnpackTable | UnpackPlan:
+    """How to unpack, for a command: the configuration's defaults, and what was given as options.
 
     Raises:
         InputError: a bad value; names the option.
     """
+    from imagedist.engine import UnpackPlan, default_ramdisk
+
+    ramdisk: Path = options.get("ramdisk") or default_ramdisk()
+    options = {"nice": 0, **options, "ramdisk": ramdisk.expanduser().absolute()}
+    if not options.keys() & {"ramdisk_budget", "cpus"}:
+        return UnpackPlan(**options)  # the command line itself has read and checked the others
     from pydantic import ValidationError
 
     from imagedist.config import UnpackTable, parse_size
-    from imagedist.engine import default_ramdisk
 
     budget = options.get("ramdisk_budget")
     if budget is not None:
-        options = {**options, "ramdisk_budget": parse_size(budget)}  # says what a size looks like
+        options["ramdisk_budget"] = parse_size(budget)  # says what a size looks like
     try:
-        return UnpackTable.model_validate({"ramdisk": default_ramdisk(), "nice": 0, **options})
+        return UnpackTable.model_validate(options)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
@@ -46,40 +53,56 @@ def mirror_url(text: str) -> str:
     return parse_url(text, "--via")
 
 
-async def pull(
+def pull(
     reference: Reference,
     platform: Platform,
     observe: Observer,
+    run: Callable[[Coroutine[Any, Any, None]], None],
     *,
     root: Path,
     via: str | None = None,
     plain_http: bool = False,
     strategy: Strategy = "parallel",
-    unpack: UnpackTable,
+    unpack: UnpackTable | UnpackPlan,
 ) -> None:
     """Pulls into the store at ``root``.
 
     Args:
+        run: runs a coroutine to its end.
         via: a mirror's URL to ask instead of the registry.
 
     Raises:
         ImagedistError.
     """
-    from imagedist.engine import opened, started_workers
-
     with ExitStack() as stack:
-        workers = stack.enter_context(started_workers(unpack))
-        from imagedist.config import StorageTable
-        from imagedist.fetch.registry import RegistrySource
-        from imagedist.puller import Puller
+        with _no_collections():
+            from imagedist.engine import StoragePlan, opened, started_workers
 
-        engine = stack.enter_context(opened(StorageTable(root=root), unpack, workers))
-        source = RegistrySource(reference, via, plain_http=plain_http)
-        try:
-            puller = Puller(source, engine.store, engine.ramdisk, engine.workers, strategy=strategy)
+            workers = stack.enter_context(started_workers(unpack))
+            engine = stack.enter_context(opened(StoragePlan(root=root.absolute()), unpack, workers))
+            from imagedist.fetch.registry import RegistrySource
+            from imagedist.puller import Puller
+
+        async def pulled() -> None:
+            source = RegistrySource(reference, via, plain_http=plain_http)
             try:
-                await puller.pull(reference, platform, observe)
+                puller = Puller(source, engine.store, engine.ramdisk, engine.workers, strategy=strategy)
+                try:
+                    await puller.pull(reference, platform, observe)
+                finally:
+                    puller.close()
             finally:
-                puller.close()
-        finally:
-            await source.close()
+                await source.close()
+
+        run(pulled())
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Around imports: passes of the garbage collector find nothing there and take a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # what was imported stays: later passes leave it out, and so does the one at the end
+        gc.enable()

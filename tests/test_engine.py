@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from imagedist import memory
 from imagedist.config import StorageTable, UnpackTable
-from imagedist.engine import affordable_bytes, agent_workers, is_tmpfs, opened, started_workers
+from imagedist.engine import StoragePlan, UnpackPlan, affordable_bytes, agent_workers, is_tmpfs, opened, started_workers
 
 
 def test_a_ramdisk_is_told_from_a_disk() -> None:
@@ -43,6 +44,12 @@ def test_a_budget_beyond_the_cgroups_memory_is_lowered_and_said(
 def test_a_cgroup_with_hardly_any_memory_stages_on_disk(tmp_path: Path) -> None:
     proc = machine(tmp_path, limit_bytes=100 << 20)
     assert affordable_bytes(UnpackTable(), proc) == 0
+
+
+def test_a_command_unpacks_and_stores_as_a_configuration_that_says_nothing(tmp_path: Path) -> None:
+    plan, table = UnpackPlan(ramdisk=tmp_path), UnpackTable.model_validate({"ramdisk": tmp_path, "nice": 0})
+    assert asdict(plan) == dict(table)
+    assert asdict(StoragePlan(root=tmp_path)) == dict(StorageTable(root=tmp_path))
 
 
 def test_half_of_the_machines_available_memory_is_the_most(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from imagedist.errors import IntegrityError
+from imagedist.oci.bulk import Consume
+from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event
 from imagedist.puller import Puller, Strategy
+from imagedist.unpack.spare import SpareCpus
+from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
 from tests.support.engine import BuiltSource, engine
 
@@ -109,7 +117,7 @@ async def test_a_cancelled_pull_leaves_no_staged_tar_and_no_private_directory(tm
 async def test_every_body_is_closed_by_the_time_a_pull_has_failed(tmp_path: Path) -> None:
     is_open: set[str] = set()
 
-    class Watched(BuiltSource):
+    class Watching(BuiltSource):
         async def chunks(self, reference, descriptor):  # type: ignore[no-untyped-def, override]  # a generator that tells
             is_open.add(str(descriptor.digest))
             try:
@@ -121,9 +129,82 @@ async def test_every_body_is_closed_by_the_time_a_pull_has_failed(tmp_path: Path
 
     with engine(tmp_path) as made:
         puller = Puller(
-            Watched(BUILT, wrong=BUILT.image.layers[0].descriptor.digest), made.store, made.ramdisk, made.workers
+            Watching(BUILT, wrong=BUILT.image.layers[0].descriptor.digest), made.store, made.ramdisk, made.workers
         )
         with pytest.raises(IntegrityError):
             await puller.pull(REFERENCE, PLATFORM)
         assert is_open == set()
         puller.close()
+
+
+async def test_a_layer_that_has_arrived_is_merged_while_others_hold_every_decoder(tmp_path: Path) -> None:
+    first, merged = BUILT.image.layers[0].descriptor.digest, threading.Event()
+
+    class Holding(BuiltSource):
+        async def deliver(
+            self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor
+        ) -> None:
+            await super().deliver(reference, descriptor, consume, threads)
+            if descriptor.digest == first:
+                for _ in range(64):
+                    threads.submit(merged.wait)
+
+    def observe(event: Event) -> None:
+        if event.event == "merged":
+            merged.set()
+
+    with engine(tmp_path) as made:
+        puller = Puller(Holding(BUILT), made.store, made.ramdisk, made.workers)
+        await puller.pull(REFERENCE, PLATFORM, observe)
+        puller.close()
+
+
+class SlowlyAsked(SpareCpus):
+    """Workers are asked for nothing before the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.gate = threading.Event()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        if threading.current_thread().name.startswith("unpack"):
+            self.gate.wait()
+        yield
+
+
+class Watched(Workers):
+    """Tells what was begun."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.begun: list[Extracting] = []
+
+    def begin(self, tar_path: Path, directory: Path, consumed: Callable[[int], None] = lambda _: None) -> Extracting:
+        self.begun.append(super().begin(tar_path, directory, consumed))
+        return self.begun[-1]
+
+
+@pytest.mark.parametrize("strategy", ["parallel", "staged", "serial"])
+async def test_a_cancelled_pull_does_not_wait_until_its_layers_are_extracted(
+    tmp_path: Path, strategy: Strategy
+) -> None:
+    workers = Watched(1)
+    workers.spare = spare = SlowlyAsked()
+    built = layers.image([[layers.file("f", b"f" * 5000)]])
+    with engine(tmp_path) as made:
+        puller = Puller(BuiltSource(built), made.store, made.ramdisk, workers, strategy=strategy)
+        pulling = asyncio.create_task(puller.pull(REFERENCE, PLATFORM))
+        while not workers.begun:  # noqa: ASYNC110  # nobody tells when
+            await asyncio.sleep(0.001)
+        for _ in range(50):
+            await asyncio.sleep(0.001)  # all but the extraction is done; if not, it is cancelled in another place
+        pulling.cancel()
+        while not workers.begun[0].has_failed:  # noqa: ASYNC110  # nobody tells when
+            await asyncio.sleep(0.001)
+        spare.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+        puller.close()
+        workers.close()
+        assert made.ramdisk.reserved_bytes() == 0

@@ -95,9 +95,9 @@ def test_a_pull_with_nothing_to_do_has_no_stages_to_show() -> None:
     assert summary(event) == "app  ab  0 bytes in 0.01 s"
 
 
-def shown(events: Sequence[Event], height: int = 24) -> str:
+def shown(events: Sequence[Event], height: int = 24, width: int = 120) -> str:
     screen = io.StringIO()
-    console = Console(file=screen, width=120, height=height, force_terminal=True, color_system=None)
+    console = Console(file=screen, width=width, height=height, force_terminal=True, color_system=None)
     with Bars(console) as bars:
         for event in events:
             bars(event)
@@ -120,7 +120,7 @@ def test_a_terminal_gets_a_row_per_missing_layer_and_the_summary() -> None:
         ([RESOLVED, Event(event="fetched", layer=APP, bytes=1)], "fetching"),
         (STORY[:2], "decoding"),
         ([*STORY[:3], Event(event="extracted", layer=APP, bytes=1)], "extracting"),
-        (STORY[:4], "waits for the layers below"),
+        (STORY[:4], "waits to merge"),
     ],
 )
 def test_a_row_says_what_its_layer_is_at(events: Sequence[Event], state: str) -> None:
@@ -133,5 +133,12 @@ def test_more_layers_than_the_screen_has_lines_are_summed_up() -> None:
     assert "and 120 more; 1 of 127 merged" in shown(events, height=10)
 
 
+@pytest.mark.parametrize(("width", "state"), [(80, "waits to merge"), (40, "waits")])
+def test_a_row_is_one_line_also_on_a_narrow_screen(width: int, state: str) -> None:
+    rows = shown(STORY[:4], width=width).splitlines()
+    assert any(APP.short[:5] in row and state in row for row in rows)
+
+
 def test_events_of_layers_nobody_named_are_left_out() -> None:
-    shown([Event(event="fetched", layer=APP, bytes=1), Event(event="note", message="[brackets] stay")])
+    told = shown([Event(event="fetched", layer=APP, bytes=1), Event(event="note", message="[bold] and [/x] stay")])
+    assert "[bold] and [/x] stay" in told

@@ -170,3 +170,11 @@ def test_the_mapping_is_podmans_own_id_then_the_ranges_lowest_first(tmp_path: Pa
 
 def test_a_file_that_is_not_there_has_no_ranges(tmp_path: Path) -> None:
     assert rootless.subordinate_ids(tmp_path / "nothing") == []
+
+
+def test_ids_that_are_offered_belong_to_nobody_yet(tmp_path: Path) -> None:
+    subuid, subgid = tmp_path / "subuid", tmp_path / "subgid"
+    assert rootless.ids_to_give(subuid, subgid) == "100000-165535"
+    subuid.write_text("other:100000:65536\nthird:300000:1000\n")
+    subgid.write_text("other:400000:10\n")
+    assert rootless.ids_to_give(subuid, subgid) == "400010-465545"

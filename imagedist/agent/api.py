@@ -68,6 +68,7 @@ class SocketApi:
             version=__version__,
             mirror=self._mirror,
             storage_root=str(self._config.storage.root),
+            used_by=tuple(map(str, self._config.storage.used_by)),
             site_proxies=self._config.agent.site_proxies,
             site_seeders=self._config.agent.site_seeders,
             received_bytes=dict(self._blobs.received_bytes),

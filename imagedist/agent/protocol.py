@@ -38,6 +38,8 @@ class AgentStatus:
     storage_root: str
     site_proxies: tuple[str, ...] = ()
     site_seeders: tuple[str, ...] = ()
+    used_by: tuple[str, ...] = ()
+    """Stores whose containers may use layers of ``storage_root``."""
     received_bytes: dict[str, int] = field(default_factory=dict)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
 
 from imagedist.agent.mirror import Mirror
 from imagedist.distribution.backend import Target
 from imagedist.errors import IntegrityError, UnacceptableError
+from imagedist.fetch.source import deliver_chunks
+from imagedist.oci.bulk import Consume
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
@@ -27,7 +30,10 @@ class NodeSource:
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
         return await resolve_image(_Documents(self._mirror, reference.registry), reference, platform)
 
-    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
+        await deliver_chunks(self._chunks(reference, descriptor), consume, threads)
+
+    async def _chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         blob = await self._mirror.open_blob(Target(reference.registry, reference.repository), descriptor.digest)
         try:
             offset = 0

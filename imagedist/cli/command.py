@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
 from imagedist import __version__
 from imagedist.errors import ImagedistError, InputError
+
+if TYPE_CHECKING:
+    from imagedist.agent.protocol import AgentStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,14 +107,53 @@ def interruptible(work: Coroutine[Any, Any, R]) -> R:
         raise KeyboardInterrupt from None
 
 
+def store_root(given: Path | None) -> Path:
+    """The store: the one given, that of this node's agent if this user may write there, or the user's own.
+
+    Raises:
+        InputError, SourceError: the agent to ask does not answer.
+    """
+    from imagedist.engine import default_root
+
+    if given is not None:
+        return given
+    agent = _agent_status()
+    is_ours = agent is not None and os.access(agent.storage_root, os.W_OK)
+    return Path(agent.storage_root) if agent is not None and is_ours else default_root()
+
+
 def entered(root: Path | None) -> Path:
     """The store's root; of an ordinary user's store this process is root in his user namespace from now on."""
     from imagedist import rootless
-    from imagedist.engine import default_root
 
-    path = root or default_root()
+    path = store_root(root)
     rootless.enter(path)
     return path
+
+
+def stores_upon(root: Path, given: Sequence[Path] | None) -> list[Path]:
+    """Stores whose containers may use the one at ``root``: those given, or podman's and those its agent was told.
+
+    Raises:
+        SourceError: there is an agent, but it does not answer.
+    """
+    from imagedist.engine import default_used_by
+
+    if given:
+        return list(given)
+    agent = None
+    with contextlib.suppress(InputError):  # the socket that was named is nobody's
+        agent = _agent_status()
+    told = agent.used_by if agent is not None and Path(agent.storage_root) == root.absolute() else ()
+    return list(dict.fromkeys([*default_used_by(), *map(Path, told)]))
+
+
+def _agent_status() -> AgentStatus | None:
+    """None: no agent runs, or it is not for this user."""
+    from imagedist.agent.client import AgentClient, find_socket
+
+    socket = find_socket(None)
+    return AgentClient(socket).status() if socket and os.access(socket, os.R_OK | os.W_OK) else None
 
 
 def _version(wanted: bool) -> None:

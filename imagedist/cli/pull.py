@@ -70,7 +70,7 @@ def pull(
         via=standalone.mirror_url(via) if via is not None else None,
         plain_http=plain_http,
         strategy=strategy,
-        unpack=standalone.unpack_table(given) if given else None,
+        unpack=standalone.unpack_plan(given) if given else None,
         socket=None if no_agent else commands.find_socket(socket),
     )
     if into:

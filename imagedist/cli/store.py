@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imagedist.cli.command import Json, Root, app, entered, explained
+from imagedist.cli.command import Json, Root, app, entered, explained, store_root, stores_upon
 from imagedist.errors import InputError
 
 
@@ -17,11 +17,10 @@ from imagedist.errors import InputError
 @explained
 def images(root: Root = None, as_json: Json = False) -> None:
     """List the images of a store."""
-    from imagedist.engine import default_root
     from imagedist.overlay.store import OverlayStore
     from imagedist.render import decimal, table
 
-    stored = OverlayStore(root or default_root()).images()
+    stored = OverlayStore(store_root(root)).images()
     if as_json:
         print(json.dumps([asdict(image) for image in stored]))
         return
@@ -35,16 +34,19 @@ def images(root: Root = None, as_json: Json = False) -> None:
 
 @app.command()
 @explained
-def inspect(image: Annotated[str, typer.Argument(help="Name or id")], root: Root = None) -> None:
+def inspect(
+    image: Annotated[str, typer.Argument(help="Name or id")],
+    root: Root = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All on one line, for machines.")] = False,
+) -> None:
     """Show everything the store knows about an image, as JSON."""
-    from imagedist.engine import default_root
     from imagedist.overlay.store import OverlayStore
 
-    store = OverlayStore(root or default_root())
+    store = OverlayStore(store_root(root))
     found = store.find(image)
     documents = {"manifest": json.loads(store.manifest_bytes(found)), "config": json.loads(store.config_bytes(found))}
     layers = [str(path) for path in store.diffs(found)]
-    print(json.dumps({**asdict(found), "layer_directories": layers, **documents}, indent=2))
+    print(json.dumps({**asdict(found), "layer_directories": layers, **documents}, indent=None if as_json else 2))
 
 
 @app.command()
@@ -56,6 +58,7 @@ def mount(
         typer.Argument(help="After --: run this in the root filesystem's directory, and unmount it then."),
     ] = None,
     root: Root = None,
+    as_json: Json = False,
 ) -> None:
     """Mount an image's root filesystem read-only and print where; or run a command in it.
 
@@ -74,7 +77,8 @@ def mount(
     store = OverlayStore(entered(root))
     found = store.find(image)
     if not command:
-        print(store.mount(found))
+        path = store.mount(found)
+        print(json.dumps({"image": found.id, "path": str(path)}) if as_json else path)
         return
     with store.mounted(found) as path:
         raise typer.Exit(_run(command, path))
@@ -92,13 +96,15 @@ def _run(command: list[str], directory: Path) -> int:
 
 @app.command()
 @explained
-def umount(image: Annotated[str, typer.Argument(help="Name or id")], root: Root = None) -> None:
+def umount(image: Annotated[str, typer.Argument(help="Name or id")], root: Root = None, as_json: Json = False) -> None:
     """Undo `mount`."""
-    from imagedist.engine import default_root
     from imagedist.overlay.store import OverlayStore
 
-    store = OverlayStore(root or default_root())
-    store.umount(store.find(image))
+    store = OverlayStore(store_root(root))
+    found = store.find(image)
+    store.umount(found)
+    if as_json:
+        print(json.dumps({"image": found.id}))
 
 
 UsedBy = Annotated[list[Path] | None, typer.Option(help="Runtimes' stores whose containers may use it (repeatable).")]
@@ -106,12 +112,24 @@ UsedBy = Annotated[list[Path] | None, typer.Option(help="Runtimes' stores whose 
 
 @app.command()
 @explained
-def rm(image: Annotated[str, typer.Argument(help="Name or id")], root: Root = None, used_by: UsedBy = None) -> None:
-    """Remove an image and the layers nobody else uses; never what is mounted or used."""
-    from imagedist.engine import default_used_by
+def rm(
+    image: Annotated[str, typer.Argument(help="Name or id")],
+    root: Root = None,
+    used_by: UsedBy = None,
+    as_json: Json = False,
+) -> None:
+    """Remove an image and the layers nobody else uses; never what is mounted or used.
+
+    By one of its names takes that name away, and with the last name the image.
+    """
     from imagedist.overlay.store import OverlayStore
 
-    OverlayStore(entered(root), used_by=used_by or default_used_by()).remove(image)
+    path = entered(root)
+    store = OverlayStore(path, used_by=stores_upon(path, used_by))
+    found = store.find(image)
+    is_gone = store.remove(image) is not None
+    if as_json:
+        print(json.dumps({"image": found.id, "is_gone": is_gone}))
 
 
 @app.command()
@@ -128,12 +146,13 @@ def gc(
 ) -> None:
     """Remove what killed processes left and layers that no image needs; never what is mounted, used or being built."""
     from imagedist.config import parse_size
-    from imagedist.engine import default_ramdisk, default_used_by
+    from imagedist.engine import default_ramdisk
     from imagedist.overlay.store import OverlayStore
     from imagedist.render import decimal
 
     quota_bytes = parse_size(quota) if quota else None
-    store = OverlayStore(entered(root), used_by=used_by or default_used_by())
+    path = entered(root)
+    store = OverlayStore(path, used_by=stores_upon(path, used_by))
     collected = store.gc(quota_bytes=quota_bytes, scratch=[ramdisk or default_ramdisk()], dry_run=dry_run)
     total_bytes = sum(one.size_bytes for one in collected)
     if as_json:

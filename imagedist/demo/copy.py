@@ -58,10 +58,11 @@ async def _copy_blob(source: RegistrySource, reference: Reference, descriptor: D
         return
     aside = path.with_name(f".{path.name}")
     hasher = descriptor.digest.hasher()
-    with aside.open("wb") as file:
-        async for chunk in source.chunks(reference, descriptor):
-            hasher.update(chunk)
-            await asyncio.to_thread(file.write, chunk)
+    async with source.blob(reference, descriptor) as chunks:
+        with aside.open("wb") as file:
+            async for chunk in chunks:
+                hasher.update(chunk)
+                await asyncio.to_thread(file.write, chunk)
     if not descriptor.digest.matches(hasher):
         aside.unlink()
         raise IntegrityError(f"{descriptor.digest} of {reference} arrived with wrong bytes")

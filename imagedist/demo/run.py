@@ -225,10 +225,11 @@ class _Demo:
             nonlocal done_bytes
             async with slots:
                 hasher = descriptor.digest.hasher()
-                async for chunk in source.chunks(self._reference, descriptor):
-                    hasher.update(chunk)
-                    done_bytes += len(chunk)
-                    progress(done_bytes)
+                async with source.blob(self._reference, descriptor) as chunks:
+                    async for chunk in chunks:
+                        hasher.update(chunk)
+                        done_bytes += len(chunk)
+                        progress(done_bytes)
                 check(descriptor.digest.matches(hasher), f"{descriptor.digest} arrived with wrong bytes")
 
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 
+from imagedist.oci.bulk import BlobStream, Consume
 from imagedist.oci.client import FetchedManifest, RegistryClient
 from imagedist.oci.credentials import find_credentials
 from imagedist.oci.image import Image
@@ -38,10 +40,13 @@ class RegistrySource:
         """The manifest or index as it is served."""
         return await self._client.manifest(reference.repository, reference.target)
 
-    async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
-        async with self._client.blob(reference.repository, descriptor.digest) as stream:
-            async for chunk in stream:
-                yield chunk
+    def blob(self, reference: Reference, descriptor: Descriptor) -> AbstractAsyncContextManager[BlobStream]:
+        """A blob to iterate over on the event loop."""
+        return self._client.blob(reference.repository, descriptor.digest)
+
+    async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
+        async with self.blob(reference, descriptor) as stream:
+            await stream.deliver(consume, threads)
 
     async def close(self) -> None:
         await self._client.close()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import Protocol
 
+from imagedist.oci.bulk import Consume
 from imagedist.oci.image import Image
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
+from imagedist.threads import settled
 
 
 class Source(Protocol):
@@ -16,5 +21,16 @@ class Source(Protocol):
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image: ...
 
-    def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
-        """The blob's bytes in order, as they arrive. The reader checks size and digest."""
+    async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
+        """Hands a blob's bytes to ``consume`` as they arrive, in order, in a thread of ``threads``.
+
+        The consumer checks size and digest; a slow one slows the source down, nothing piles up.
+        """
+
+
+async def deliver_chunks(chunks: AsyncGenerator[bytes, None], consume: Consume, threads: Executor) -> None:
+    """``Source.deliver`` for a source whose chunks come by the event loop."""
+    loop = asyncio.get_running_loop()
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            await settled(loop.run_in_executor(threads, consume, chunk))

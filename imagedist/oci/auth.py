@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
-
 from imagedist.errors import SourceError
+from imagedist.oci.fields import Fields, MalformedError
 
 _TOKENS = 1024
 _DEFAULT_LIFE_SECONDS = 60.0
@@ -62,12 +61,6 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
             value = re.sub(r"\\(.)", r"\1", match["quoted"]) if match["quoted"] is not None else match["plain"]
             found[-1][1].setdefault(word, value)
     return tuple(Challenge(scheme, parameters) for scheme, parameters in found)
-
-
-class _TokenAnswer(BaseModel):
-    token: str = ""
-    access_token: str = ""
-    expires_in: float | None = None
 
 
 FetchToken = Callable[[str, Mapping[str, str], str | None], Awaitable[bytes]]
@@ -147,11 +140,11 @@ class Authorizer:
         basic = self._credentials.basic() if self._credentials else None
         body = await self._fetch_token(realm, query, basic)
         try:
-            answer = _TokenAnswer.model_validate_json(body)
-        except ValidationError as error:
+            answer = Fields.parse(body)
+            token = answer.text("token") or answer.text("access_token")
+            life_seconds = answer.count("expires_in", 0) or _DEFAULT_LIFE_SECONDS
+        except MalformedError as error:
             raise SourceError(f"the token server of registry {self._name} sent no token") from error
-        token = answer.token or answer.access_token
         if not re.fullmatch(r"[\x21-\x7e]+", token):
             raise SourceError(f"the token server of registry {self._name} sent no token")
-        life_seconds = answer.expires_in or _DEFAULT_LIFE_SECONDS
         return f"Bearer {token}", min(life_seconds, _LONGEST_LIFE_SECONDS) * _MARGIN

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -12,7 +15,12 @@ from yarl import URL
 
 from imagedist.errors import IntegrityError, SourceError
 from imagedist.oci.exchange import Exchange
+from imagedist.oci.raw_body import RawBody
 from imagedist.oci.retries import Sleep, TransientError, retrying
+from imagedist.threads import settled
+
+Consume = Callable[[bytes | memoryview], None]
+"""Takes the next bytes, which may change as soon as it returns."""
 
 CHUNK_BYTES = 512 << 10
 CONNECT_SECONDS = 10.0
@@ -63,6 +71,8 @@ class BlobStream:
         self._sleep = sleep
         self._response: aiohttp.ClientResponse | None = None
         self._size_bytes: int | None = None
+        self._resumes = 0
+        self._resumed_at = -1
 
     @property
     def size_bytes(self) -> int:
@@ -83,19 +93,71 @@ class BlobStream:
             self._response = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        resumes, resumed_at = 0, -1
         while self._position < self.size_bytes:
             try:
                 chunk = await self._read()
-            except TransientError:
-                resumes += 1
-                if resumes > MAX_RESUMES or self._position == resumed_at:
-                    raise
-                resumed_at = self._position
-                await self.connect()
+            except TransientError as error:
+                await self._resume(error)
                 continue
             self._position += len(chunk)
             yield chunk
+
+    async def deliver(self, consume: Consume, threads: Executor) -> None:
+        """Hands the bytes to ``consume``, in order, in a thread of ``threads`` that also receives them if it can.
+
+        Raises:
+            What iterating raises, and what ``consume`` raises.
+        """
+        while self._position < self.size_bytes:
+            assert self._response is not None
+            body = RawBody.take(self._response, self._session.timeout.sock_read or STALL_SECONDS)
+            try:
+                if body is not None:
+                    await self._pump(body, consume, threads)
+                else:
+                    chunk = await self._read()
+                    await settled(asyncio.get_running_loop().run_in_executor(threads, consume, chunk))
+                    self._position += len(chunk)
+            except TransientError as error:
+                await self._resume(error)
+
+    async def _pump(self, body: RawBody, consume: Consume, threads: Executor) -> None:
+        try:
+            work = threads.submit(self._pump_here, body, consume)
+            pumping = asyncio.wrap_future(work)
+            try:
+                await asyncio.shield(pumping)
+            except asyncio.CancelledError:
+                work.cancel()  # if it still waits for a thread
+                body.stop()
+                with contextlib.suppress(Exception):  # that it was stopped is no news
+                    await settled(pumping)
+                raise
+        finally:
+            body.close()
+
+    def _pump_here(self, body: RawBody, consume: Consume) -> None:
+        """In a thread. Raises TransientError: the body broke off."""
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while left_bytes := self.size_bytes - self._position:
+            failure: OSError | None = None
+            count = 0
+            try:
+                count = body.fill(buffer[: min(CHUNK_BYTES, left_bytes)])
+            except OSError as error:
+                failure = error
+            if not count:
+                raise self._broke_off(failure) from failure
+            consume(buffer[:count])
+            self._position += count
+
+    async def _resume(self, error: TransientError) -> None:
+        """Connects again at the byte that is next. Raises the error: too often, or it did not help."""
+        self._resumes += 1
+        if self._resumes > MAX_RESUMES or self._position == self._resumed_at:
+            raise error
+        self._resumed_at = self._position
+        await self.connect()
 
     async def _connect(self) -> None:
         await self.close()
@@ -171,11 +233,12 @@ class BlobStream:
             parts.append(part)
             got_bytes += len(part)
         if not parts:
-            cause = f": {failure}" if failure and str(failure) else ""
-            raise TransientError(
-                f"registry {self._name} broke off {self._about} at byte {self._position}{cause}"
-            ) from failure
+            raise self._broke_off(failure) from failure
         return b"".join(parts)
+
+    def _broke_off(self, failure: Exception | None) -> TransientError:
+        cause = f": {failure}" if failure and str(failure) else ""
+        return TransientError(f"registry {self._name} broke off {self._about} at byte {self._position}{cause}")
 
     def _unreachable(self, error: Exception) -> SourceError:
         message = unreachable(self._name, error)

@@ -9,22 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
-
 from imagedist.errors import InputError
 from imagedist.oci.auth import Credentials
+from imagedist.oci.fields import Fields, MalformedError
 
 _DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-
-
-class _Entry(BaseModel):
-    auth: str | None = None
-    username: str | None = None
-    password: str | None = None
-
-
-class _File(BaseModel):
-    auths: dict[str, _Entry] = {}
 
 
 def find_credentials(registry: str, environment: Mapping[str, str] = os.environ) -> Credentials | None:
@@ -42,12 +31,11 @@ def find_credentials(registry: str, environment: Mapping[str, str] = os.environ)
         except OSError:
             continue
         try:
-            auths = _File.model_validate_json(content).auths
-        except ValidationError as error:
-            raise InputError(f"{path} is not a Docker configuration: {error.errors()[0]['msg']}") from error
-        for key, entry in auths.items():
-            if _host(key) == _host(registry) and (found := _read(entry, path, key)):
-                return found
+            for key, entry in Fields.parse(content).named_objects("auths").items():
+                if _host(key) == _host(registry) and (found := _read(entry, path, key)):
+                    return found
+        except MalformedError as error:
+            raise InputError(f"{path} is not a Docker configuration: {error}") from error
     return None
 
 
@@ -68,13 +56,12 @@ def _host(key: str) -> str:
     return "docker.io" if host in _DOCKER_HUB_NAMES else host
 
 
-def _read(entry: _Entry, path: Path, key: str) -> Credentials | None:
-    if entry.auth:
+def _read(entry: Fields, path: Path, key: str) -> Credentials | None:
+    if auth := entry.text("auth"):
         try:
-            username, colon, password = base64.b64decode(entry.auth, validate=True).decode().partition(":")
+            username, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError) as error:
             raise InputError(f"{path}: auths.{key}.auth is not base64: log in again") from error
         return Credentials(username, password.rstrip("\0")) if colon else None
-    if entry.username and entry.password:
-        return Credentials(entry.username, entry.password)
-    return None
+    username, password = entry.text("username"), entry.text("password")
+    return Credentials(username, password) if username and password else None

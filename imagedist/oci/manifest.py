@@ -5,12 +5,12 @@ Pure rules: bytes in, frozen values out. Whoever fetched the bytes has checked t
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from imagedist.errors import NotFoundError, UnacceptableError
 from imagedist.oci.digest import Digest
+from imagedist.oci.fields import Fields, MalformedError
 from imagedist.oci.image import Image, Layer, chain_ids
 from imagedist.oci.platform import Platform
 
@@ -40,23 +40,25 @@ _COMPRESSIONS = {
 }
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-
-def _none_is_empty(value: Any) -> Any:
-    return () if value is None else value
-
-
-class Descriptor(_Wire):
+@dataclass(frozen=True, slots=True)
+class Descriptor:
     """What a blob is: media type, digest, size in bytes (descriptor.md)."""
 
-    media_type: str = Field(alias="mediaType", default="")
+    media_type: str
     digest: Digest
-    size_bytes: int = Field(alias="size", ge=0)
-    urls: Annotated[tuple[str, ...], BeforeValidator(_none_is_empty)] = ()
+    size_bytes: int
     platform: Platform | None = None
-    annotations: dict[str, str] | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def read(cls, fields: Fields) -> Descriptor:
+        return cls(
+            media_type=fields.text("mediaType"),
+            digest=fields.digest("digest"),
+            size_bytes=fields.count("size"),
+            platform=_platform(fields.object("platform")) if "platform" in fields else None,
+            annotations=fields.texts("annotations"),
+        )
 
     @property
     def compression(self) -> str:
@@ -74,37 +76,41 @@ class Descriptor(_Wire):
             ) from None
 
 
-class Index(_Wire):
-    media_type: str = Field(alias="mediaType", default=OCI_INDEX)
-    manifests: Annotated[tuple[Descriptor, ...], BeforeValidator(_none_is_empty)] = ()
-    annotations: dict[str, str] | None = None
+def _platform(fields: Fields) -> Platform:
+    return Platform(fields.text("os", "linux"), fields.text("architecture"), fields.text("variant") or None)
 
 
-class Manifest(_Wire):
-    schema_version: int = Field(alias="schemaVersion", default=2)
-    media_type: str = Field(alias="mediaType", default=OCI_MANIFEST)
+@dataclass(frozen=True, slots=True)
+class Index:
+    manifests: tuple[Descriptor, ...] = ()
+
+    @classmethod
+    def read(cls, fields: Fields) -> Index:
+        return cls(tuple(map(Descriptor.read, fields.objects("manifests"))))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    media_type: str
     config: Descriptor
-    layers: Annotated[tuple[Descriptor, ...], BeforeValidator(_none_is_empty)] = ()
-    artifact_type: str | None = Field(alias="artifactType", default=None)
-    subject: Descriptor | None = None
-    annotations: dict[str, str] | None = None
+    layers: tuple[Descriptor, ...] = ()
+
+    @classmethod
+    def read(cls, fields: Fields) -> Manifest:
+        return cls(
+            media_type=fields.text("mediaType", OCI_MANIFEST),
+            config=Descriptor.read(fields.object("config")),
+            layers=tuple(map(Descriptor.read, fields.objects("layers"))),
+        )
 
 
-class _RootFilesystem(_Wire):
-    type: str = "layers"
-    diff_ids: Annotated[tuple[Digest, ...], BeforeValidator(_none_is_empty)] = ()
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    diff_ids: tuple[Digest, ...] = ()
 
-
-class ImageConfig(_Wire):
-    os: str = "linux"
-    architecture: str = ""
-    variant: str | None = None
-    created: str | None = None
-    rootfs: _RootFilesystem = _RootFilesystem()
-
-    @property
-    def diff_ids(self) -> tuple[Digest, ...]:
-        return self.rootfs.diff_ids
+    @classmethod
+    def read(cls, fields: Fields) -> ImageConfig:
+        return cls(fields.object("rootfs").digests("diff_ids") if "rootfs" in fields else ())
 
 
 def parse_document(media_type: str, content: bytes, about: str) -> Index | Manifest:
@@ -121,16 +127,15 @@ def parse_document(media_type: str, content: bytes, about: str) -> Index | Manif
         raise UnacceptableError(f"manifest of {about} is larger than {MANIFEST_LIMIT_BYTES} bytes")
     kind = media_type.partition(";")[0].strip()
     try:
+        fields = Fields.parse(content)
         if kind not in INDEXES | MANIFESTS:
-            kind = _Kind.model_validate_json(content).kind() or kind
+            kind = _kind(fields) or kind
         if kind in INDEXES:
-            return Index.model_validate_json(content)
+            return Index.read(fields)
         if kind in MANIFESTS:
-            return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UnacceptableError(f"malformed manifest of {about}: {where}: {first['msg']}") from error
+            return Manifest.read(fields)
+    except MalformedError as error:
+        raise UnacceptableError(f"malformed manifest of {about}: {error}") from error
     if kind.startswith(DOCKER_SCHEMA1):
         raise UnacceptableError(
             f"{about} is a Docker schema 1 image, which is retired: push it again with a current client"
@@ -140,20 +145,15 @@ def parse_document(media_type: str, content: bytes, about: str) -> Index | Manif
     )
 
 
-class _Kind(_Wire):
-    schema_version: int = Field(alias="schemaVersion", default=0)
-    media_type: str = Field(alias="mediaType", default="")
-    manifests: Any = None
-    config: Any = None
-
-    def kind(self) -> str:
-        if self.schema_version == 1:
-            return DOCKER_SCHEMA1
-        if self.media_type:
-            return self.media_type
-        if self.manifests is not None:
-            return OCI_INDEX
-        return OCI_MANIFEST if self.config is not None else ""
+def _kind(fields: Fields) -> str:
+    """What a document says it is, or looks like."""
+    if fields.count("schemaVersion", 0) == 1:
+        return DOCKER_SCHEMA1
+    if media_type := fields.text("mediaType"):
+        return media_type
+    if "manifests" in fields:
+        return OCI_INDEX
+    return OCI_MANIFEST if "config" in fields else ""
 
 
 def parse_config(content: bytes, about: str) -> ImageConfig:
@@ -163,9 +163,9 @@ def parse_config(content: bytes, about: str) -> ImageConfig:
         UnacceptableError: malformed JSON or digests.
     """
     try:
-        return ImageConfig.model_validate_json(content)
-    except ValidationError as error:
-        raise UnacceptableError(f"malformed image config of {about}: {error.errors()[0]['msg']}") from error
+        return ImageConfig.read(Fields.parse(content))
+    except MalformedError as error:
+        raise UnacceptableError(f"malformed image config of {about}: {error}") from error
 
 
 def choose_platform(index: Index, wanted: Platform, about: str) -> Descriptor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -80,7 +80,7 @@ class RegistryWriter(RegistryClient):
 
     async def _deliver(
         self, method: str, exchange: Exchange, content: Path | bytes, headers: dict[str, str]
-    ) -> dict[str, str]:
+    ) -> Mapping[str, str]:
         """Sends a body, again where the answer says so; returns the headers of the answer that counts."""
         while True:
             try:
@@ -93,7 +93,7 @@ class RegistryWriter(RegistryClient):
 
     async def _write(
         self, method: str, exchange: Exchange, body: BinaryIO | bytes, headers: dict[str, str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    ) -> tuple[int, Mapping[str, str], bytes]:
         size_bytes = len(body) if isinstance(body, bytes) else Path(body.name).stat().st_size
         headers = exchange.headers | headers | {"Content-Length": str(size_bytes)}
         try:
@@ -108,7 +108,7 @@ class RegistryWriter(RegistryClient):
                     proxy=environment_proxy(exchange.url),
                 ) as response:
                     said = await response.content.read(_SAID_BYTES)
-                    return response.status, dict(response.headers), said
+                    return response.status, response.headers, said
         except (aiohttp.InvalidURL, ValueError) as error:
             raise SourceError(f"registry {self.name} cannot be asked at {exchange.url[:200]!r}: {error}") from error
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagedist.errors import storage_error
-from imagedist.locking import abandoned, locked, remove_abandoned
+from imagedist.locking import abandoned, locked, refuse_strangers, remove_abandoned
 from imagedist.overlay.footprint import footprint_bytes
 from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.parts import Parts
@@ -78,6 +78,7 @@ class _Collection:
     def private_directories(self, parent: Path) -> None:
         if not parent.is_dir():
             return
+        refuse_strangers(parent)
         with locked(parent / ".lock"):
             for path in abandoned(parent):
                 self._found("private directory", str(path), footprint_bytes(path))

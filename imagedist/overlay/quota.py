@@ -83,11 +83,17 @@ def plan(parts: Parts, limit_bytes: int, keep: Sequence[str] = ()) -> Plan:
 def evict(parts: Parts, limit_bytes: int, keep: Sequence[str] = (), *, dry_run: bool = False) -> list[Collected]:
     """Evicts until the store takes no more than ``limit_bytes``, as far as that goes."""
     collected: list[Collected] = []
-    for image, layer_ids in plan(parts, limit_bytes, keep).victims:
-        size_bytes = sum(parts.layers.size_bytes(layer_id) for layer_id in layer_ids)
-        if dry_run or _evict(parts, image, layer_ids):
-            collected.append(Collected("image", next(iter(image.names), image.id), size_bytes))
-    return collected
+    while True:
+        stuck: list[str] = []
+        for image, layer_ids in plan(parts, limit_bytes, keep).victims:
+            size_bytes = sum(parts.layers.size_bytes(layer_id) for layer_id in layer_ids)
+            if dry_run or _evict(parts, image, layer_ids):
+                collected.append(Collected("image", next(iter(image.names), image.id), size_bytes))
+            else:
+                stuck.append(image.id)
+        if not stuck:
+            return collected
+        keep = (*keep, *stuck)  # others go instead
 
 
 def _evict(parts: Parts, image: StoredImage, layer_ids: Sequence[str]) -> bool:

@@ -41,7 +41,7 @@ def take_out(parts: Parts, image: StoredImage, layer_ids: Collection[str], trash
 def in_use(parts: Parts, image: StoredImage, layer_ids: Collection[str], usage: Usage) -> str | None:
     """Who mounts or uses an image whose removal would take these layers; None: nobody."""
     if os.path.ismount(parts.mount_point(image.id)):
-        return "mounted by imagedist mount; run imagedist umount first"
+        return "mounted by imagedist mount (imagedist umount undoes it)"
     return usage.by(image.id, {image.id, *parts.marks(layer_ids)})
 
 
@@ -82,4 +82,5 @@ def distrust_lost(parts: Parts) -> None:
             for layer_id in reversed(unused):
                 if layer_id not in needed:
                     parts.layers.discard(layer_id, trash)
-            note.unlink(missing_ok=True)
+            if len(unused) == len(layer_ids):  # else another process is at it, and may be killed over it
+                note.unlink(missing_ok=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from imagedist.oci.layout import Layout
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES, Descriptor
 from imagedist.oci.push import RegistryWriter
 from imagedist.oci.reference import Reference, is_tag
+from imagedist.privileges import user_id
 from imagedist.threads import settled
 
 _LAYOUT_PREFIX = "oci:"
@@ -178,15 +177,13 @@ class RegistryPlace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Not in /tmp, which may be small and in memory."""
+        """Not in /tmp, which may be small and in memory. What a killed process left there goes now."""
+        directory = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+        private = PrivateDirectory(directory / f"imagedist-repack-{user_id()}")
         try:
-            directory = Path(tempfile.mkdtemp(prefix="imagedist-repack-", dir=os.environ.get("TMPDIR") or "/var/tmp"))
-        except OSError as error:
-            raise storage_error("make a directory for the repacked layers", error) from error
-        try:
-            yield directory
+            yield private.path
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            private.close()
 
     async def close(self) -> None:
         await self._client.close()

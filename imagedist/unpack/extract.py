@@ -8,6 +8,7 @@ waits for the end, when the plan says what is left.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,11 @@ class Extraction:
             self._tar = Window(os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC), buffer)
         self._entries = Entries(self._tar, limits)
 
+    @property
+    def wants_whole(self) -> bool:
+        """An entry took the place of an earlier one: nothing more is consumed before the tar is whole."""
+        return self._later is not None
+
     def move(self, tar_path: Path) -> None:
         """The tar goes on in another file, which has everything from ``position`` on."""
         with explained(self._directory):
@@ -150,10 +156,10 @@ class Extraction:
             UnacceptableError: the layer is unsafe or unsupported. StorageError: the disk failed.
         """
         self._tar.extend(available_bytes, is_whole)
-        stop = self._split.position + slice_bytes if slice_bytes is not None else None
+        stop = self._split.position + slice_bytes if slice_bytes is not None else sys.maxsize
         with explained(self._directory):
             try:
-                while not self.is_ended and (stop is None or self._split.position < stop):
+                while not self.is_ended and self._split.position < stop:
                     self._step(jobs)
             except NotYet:
                 return True
@@ -162,18 +168,42 @@ class Extraction:
     def _step(self, jobs: list[Job] | None) -> None:
         if self._unfinished is not None:
             self._continue(self._unfinished)
+        elif self._current is not None:
+            self._make(*self._current, jobs)
+            self._current = None
         else:
-            if self._current is None:
-                entry = next(self._entries, None) if self._has_entries else None
-                if entry is None:
-                    self._end()
-                else:
-                    self._plan(entry)
-            if self._current is not None:
-                self._make(*self._current, jobs)
-                self._current = None
+            entry = next(self._entries, None) if self._has_entries else None
+            if entry is None:
+                self._end()
+            else:
+                placed = self._planner.add(entry)
+                self._uids.add(entry.uid)
+                self._gids.add(entry.gid)
+                self._has_hard_links |= entry.is_hard_link
+                if self._later is not None or self._planner.replaced:
+                    self._later = self._later or []
+                    self._later.append((entry, placed))
+                elif placed is None or jobs is not None or not self._make_usual(entry, placed):
+                    self._current = entry, placed
+                    self._step(jobs)
+                    return
         if self._later is None:
             self.position = self._split.position
+
+    def _make_usual(self, entry: Entry, placed: Placed) -> bool:
+        """A file of moderate size that has arrived, as most are. False: nothing was done."""
+        end, split, tar = entry.offset + entry.size_bytes, self._split, self._tar
+        if not 0 < entry.size_bytes <= BUFFER_BYTES or not placed.is_direct or entry.sparse or not tar.has(end):
+            return False
+        before = entry.offset - split.position
+        if before > tarsplit.SEGMENT_BYTES or end > len(tar):
+            return False
+        header = bytes(tar[split.position : entry.offset])
+        content = tar[entry.offset : end]
+        split.header_and_kept(header, entry, tarsplit.crc(content))
+        self._files.create_file(placed.path, entry, content)
+        placed.node.is_made = True
+        return True
 
     def _end(self) -> None:
         self._has_entries = False
@@ -182,18 +212,6 @@ class Extraction:
         elif not self._tar.has(len(self._tar)):
             raise NotYet
         self.is_ended = True
-
-    def _plan(self, entry: Entry) -> None:
-        placed = self._planner.add(entry)
-        self._uids.add(entry.uid)
-        self._gids.add(entry.gid)
-        self._has_hard_links |= entry.is_hard_link
-        if self._planner.replaced and self._later is None:
-            self._later = []
-        if self._later is None:
-            self._current = entry, placed
-        else:
-            self._later.append((entry, placed))
 
     def _make(self, entry: Entry, placed: Placed | None, jobs: list[Job] | None) -> None:
         """Tells the entry to the tar-split and makes its file. May be called again after ``NotYet``."""
@@ -206,12 +224,7 @@ class Extraction:
         elif entry.size_bytes <= BUFFER_BYTES:
             self._split.raw(self._tar, entry.offset)
             self._need(end, entry)
-            content = self._tar[entry.offset : end]
-            self._split.kept(entry, tarsplit.crc(content))
-            if jobs is None:
-                self._files.create_file(placed.path, entry, content)
-                placed.node.is_made = True
-                return
+            self._split.kept(entry, tarsplit.crc(self._tar[entry.offset : end]))
         elif jobs is not None and entry.size_bytes <= _MAX_SHARED_BYTES:
             self._split.raw(self._tar, entry.offset)
             self._need(end, entry)

@@ -24,12 +24,14 @@ class Advanced(NamedTuple):
 
     Attributes:
         is_hungry: everything there was done; else the slice was over.
+        wants_whole: nothing more is consumed before the tar is whole.
         batches: what others shall make.
     """
 
     position: int
     is_ended: bool
     is_hungry: bool
+    wants_whole: bool
     batches: list[Batch]
 
 
@@ -57,7 +59,9 @@ class Layers:
             extraction = self._extractions[number] = Extraction(tar_path, directory, limits, self._buffer)
         jobs: list[Job] | None = [] if is_shared else None
         is_hungry = extraction.advance(available_bytes, is_whole, slice_bytes=slice_bytes, jobs=jobs)
-        return Advanced(extraction.position, extraction.is_ended, is_hungry, _batches(jobs or []))
+        return Advanced(
+            extraction.position, extraction.is_ended, is_hungry, extraction.wants_whole, _batches(jobs or [])
+        )
 
     def move(self, number: int, tar_path: Path) -> None:
         if number in self._extractions:

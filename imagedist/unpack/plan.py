@@ -17,6 +17,7 @@ from imagedist.unpack.limits import DEFAULTS, MAX_DEPTH, MAX_NAME_BYTES, MAX_PAT
 
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
+_NO_NAMES = ("", ".", "..")
 _MAX_LINKS = 40  # as the kernel: ELOOP after 40 symlinks
 _MAX_PARTS = 4096  # of one path with the targets of its symlinks
 
@@ -131,10 +132,15 @@ class Planner:
         """Applies the next entry. Returns None for directories, hard links and whiteouts."""
         head, _, name = entry.name.rstrip("/").rpartition("/")
         known = self._known.get(head)
-        is_plain = name not in ("", ".", "..") and not name.startswith(_WHITEOUT)
         # A character has at most four bytes: what is short enough in characters needs no encoding to know.
-        is_short = len(name) <= MAX_NAME_BYTES // 4 and len(entry.name) <= MAX_PATH_BYTES // 4
-        if known is None or not is_plain or not is_short or len(known[0]) >= MAX_DEPTH:
+        if (
+            known is None
+            or name in _NO_NAMES
+            or name.startswith(_WHITEOUT)
+            or len(name) > MAX_NAME_BYTES // 4
+            or len(entry.name) > MAX_PATH_BYTES // 4
+            or len(known[0]) >= MAX_DEPTH
+        ):
             parts = _clean(entry.name)
             if not parts:
                 if entry.is_directory:
@@ -154,6 +160,9 @@ class Planner:
             directory_path, directory, is_direct = known
         path = (*directory_path, name)
         present = directory.get(name)
+        if present is None and entry.is_regular:
+            node = directory[name] = Node(entry)
+            return Placed(path, node, is_direct and entry.sparse is None)
         if present is not None:
             self._known.clear()  # a parent that is known by its text may be what is replaced now
             self._supersede(present, path, entry)

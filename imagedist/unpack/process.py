@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class WorkerProcess:
 
     def __init__(self, placement: Placement) -> None:
         arguments = [str(os.getpid()), placement.to_argument()]
+        # Ctrl-C reaches the whole group, and a worker that is just starting, too: the parent alone decides.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             # Not multiprocessing: a spawned process would import the caller's whole main module first.
             self._process = subprocess.Popen(
@@ -48,6 +51,8 @@ class WorkerProcess:
             )
         except OSError as error:
             raise StorageError(f"cannot start an unpack worker: {error}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def ask(self, request: str, arguments: tuple[object, ...]) -> Answer:
         """Sends a request of ``worker.Layers`` and waits for the answer.

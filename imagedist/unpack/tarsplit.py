@@ -58,6 +58,26 @@ class TarSplit:
         self.files.append(entry.number)
         self.position = entry.offset + entry.size_bytes
 
+    def header_and_kept(self, header: memoryview | bytes, entry: Entry, crc: int) -> None:
+        """``raw`` and ``kept`` in one, which is half the time: most of a layer is such files."""
+        number = self._records
+        self._waiting.append(
+            b'{"type":2,"payload":"%s","position":%d}\n{"type":1,%s,"size":%d,"payload":"%s","position":%d}\n'
+            % (
+                b2a_base64(header, newline=False),
+                number,
+                _name(entry.name),
+                entry.size_bytes,
+                b2a_base64(crc.to_bytes(8, "big"), newline=False),
+                number + 1,
+            )
+        )
+        self._records = number + 2
+        self.files.append(entry.number)
+        self.position = entry.offset + entry.size_bytes
+        if len(self._waiting) >= _WAITING_RECORDS:
+            self._flush()
+
     def _write(self, record: bytes) -> None:
         self._waiting.append(b'{%s,"position":%d}\n' % (record, self._records))
         self._records += 1

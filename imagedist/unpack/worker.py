@@ -26,7 +26,6 @@ def main(parent: int, placement: Placement) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return  # it died before the line above
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     placement.apply_to_process()
     gc.disable()  # its passes over a big layer's tree cost a tenth of the time and find nothing
     layers = Layers()

@@ -32,6 +32,10 @@ _SHARED_BYTES = 4 << 20
 _MAX_BATCHES = 32
 
 
+_Request = tuple[str, tuple[object, ...]]
+"""A method of ``lead.Layers``, and its arguments."""
+
+
 class Extracting:
     """One layer on its way through the workers. Made by ``Workers.begin``; its methods may be called from any thread.
 
@@ -48,6 +52,11 @@ class Extracting:
     @property
     def has_failed(self) -> bool:
         return self._layer.failure is not None
+
+    @property
+    def wants_whole(self) -> bool:
+        """Nothing more is consumed before the tar is whole."""
+        return self._layer.wants_whole
 
     @property
     def seconds(self) -> float:
@@ -99,6 +108,7 @@ class _Layer:
     is_hurried: bool = False
     is_hungry: bool = True
     is_ended: bool = False
+    wants_whole: bool = False
     position: int = 0
     batches: list[Batch] = field(default_factory=list)
     running: list[int] = field(default_factory=list)
@@ -241,13 +251,14 @@ class Workers:
         process: WorkerProcess | None = None
         with contextlib.suppress(StorageError):  # told when there is something to do
             process = WorkerProcess(placement)
-        while (work := self._next(index)) is not None:
+        while (chosen := self._next(index)) is not None:
+            work, request = chosen
             answer = Answer()
             try:
                 if process is None:
                     process = WorkerProcess(placement)
                 with self.spare.busy():
-                    answer = process.ask(*self._request(work))
+                    answer = process.ask(*request)
             except WorkerGoneError as error:
                 process, answer = None, Answer(error)
             except StorageError as error:
@@ -261,7 +272,7 @@ class Workers:
         if process is not None:
             process.end()
 
-    def _request(self, work: _Work) -> tuple[str, tuple[object, ...]]:
+    def _request(self, work: _Work) -> _Request:
         layer = work.layer
         if work.kind == "advance":
             ground = (layer.number, layer.tar_path, layer.directory, self.limits)
@@ -273,14 +284,17 @@ class Workers:
             return "move", (layer.number, layer.tar_path)
         return work.kind, (layer.number,)
 
-    def _next(self, index: int) -> _Work | None:
-        """What this worker does next, waiting for it; None: nothing, ever again."""
+    def _next(self, index: int) -> tuple[_Work, _Request] | None:
+        """What this worker does next, waiting for it; None: nothing, ever again.
+
+        The request is made at once: the layer may grow, end or move before it is sent.
+        """
         with self._changed:
             while True:
                 work = self._choose(index)
                 if work is not None:
                     self._begin(index, work)
-                    return work
+                    return work, self._request(work)
                 if self._is_closed and not self._layers:
                     return None
                 self._idle += 1
@@ -327,8 +341,9 @@ class Workers:
             self._writers.begin()
 
     def _done(self, index: int, work: _Work, answer: Answer) -> None:
-        layer, before = work.layer, work.layer.needed_from
+        layer = work.layer
         with self._changed:
+            before = layer.needed_from
             if work.batch is not None:
                 layer.running.remove(work.batch[0])
             else:
@@ -349,7 +364,16 @@ class Workers:
             self._changed.notify_all()
             consumed = layer.needed_from
         if consumed > before and layer.failure is None:
-            layer.consumed(consumed)
+            self._tell(layer, consumed)
+
+    def _tell(self, layer: _Layer, position: int) -> None:
+        try:
+            layer.consumed(position)
+        except Exception as error:  # as in _serve: this thread must not end
+            failure = error if isinstance(error, StorageError) else StorageError(f"cannot give back a tar: {error!r}")
+            with self._changed:
+                self._fail(layer, failure)
+                self._changed.notify_all()
 
     def _take(self, layer: _Layer, work: _Work, answer: Answer) -> int:
         """Takes what a worker answered. Returns the bytes of the tar that it dealt with."""
@@ -361,6 +385,7 @@ class Workers:
             advanced: Advanced = answer.result
             written_bytes = advanced.position - layer.position
             layer.position, layer.is_ended, layer.is_hungry = advanced.position, advanced.is_ended, advanced.is_hungry
+            layer.wants_whole = advanced.wants_whole
             layer.batches += advanced.batches
             return written_bytes
         elif work.kind == "jobs":

@@ -58,10 +58,10 @@ def test_a_bad_quota_is_one_line_and_exit_code_2(root: Path, quota: str) -> None
 
 
 def test_rm_takes_one_name_after_the_other(root: Path, store: OverlayStore) -> None:
-    put(store, BASE, OTHER, names=[NAME])
-    assert imagedist(root, "rm", NAME).exit_code == 0
+    built = put(store, BASE, OTHER, names=[NAME])
+    assert json.loads(imagedist(root, "rm", NAME, "--json").output) == {"image": built.image.id.hex, "is_gone": False}
     assert store.find(SECOND).names == (SECOND,)
-    assert imagedist(root, "rm", SECOND).exit_code == 0
+    assert imagedist(root, "rm", SECOND).output == ""
     gone = imagedist(root, "rm", SECOND)
     assert (gone.exit_code, gone.stderr) == (1, f"imagedist: no image {SECOND} in the store; there is: none\n")
 
@@ -77,3 +77,13 @@ def test_a_command_runs_in_the_mounted_image_and_its_exit_code_is_ours(
     missing = imagedist(root, "mount", SECOND, "--root", str(root), "--", "/nowhere")
     assert (missing.exit_code, missing.stderr) == (2, "imagedist: cannot run /nowhere: No such file or directory\n")
     assert list((root / "imagedist/mounts").iterdir()) == []
+
+
+@pytest.mark.root
+def test_mount_and_umount_tell_machines_in_json(root: Path, store: OverlayStore) -> None:
+    told = json.loads(imagedist(root, "mount", SECOND, "--json").output)
+    refused = imagedist(root, "rm", SECOND)
+    assert sorted(path.name for path in (Path(told["path"]) / "d").iterdir()) == ["base", "other"]
+    assert json.loads(imagedist(root, "umount", SECOND, "--json").output) == {"image": told["image"]}
+    assert not Path(told["path"]).exists()
+    assert (refused.exit_code, "imagedist umount undoes it" in refused.stderr) == (2, True)

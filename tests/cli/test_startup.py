@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import layers
+from tests.support.registry import FaultyRegistry
+
 BIG = {
     *("asyncio", "aiohttp", "httpx", "pydantic", "pydantic_core", "rich", "ssl", "email", "http"),
     *("libtorrent", "sqlalchemy", "prometheus_client", "isal", "fastcrc", "zstandard", "pgzip", "multiprocessing"),
@@ -36,6 +39,26 @@ def test_a_worker_imports_only_the_standard_library_and_what_it_writes_with() ->
     command = [sys.executable, "-X", "importtime", "-c", "import imagedist.unpack.worker"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert imported(done.stderr) & BIG <= {"isal", "fastcrc"}
+
+
+async def test_a_pull_by_this_process_imports_one_http_client_and_no_schemas(tmp_path: Path) -> None:
+    built = layers.image([[layers.file("f", b"x")]])
+    async with FaultyRegistry() as registry:
+        for content in built.blobs.values():
+            registry.add_blob(content)
+        registry.add_manifest("app", "1", built.image.manifest_bytes)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "importtime", "-m", "imagedist", "pull", "--no-agent", "--plain-http", "--json"),
+            *(f"{registry.url.removeprefix('http://')}/app:1", "--root", str(tmp_path / "root")),
+            *("--ramdisk", str(tmp_path / "ramdisk"), "--workers", "1"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, complaint = await process.communicate()
+    assert process.returncode == 0, complaint
+    assert b'"event": "done"' in output
+    unneeded = BIG - {"asyncio", "aiohttp", "ssl", "email", "http", "isal", "fastcrc", "zstandard"}
+    assert imported(complaint.decode()) & unneeded == set()
 
 
 async def test_a_pull_by_an_agent_of_another_version_imports_no_big_library(tmp_path: Path) -> None:

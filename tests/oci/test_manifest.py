@@ -12,6 +12,7 @@ from imagedist.errors import InputError, NotFoundError, UnacceptableError
 from imagedist.oci import image
 from imagedist.oci import manifest as oci
 from imagedist.oci.digest import Digest
+from imagedist.oci.fields import Fields
 from imagedist.oci.platform import Platform
 
 CONFIG = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [f"sha256:{'1' * 64}"]}}).encode()
@@ -50,7 +51,17 @@ def test_a_manifest_without_a_media_type_is_recognised() -> None:
     [
         (b'{"schemaVersion":1}', "schema 1"),
         (b"not json", "malformed manifest"),
-        (b'{"schemaVersion":2,"config":{"digest":"x","size":1}}', "config.digest"),
+        (b"\xff", "malformed manifest"),
+        (b"[" * 100_000, "malformed manifest"),
+        (b"[]", "expected an object"),
+        (b'{"schemaVersion":2,"config":{"digest":"x","size":1}}', r"config\.digest: invalid digest 'x'"),
+        (b'{"config":[]}', "config: expected an object"),
+        (manifest().replace(b'"size": 3', b'"size": "3"'), r"config\.size: expected a whole number"),
+        (manifest().replace(b'"size": 3', b'"size": true'), r"config\.size: expected a whole number from 0 on"),
+        (manifest().replace(b'"size": 3', b'"size": -1'), r"config\.size: expected a whole number from 0 on"),
+        (manifest().replace(b'"size": 3', b'"siz": 3'), r"config\.size: missing"),
+        (b'{"manifests":{}}', "manifests: expected a list"),
+        (b'{"manifests":[{}, 1]}', r"manifests\.1: expected an object"),
         (b'{"schemaVersion":2,"mediaType":"application/vnd.x"}', "unsupported media type 'application/vnd.x'"),
         (b"{}" + b" " * oci.MANIFEST_LIMIT_BYTES, "larger than"),
     ],
@@ -58,6 +69,24 @@ def test_a_manifest_without_a_media_type_is_recognised() -> None:
 def test_what_is_no_manifest_is_refused_by_its_reason(content: bytes, expected: str) -> None:
     with pytest.raises(UnacceptableError, match=expected):
         oci.parse_document("", content, "reg.io/a:1")
+
+
+def test_lists_that_are_null_are_empty() -> None:
+    assert oci.parse_document(oci.OCI_INDEX, b'{"manifests":null}', "a") == oci.Index()
+
+
+def test_layers_with_annotations_tell_each_other_apart() -> None:
+    read = [oci.Descriptor.read(Fields(described(oci.OCI_LAYER, annotations={"a": each}))) for each in "xyx"]
+    assert len(set(read)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"{", "not JSON"), (b'{"rootfs":{"diff_ids":[7]}}', r"rootfs\.diff_ids\.0: expected a dig")],
+)
+def test_a_malformed_config_is_refused_by_its_reason(content: bytes, expected: str) -> None:
+    with pytest.raises(UnacceptableError, match=f"malformed image config of a: {expected}"):
+        oci.parse_config(content, "a")
 
 
 def test_a_config_that_does_not_fit_its_manifest_is_refused() -> None:
@@ -72,7 +101,7 @@ def test_a_layer_of_an_unknown_kind_is_refused_by_name() -> None:
 
 def entry(architecture: str, variant: str | None = None) -> oci.Descriptor:
     platform = {"os": "linux", "architecture": architecture, "variant": variant}
-    return oci.Descriptor.model_validate(described(oci.OCI_MANIFEST, platform=platform))
+    return oci.Descriptor.read(Fields(described(oci.OCI_MANIFEST, platform=platform)))
 
 
 def test_the_platforms_own_variant_is_chosen_first() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from imagedist.errors import SourceError, StorageError, UnauthorizedError
+from imagedist.errors import IntegrityError, SourceError, StorageError, UnauthorizedError
 from imagedist.oci.auth import Credentials
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_MANIFEST
@@ -101,3 +102,17 @@ async def test_manifest_by_digest_is_found_by_it(registry: FaultyRegistry, write
     body = json.dumps({"schemaVersion": 2}).encode()
     await writer.push_manifest("team/app", str(Digest.of(body)), body, OCI_MANIFEST)
     assert (await writer.manifest("team/app", str(Digest.of(body)))).body == body
+
+
+async def test_manifest_that_is_stored_as_other_bytes_is_told_however_the_field_is_written() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        digest = "sha256:" + "0" * 64
+        writer.write(f"HTTP/1.1 201 Created\r\ncontent-length: 0\r\ndocker-content-digest: {digest}\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with RegistryWriter(f"http://127.0.0.1:{port}") as writer:
+            with pytest.raises(IntegrityError, match="push again"):
+                await writer.push_manifest("team/app", "1", b"{}", OCI_MANIFEST)

@@ -8,6 +8,7 @@ import pytest
 
 from imagedist.errors import NotFoundError, StorageError
 from imagedist.overlay.footprint import footprint_bytes
+from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.store import OverlayStore
 from tests.overlay.stores import BASE, begin, build, put, random_layer
 from tests.support import layers, unpacking
@@ -134,6 +135,28 @@ def test_a_build_under_way_keeps_its_base(store: OverlayStore) -> None:
         store.find(name(1))
     store.gc()
     assert store.used_bytes() == 0
+
+
+def test_another_image_goes_for_one_that_a_pull_began_to_use(store: OverlayStore) -> None:
+    fill(store, 1, 2, 3, size_bytes=3 * MIB)
+    with ChainLocks(store.root / "imagedist") as locks:
+        locks.use(store.find(name(1)).id, 1, None)
+        assert [one.name for one in store.gc(quota_bytes=7 * MIB)] == [name(2)]
+    assert numbers(store) == {1, 3}
+
+
+def test_another_image_goes_for_one_with_a_layer_in_its_middle_that_a_container_uses(
+    store: OverlayStore, tmp_path: Path
+) -> None:
+    put(store, random_layer("base", 3 * MIB), BASE, names=[name(1)])
+    used(store, 1, 1)
+    fill(store, 2)
+    base = store.find(name(1)).layer_ids[0]
+    lower = tmp_path / "user/overlay/0123/lower"
+    lower.parent.mkdir(parents=True)
+    lower.write_text("l/" + (store.root / "overlay" / base / "link").read_text())
+    assert [one.name for one in store.gc(quota_bytes=4 * MIB)] == [name(2)]
+    assert numbers(store) == {1}
 
 
 def test_a_dry_run_says_what_would_be_evicted(store: OverlayStore) -> None:

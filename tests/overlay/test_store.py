@@ -14,6 +14,7 @@ import pytest
 
 from imagedist.errors import InputError, NotFoundError, StorageError
 from imagedist.oci.image import layer_ids
+from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.store import OverlayStore
 from tests.support import layers, unpacking
 from tests.support.layers import BuiltImage, directory, file
@@ -173,6 +174,22 @@ def test_layers_that_were_not_synced_before_a_reboot_are_built_again(tmp_path: P
         assert chain.missing == built.image.layers
     put(store, BASE, APP)
     assert not note.exists()
+
+
+def test_a_note_of_lost_layers_stays_while_another_process_is_at_them(tmp_path: Path) -> None:
+    store = OverlayStore(tmp_path / "store", durability="image")
+    with pytest.raises(KeyboardInterrupt):
+        begin(store, build(BASE, APP), 0, BASE)
+    (note,) = (store.root / "imagedist/unsynced").iterdir()
+    lost = json.loads(note.read_text())
+    note.write_text(json.dumps({**lost, "boot": "another boot"}))
+    with ChainLocks(store.root / "imagedist") as locks:
+        assert locks.try_remove(lost["layers"][0])  # and may be killed before the layer is gone
+        put(store, OTHER)
+        assert note.exists()
+    put(store, OTHER)
+    assert not note.exists()
+    assert not (store.root / "overlay" / lost["layers"][0]).exists()
 
 
 def test_second_builder_of_a_layer_waits_and_finds_it_built(store: OverlayStore) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,17 @@ async def test_what_a_killed_repack_left_is_removed_by_the_next(registry: Faulty
     left.with_suffix(".lock").touch()
     await run(named(registry, "team/app:1"), f"oci:{tmp_path}")
     assert not left.exists()
+
+
+async def test_what_a_killed_repack_into_a_registry_left_is_removed_by_the_next(
+    registry: FaultyRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    mine = tmp_path / f"imagedist-repack-{os.geteuid()}"
+    (mine / "0123").mkdir(parents=True)
+    (mine / "0123.lock").touch()
+    await run(named(registry, "team/app:1"), named(registry, "team/app:2"))
+    assert [path.name for path in mine.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("text", ["oci:", "oci::1", "oci:dir:a b", "team/UPPER:1"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 
 from imagedist.config import StorageTable, UnpackTable
 from imagedist.engine import Engine, opened, started_workers
+from imagedist.fetch.source import deliver_chunks
+from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
 from imagedist.oci.manifest import Descriptor
@@ -38,6 +41,9 @@ class BuiltSource:
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
         return self._built.image
+
+    async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
+        await deliver_chunks(self.chunks(reference, descriptor), consume, threads)
 
     async def chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         self.asked.append(descriptor.digest)

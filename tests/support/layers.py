@@ -150,7 +150,9 @@ _SUFFIX = {"none": "", "gzip": "+gzip", "gzip members": "+gzip", "indexed gzip":
 def layer(content: bytes, compression: str = "gzip") -> tuple[oci.Layer, bytes]:
     """A lone layer of an uncompressed tar: what a manifest says of it, and its blob."""
     blob = compress(content, compression)
-    descriptor = oci.Descriptor(mediaType=oci.OCI_LAYER + _SUFFIX[compression], digest=Digest.of(blob), size=len(blob))
+    descriptor = oci.Descriptor(
+        media_type=oci.OCI_LAYER + _SUFFIX[compression], digest=Digest.of(blob), size_bytes=len(blob)
+    )
     return oci.Layer(descriptor, Digest.of(content), Digest.of(content)), blob
 
 

@@ -40,7 +40,7 @@ def test_bomb_is_refused_long_before_its_end(tmp_path: Path) -> None:
     """70 MB of zeros in 70 KB, against a limit of 10 MB: what is staged never gets larger than that."""
     blob = gzip.compress(bytes(70_000_000), 9)
     digest = Digest.of(blob)
-    layer = Layer(Descriptor(mediaType=f"{OCI_LAYER}+gzip", digest=digest, size=len(blob)), digest, digest)
+    layer = Layer(Descriptor(media_type=f"{OCI_LAYER}+gzip", digest=digest, size_bytes=len(blob)), digest, digest)
     ramdisk = Ramdisk(tmp_path / "ramdisk", GIB, tmp_path / "spill")
     stage = LayerStage(ramdisk, layer, Limits(layer_bytes=10_000_000))
     with pytest.raises(UnacceptableError, match="max_layer_size"):

@@ -51,3 +51,15 @@ def test_threads_are_placed_before_their_first_task() -> None:
     assert spare.try_run(lambda: seen.append(threading.get_ident() in placed))
     spare.close()
     assert seen == [True]
+
+
+def test_task_is_refused_and_done_once_when_no_thread_can_be_started() -> None:
+    spare, done = SpareCpus(1), []
+    size_before = threading.stack_size(1 << 46)  # no such address space
+    try:
+        assert not spare.try_run(lambda: done.append("refused"))
+    finally:
+        threading.stack_size(size_before)
+    assert spare.try_run(lambda: done.append("taken"))
+    spare.close()
+    assert done == ["taken"]

@@ -133,6 +133,7 @@ class Consumer:
         self.read = b""
         self.moves = 0
         self.has_failed = False
+        self.wants_whole = False
         self.is_whole = False
 
     def advance(self, available_bytes: int, expected_bytes: int, *, is_whole: bool = False) -> None:
@@ -180,6 +181,20 @@ def test_layer_that_nobody_consumes_goes_to_disk_and_on(tmp_path: Path) -> None:
     assert ramdisk.reserved_bytes() == 0
     stage.close()
     ramdisk.close()
+
+
+def test_reader_that_wants_the_whole_gets_it(ramdisk: Ramdisk) -> None:
+    tar = layers.tar([layers.file("big", bytes(40 << 20))])
+    layer, blob = layers.layer(tar, "none")
+    stage = LayerStage(ramdisk, layer)
+    consumer = Consumer(stage, is_slow=True)
+    consumer.wants_whole = True
+    stage.hand_to(consumer)
+    for start in range(0, len(blob), 1 << 20):
+        stage.feed(blob[start : start + (1 << 20)])
+    stage.finish()
+    assert consumer.read == tar
+    stage.close()
 
 
 def test_blame_is_settled_by_the_digest_when_the_reader_failed(ramdisk: Ramdisk) -> None:

@@ -5,13 +5,16 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from imagedist.errors import StorageError, UnacceptableError
 from imagedist.unpack.ramdisk import Ramdisk
+from imagedist.unpack.spare import SpareCpus
 from imagedist.unpack.stage import LayerStage
 from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
@@ -75,6 +78,16 @@ def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> 
     workers.close()
 
 
+def test_ctrl_c_does_not_reach_a_worker_not_even_one_that_is_starting() -> None:
+    workers = Workers(1)
+    while not (started := children(os.getpid())):
+        os.sched_yield()
+    blocked = next(line for line in Path(f"/proc/{started[0]}/status").read_text().splitlines() if "SigBlk" in line)
+    assert int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    workers.close()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_closed_workers_take_no_task(tmp_path: Path) -> None:
     workers = Workers(1)
     workers.close()
@@ -104,7 +117,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert len(descriptors) == 2
     for child in children(parent.pid):
         assert os.sched_getaffinity(child) == {0}
-        assert os.getpriority(os.PRIO_PROCESS, child) == 5
+        assert os.getpriority(os.PRIO_PROCESS, child) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
     parent.kill()
     parent.wait()
     for descriptor in descriptors:
@@ -118,3 +131,53 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 def children(process: int) -> list[int]:
     tasks = Path(f"/proc/{process}/task").iterdir()
     return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
+
+
+class Gated(SpareCpus):
+    """Lets a worker be asked when the test says so: between what was decided and what is done."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.reached, self.gate = threading.Event(), threading.Event()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        self.reached.set()
+        self.gate.wait()
+        yield
+
+
+def test_layer_that_grows_and_ends_while_its_worker_is_asked_is_extracted_whole(tmp_path: Path) -> None:
+    members = [layers.file("first", b"1" * (1 << 20)), layers.file("last", b"2")]
+    content = layers.tar(members)
+    tar = tmp_path / "tar"
+    tar.write_bytes(content)
+    workers = Workers(1)
+    workers.spare = spare = Gated()
+    made = workers.begin(tar, fresh(tmp_path / "layer"))
+    first_bytes = content.index(b"last")  # the tar may end here, as far as one can see
+    made.advance(first_bytes, len(content))
+    spare.reached.wait()
+    made.advance(len(content), len(content), is_whole=True)
+    spare.gate.set()
+    extracted = made.result.result()
+    assert (extracted.directory / "diff/last").read_bytes() == b"2"
+    assert extracted.tar_bytes == len(content)
+    workers.close()
+
+
+def test_layer_fails_and_the_workers_go_on_when_its_pages_cannot_be_given_back(tmp_path: Path) -> None:
+    def consumed(position: int) -> None:
+        raise StorageError("no room for a lock")
+
+    tar = tmp_path / "tar"
+    tar.write_bytes(layers.tar([layers.file("f", b"1" * 5000), layers.file("g")]))
+    workers = Workers(1)
+    made = workers.begin(tar, fresh(tmp_path / "a"), consumed)
+    made.advance(8192, 1 << 20)
+    made.hurry()
+    with pytest.raises(StorageError, match="no room for a lock"):
+        made.result.result()
+    extracted = workers.extract_file(tar, fresh(tmp_path / "b")).result()
+    assert (extracted.directory / "diff/f").stat().st_size == 5000
+    workers.close()

@@ -1,0 +1,235 @@
+"""Blob bytes handed to a consumer in a thread, straight from the socket where that can be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from imagedist.errors import IntegrityError, SourceError
+from imagedist.oci.bulk import CHUNK_BYTES, bulk_session
+from imagedist.oci.client import RegistryClient
+from imagedist.oci.digest import Digest
+from imagedist.oci.raw_body import RawBody
+from tests.support.registry import FaultyRegistry
+
+CONTENT = os.urandom(3 * CHUNK_BYTES + 123)
+NEVER_SECONDS = 1e6
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[FaultyRegistry]:
+    async with FaultyRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+class Taken:
+    """What a consumer was given, by which threads."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.threads: set[int] = set()
+
+    def __call__(self, chunk: bytes | memoryview) -> None:
+        self.content += chunk
+        self.threads.add(threading.get_ident())
+
+
+async def no_nap(seconds: float) -> None:
+    pass
+
+
+def client_of(registry: FaultyRegistry, stall_seconds: float = NEVER_SECONDS) -> RegistryClient:
+    return RegistryClient(registry.url, sleep=no_nap, stall_seconds=stall_seconds)
+
+
+async def deliver(
+    client: RegistryClient, digest: Digest, taken: Taken, threads: ThreadPoolExecutor, offset: int = 0
+) -> None:
+    async with client.blob("team/app", digest, offset) as stream:
+        await stream.deliver(taken, threads)
+
+
+async def until_asked(registry: FaultyRegistry, digest: Digest, count: int) -> None:
+    while registry.blob_gets[digest] < count:  # noqa: ASYNC110  # nobody tells when
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 5000, CHUNK_BYTES, len(CONTENT)])
+async def test_bytes_come_in_order_in_a_thread(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, size_bytes: int
+) -> None:
+    digest, taken = registry.add_blob(CONTENT[:size_bytes]), Taken()
+    async with client_of(registry) as client:
+        for _ in range(2):
+            await deliver(client, digest, taken, threads)
+    assert taken.content == CONTENT[:size_bytes] * 2
+    assert threading.get_ident() not in taken.threads
+
+
+async def test_broken_body_is_resumed_where_it_broke(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+    digest, taken = registry.add_blob(CONTENT), Taken()
+    registry.cuts = [700_000, 300_000, 7]
+    async with client_of(registry) as client:
+        await deliver(client, digest, taken, threads)
+    assert taken.content == CONTENT
+    assert registry.blob_gets[digest] == 4
+
+
+async def test_body_that_keeps_breaking_is_given_up(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+    registry.cuts = [100, 0, 0]
+    async with client_of(registry) as client:
+        with pytest.raises(SourceError, match=r"broke off .* at byte 100"):
+            await deliver(client, registry.add_blob(CONTENT), Taken(), threads)
+
+
+async def test_body_that_stands_still_is_asked_for_again(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+    digest, taken = registry.add_blob(CONTENT), Taken()
+    registry.gate = asyncio.Event()
+    async with client_of(registry, stall_seconds=0.05) as client:
+        delivering = asyncio.create_task(deliver(client, digest, taken, threads))
+        await until_asked(registry, digest, 2)
+        registry.gate.set()
+        await delivering
+    assert taken.content == CONTENT
+
+
+@pytest.mark.parametrize("ignores_ranges", [False, True])
+@pytest.mark.parametrize("offset", [1, 2 * CHUNK_BYTES + 5, len(CONTENT) - 1])
+async def test_delivery_begins_at_an_offset(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, ignores_ranges: bool, offset: int
+) -> None:
+    registry.ignores_ranges = ignores_ranges
+    taken = Taken()
+    async with client_of(registry) as client:
+        await deliver(client, registry.add_blob(CONTENT), taken, threads, offset)
+    assert taken.content == CONTENT[offset:]
+
+
+async def test_delivery_that_is_blocked_by_its_socket_is_cancelled_at_once(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor
+) -> None:
+    digest, begun = registry.add_blob(CONTENT), asyncio.Event()
+    registry.gate = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with client_of(registry) as client, client.blob("team/app", digest) as stream:
+        delivering = asyncio.create_task(
+            stream.deliver(lambda _: loop.call_soon_threadsafe(begun.set) and None, threads)
+        )
+        await begun.wait()
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+        registry.gate.set()
+
+
+async def test_delivery_that_waits_for_a_thread_is_cancelled_without_one(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor
+) -> None:
+    free, taken = threading.Event(), Taken()
+    digest = registry.add_blob(CONTENT)
+    threads.submit(free.wait)
+    async with client_of(registry) as client:
+        delivering = asyncio.create_task(deliver(client, digest, taken, threads))
+        await until_asked(registry, digest, 1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        delivering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivering
+        free.set()
+        threads.submit(int).result()
+        assert not taken.content
+
+
+async def test_error_of_the_consumer_is_told_as_it_is(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+    def refuse(chunk: bytes | memoryview) -> None:
+        raise IntegrityError("not these")
+
+    digest, taken = registry.add_blob(CONTENT), Taken()
+    async with client_of(registry) as client:
+        async with client.blob("team/app", digest) as stream:
+            with pytest.raises(IntegrityError, match="not these"):
+                await stream.deliver(refuse, threads)
+        await deliver(client, digest, taken, threads)
+    assert taken.content == CONTENT
+
+
+async def test_range_that_ends_early_on_an_open_connection_is_resumed_at_once(threads: ThreadPoolExecutor) -> None:
+    async def some(request: web.Request) -> web.Response:
+        start = request.http_range.start
+        stop = min(start + 2 * CHUNK_BYTES, len(CONTENT))
+        stated = {"Content-Range": f"bytes {start}-{stop - 1}/{len(CONTENT)}"}
+        return web.Response(status=206, body=CONTENT[start:stop], headers=stated)
+
+    app, taken = web.Application(), Taken()
+    app.router.add_get("/{path:.*}", some)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        async with RegistryClient(url, sleep=no_nap, stall_seconds=NEVER_SECONDS) as client:
+            await deliver(client, Digest.of(CONTENT), taken, threads, 1)
+    assert taken.content == CONTENT[1:]
+
+
+async def test_body_that_arrived_before_it_was_taken_leaves_its_connection_to_others() -> None:
+    async def whole(request: web.Request) -> web.Response:
+        return web.Response(body=CONTENT[:size_bytes])
+
+    app = web.Application()
+    app.router.add_get("/", whole)
+    async with TestServer(app) as server, bulk_session(NEVER_SECONDS) as session:
+        # Around the size at which aiohttp's reader is full and pauses.
+        for size_bytes in range(2 * CHUNK_BYTES - 1000, 2 * CHUNK_BYTES + 1000, 250):
+            response = await session.get(server.make_url("/"))
+            while response.content.total_bytes < size_bytes:  # noqa: ASYNC110  # nobody tells when
+                await asyncio.sleep(0)
+            body = RawBody.take(response, 5)
+            if body is not None:
+                buffer = memoryview(bytearray(size_bytes + 1))
+                assert body.fill(buffer) == size_bytes
+                assert buffer[:size_bytes] == CONTENT[:size_bytes]
+                body.close()
+            else:
+                assert await response.read() == CONTENT[:size_bytes]
+
+
+async def test_encrypted_body_is_left_to_aiohttp(tmp_path: Path) -> None:
+    async def whole(request: web.Request) -> web.Response:
+        return web.Response(body=CONTENT)
+
+    app = web.Application()
+    app.router.add_get("/", whole)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=certified(tmp_path))
+    async with aiohttp.ClientSession() as session:
+        response = await session.get(server.make_url("/"), ssl=False)
+        assert response.url.scheme == "https"
+        assert RawBody.take(response, 5) is None
+        assert await response.read() == CONTENT
+    await server.close()
+
+
+def certified(directory: Path) -> ssl.SSLContext:
+    key, certificate = directory / "key.pem", directory / "certificate.pem"
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    command = ["openssl", "req", *kind, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
