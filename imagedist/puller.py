@@ -27,7 +27,8 @@ from imagedist.unpack.workers import ExtractedLayer, Extracting, Workers
 
 Strategy = Literal["parallel", "staged", "serial"]
 
-_DECODE_THREADS = os.cpu_count() or 1
+_MAX_LAYERS = 16
+"""Layers that arrive at a time: each has a thread that receives and decodes, and holds half a megabyte."""
 
 
 class Puller:
@@ -54,7 +55,9 @@ class Puller:
         self._ramdisk = ramdisk
         self._workers = workers
         self._strategy = strategy
-        self._threads = ThreadPoolExecutor(_DECODE_THREADS, "decode", workers.placement.confine_thread)
+        self._threads = ThreadPoolExecutor(_MAX_LAYERS, "decode", workers.placement.confine_thread)
+        # More than one per CPU would only take the interpreter's lock from each other.
+        self._decoding = threading.Semaphore(len(workers.placement.cpus or os.sched_getaffinity(0)))
 
     async def pull(self, reference: Reference, platform: Platform, observe: Observer = ignore) -> Image:
         """Makes the image ready in the store. Nothing is visible before the last layer was merged.
@@ -135,7 +138,8 @@ class Puller:
         def consume(chunk: bytes | memoryview) -> None:
             nonlocal before
             arrived, decoded_bytes = time.monotonic(), stage.tar_bytes
-            stage.feed(chunk)
+            with self._decoding:
+                stage.feed(chunk)
             stages.spent("fetch", arrived - before)
             before = time.monotonic()
             stages.spent("decode", before - arrived)

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from imagedist.errors import StorageError, storage_error
@@ -58,11 +59,12 @@ class Ramdisk:
         """A fresh name on disk."""
         return self._disk.path / uuid.uuid4().hex
 
-    def reserve(self, size_bytes: int, *, wait: bool = True) -> bool:
+    def reserve(self, size_bytes: int, *, wait: bool = True, give_up: Callable[[], bool] = lambda: False) -> bool:
         """Takes bytes from the budget. False: spill instead.
 
         Args:
             wait: for others to give some back, as long as they do.
+            give_up: asked now and then; True: nobody wants the bytes any more.
         """
         if size_bytes > self.budget_bytes:
             return False
@@ -71,7 +73,7 @@ class Ramdisk:
         with self._released:
             while not self._change(size_bytes):
                 seen, now = self._release_count, time.monotonic()
-                if not wait or now >= min(deadline, last_deadline):
+                if not wait or give_up() or now >= min(deadline, last_deadline):
                     return False
                 # Other processes cannot notify this condition, hence the short turns.
                 self._released.wait(min(deadline - now, 0.05))

@@ -178,7 +178,8 @@ class LayerStage:
             self._wait_for(self._reader)
         if self.is_on_ramdisk and self.tar_bytes > self._reserved_end:
             self._grow()
-        self._pieces.add(size_bytes, make)
+        if self._reader is None or not self._reader.has_failed:
+            self._pieces.add(size_bytes, make)
 
     def _wait_for(self, reader: Reader) -> None:
         """Until the reader has caught up; one that does not get on may need to see more."""
@@ -207,14 +208,21 @@ class LayerStage:
         most = min(MAX_STEP_BYTES, self._ramdisk.budget_bytes // 16)
         missing_bytes = self.tar_bytes - self._reserved_end
         step_bytes = max(min(max(self.tar_bytes, _MIN_STEP_BYTES), most), missing_bytes)
+        reader = self._reader
         if not self._ramdisk.reserve(step_bytes, wait=False):
-            if self._reader is not None:
+            if reader is not None:
+                self._pieces.settle()  # the reader can free only what it was told of
                 self._tell()
-                self._reader.hurry()
-            if not self._ramdisk.reserve(step_bytes):
-                self._spill()
+                reader.hurry()
+            if not self._ramdisk.reserve(step_bytes, give_up=lambda: reader is not None and reader.has_failed):
+                if reader is None or not reader.has_failed:
+                    self._spill()
                 return
-        self._reserved_end += step_bytes
+        with self._giving_back:
+            if self.is_on_ramdisk:
+                self._reserved_end += step_bytes
+                return
+        self._ramdisk.release(step_bytes)  # a full tmpfs sent it to disk meanwhile
 
     def _spill(self) -> None:
         with self._spilling:

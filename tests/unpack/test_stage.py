@@ -252,3 +252,21 @@ def test_opening_removes_what_a_dead_process_left(tmp_path: Path) -> None:
     assert not dead.exists()
     assert ramdisk.reserve(1000)
     ramdisk.close()
+
+
+def test_decoder_that_waits_for_the_ramdisk_gives_up_when_its_reader_fails(tmp_path: Path) -> None:
+    class Failing(Consumer):
+        def hurry(self, *, is_last: bool = False) -> None:
+            self.has_failed = True
+
+    ramdisk = Ramdisk(tmp_path / "ramdisk", len(TAR) // 3, tmp_path / "spill", wait_seconds=1e6)
+    layer, blob = layers.layer(TAR, "none")
+    stage = LayerStage(ramdisk, layer)
+    stage.hand_to(Failing(stage))
+    feed(stage, blob)
+    stage.finish()
+    assert stage.is_on_ramdisk
+    assert stage.path.stat().st_blocks * 512 <= ramdisk.budget_bytes
+    stage.close()
+    assert ramdisk.reserved_bytes() == 0
+    ramdisk.close()
