@@ -45,7 +45,8 @@ fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZ
 	$(BIN)/python -m tests.fuzz build/fuzz/corpus -max_total_time=$(or $(FUZZ_SECONDS),60) \
 	    -artifact_prefix=build/fuzz/ -max_len=16384
 
-lock: $(READY)  ## pin every dependency, with hashes, to requirements.lock
+lock:           ## pin every dependency, with hashes, to requirements.lock
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --extra dev pyproject.toml -o requirements.lock

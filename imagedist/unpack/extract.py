@@ -193,10 +193,9 @@ class Extraction:
     def _make_usual(self, entry: Entry, placed: Placed) -> bool:
         """A file of moderate size that has arrived, as most are. False: nothing was done."""
         end, split, tar = entry.offset + entry.size_bytes, self._split, self._tar
-        if not 0 < entry.size_bytes <= BUFFER_BYTES or not placed.is_direct or entry.sparse or not tar.has(end):
+        if not _may_be_kept(entry, placed) or entry.size_bytes > BUFFER_BYTES or not tar.has(end) or end > len(tar):
             return False
-        before = entry.offset - split.position
-        if before > tarsplit.SEGMENT_BYTES or end > len(tar):
+        if entry.offset - split.position > tarsplit.SEGMENT_BYTES:
             return False
         header = bytes(tar[split.position : entry.offset])
         content = tar[entry.offset : end]
@@ -221,11 +220,7 @@ class Extraction:
         elif not _may_be_kept(entry, placed):
             self._need(end, entry)
             self._split.raw(self._tar, end)
-        elif entry.size_bytes <= BUFFER_BYTES:
-            self._split.raw(self._tar, entry.offset)
-            self._need(end, entry)
-            self._split.kept(entry, tarsplit.crc(self._tar[entry.offset : end]))
-        elif jobs is not None and entry.size_bytes <= _MAX_SHARED_BYTES:
+        elif entry.size_bytes <= (BUFFER_BYTES if jobs is None else _MAX_SHARED_BYTES):
             self._split.raw(self._tar, entry.offset)
             self._need(end, entry)
             self._split.kept(entry, self._crc(entry))
@@ -378,7 +373,7 @@ class Extraction:
 
 def _may_be_kept(entry: Entry, placed: Placed) -> bool:
     """Whether tar-split finds the file's bytes, as they are in the tar, under the entry's own name."""
-    return entry.size_bytes > 0 and placed.is_direct and entry.sparse is None
+    return entry.size_bytes > 0 and placed.is_direct
 
 
 def _made(node: Node, path: Parts) -> Iterator[tuple[Parts, Entry]]:
