@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from imagedist.errors import storage_error
+from imagedist.errors import StorageError, storage_error
 from imagedist.overlay.records import fsync_directory
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_WRITE_BACK_SECONDS = 1.0
+"""The kernel begins to write by itself after seconds, or gigabytes: a pull would end with all of it still to write, by
+one thread (15.5 → 11.4 s and 12.7 → 10.3 s for 1.7 GB on ext4; every 0.3 s was no better)."""
 
 
 class Unsynced:
@@ -101,13 +106,44 @@ def sync_file_system(directory: Path) -> None:
     Raises:
         StorageError: something could not be written.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
-            error = ctypes.get_errno()
-            raise storage_error("write the layers to the disk", OSError(error, os.strerror(error), str(directory)))
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error), str(directory))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise storage_error("write the layers to the disk", error) from error
+
+
+@contextlib.contextmanager
+def writing_back(directory: Path) -> Iterator[None]:
+    """Syncs the file system again and again while a build goes on, so that the sync at its end has little left to do.
+
+    Raises:
+        StorageError: something could not be written. The kernel tells that once, so the sync at the end would not see.
+    """
+    ended = threading.Event()
+    failures: list[StorageError] = []
+
+    def sync() -> None:
+        while not failures and not ended.wait(_WRITE_BACK_SECONDS):
+            try:
+                sync_file_system(directory)
+            except StorageError as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=sync, name="write-back", daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        ended.set()
+        thread.join()
+    for failure in failures:
+        raise failure
 
 
 def _boot() -> str:

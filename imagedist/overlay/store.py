@@ -12,6 +12,7 @@ from imagedist.errors import InputError, StorageError, storage_error
 from imagedist.locking import LOCK_TIMEOUT_SECONDS, PrivateDirectory
 from imagedist.oci.image import Image, Layer, layer_ids
 from imagedist.overlay import gc, mounts, quota
+from imagedist.overlay.durability import writing_back
 from imagedist.overlay.gc import Collected
 from imagedist.overlay.images import StoredImage, stored_name
 from imagedist.overlay.layers import Layers
@@ -88,7 +89,8 @@ class OverlayStore:
                 if self._quota_bytes is not None and missing:
                     quota.make_room(parts, self._quota_bytes, image, ids, chain.missing)
                 note = parts.unsynced.note(private.path.name, missing) if parts.is_durable and missing else None
-                yield chain
+                with writing_back(parts.own) if note else contextlib.nullcontext():
+                    yield chain
                 if not chain.is_complete:
                     raise StorageError(f"cannot store {image.reference}: not every missing layer was merged")
                 if self._quota_bytes is not None and missing:

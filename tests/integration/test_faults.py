@@ -16,6 +16,7 @@ import pytest
 
 from imagedist.errors import IntegrityError, StorageError
 from imagedist.oci.digest import Digest
+from imagedist.overlay.durability import writing_back
 from imagedist.overlay.tree import walk
 from imagedist.overlay.view import View
 from imagedist.store.blobs import BlobStore
@@ -124,27 +125,59 @@ def test_full_cache_ends_in_an_error_that_says_so(tmp_path: Path) -> None:
         assert os.statvfs(cache).f_bfree * os.statvfs(cache).f_frsize > MIB // 2
 
 
-def test_disk_that_fails_ends_in_an_error_that_says_so(tmp_path: Path) -> None:
+def test_disk_that_fails_ends_in_an_error_that_says_so(small_disk: Path) -> None:
     """A disk that ends early gives EIO for what is written behind its end; ext4 says ENOMEM of its own blocks there."""
-    image = tmp_path / "image"
-    image.touch()
-    os.truncate(image, 128 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-N", "2000", "-O", "^has_journal", str(image)], check=True)
-    with mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk, pipeline(disk, durability="image") as ours:
+    with pipeline(small_disk, durability="image") as ours:
         ours.pull(SMALL)
         os.sync()
-        limit_disk(disk, 4 * MIB)
+        limit_disk(small_disk, 4 * MIB)
         with pytest.raises(StorageError, match=r"Input/output error|Cannot allocate memory"):
             ours.pull(LARGE)
-        limit_disk(disk, 0)
+        limit_disk(small_disk, 0)
         check_untouched(ours)
         check_completes(ours)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    image = tmp_path / "image"
+    image.touch()
+    os.truncate(image, 128 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-N", "2000", "-O", "^has_journal", str(image)], check=True)
+    with mounted(tmp_path / "disk", "-o", "loop", str(image)) as disk:
+        yield disk
+
+
+def test_what_a_build_has_written_reaches_the_disk_before_the_build_ends(small_disk: Path) -> None:
+    counter = Path("/sys/fs/ext4") / os.path.basename(device(small_disk)) / "session_write_kbytes"
+    before_kib = int(counter.read_text())
+    with writing_back(small_disk):
+        (small_disk / "file").write_bytes(os.urandom(8 * MIB))
+        while int(counter.read_text()) < before_kib + 8 * 1024:
+            os.sched_yield()
+
+
+def test_a_write_that_fails_while_a_build_goes_on_fails_the_build(small_disk: Path) -> None:
+    """The kernel tells such an error once: the sync at the end would be told that all is well."""
+    building = writing_back(small_disk)
+    building.__enter__()
+    limit_disk(small_disk, 4 * MIB)
+    (small_disk / "file").write_bytes(bytes(16 * MIB))
+    while any(thread.name == "write-back" for thread in threading.enumerate()):
+        os.sched_yield()
+    with pytest.raises(StorageError, match="Input/output error"):
+        building.__exit__(None, None, None)
+    limit_disk(small_disk, 0)
+
+
+def device(mount_point: Path) -> str:
+    found = subprocess.run(["findmnt", "-no", "SOURCE", str(mount_point)], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
 def limit_disk(mount_point: Path, size_bytes: int) -> None:
     """Makes the loop device below a mount smaller, or with 0 as large as its file again (linux/loop.h)."""
-    device = subprocess.run(["findmnt", "-no", "SOURCE", str(mount_point)], capture_output=True, text=True, check=True)
-    with open(device.stdout.strip(), "rb") as loop:
+    with open(device(mount_point), "rb") as loop:
         status = bytearray(fcntl.ioctl(loop, LOOP_GET_STATUS64, bytes(232)))
         status[32:40] = size_bytes.to_bytes(8, "little")  # lo_sizelimit
         fcntl.ioctl(loop, LOOP_SET_STATUS64, bytes(status))

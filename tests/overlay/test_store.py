@@ -479,7 +479,7 @@ put(OverlayStore(Path(sys.argv[1]), durability=sys.argv[2]), BASE, APP)
 
 
 @pytest.mark.e2e("strace")
-def test_an_image_is_recorded_only_after_one_sync_of_its_layers_and_every_list_is_synced_before_its_name(
+def test_an_image_is_recorded_only_after_a_sync_of_its_layers_and_every_list_is_synced_before_its_name(
     tmp_path: Path,
 ) -> None:
     trace = tmp_path / "trace"
@@ -488,11 +488,10 @@ def test_an_image_is_recorded_only_after_one_sync_of_its_layers_and_every_list_i
     subprocess.run([*command, str(tmp_path / "store"), "image"], check=True)
     lines = [line for line in trace.read_text().splitlines() if str(tmp_path / "store") in line]
     syncs = [number for number, line in enumerate(lines) if "syncfs(" in line]
-    assert len(syncs) == 1
     layers_renamed = [number for number, line in enumerate(lines) if '/layers.json")' in line]
     (image_renamed,) = [number for number, line in enumerate(lines) if '/images.json")' in line]
     assert len(layers_renamed) == 2
-    assert max(layers_renamed) < syncs[0] < image_renamed
+    assert max(layers_renamed) < syncs[-1] < image_renamed  # a slow build is written back before, too
     for number in (*layers_renamed, image_renamed):
         name = lines[number].split('"')[1]
         assert any("fsync(" in line and name in line for line in lines[number - 2 : number])
