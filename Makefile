@@ -5,14 +5,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test check format bench prove fuzz lock clean
+.PHONY: help setup demo test check format bench prove fuzz wire lock clean
 
 help:           ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(READY) ## make .venv with the locked dependencies
 
-$(READY): requirements.lock pyproject.toml deploy/venv.sh
+$(READY): requirements.lock pyproject.toml deploy/venv.sh $(wildcard imagedist/unpack/c/*)
 	@sh deploy/venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $(READY)
 
@@ -30,6 +30,7 @@ check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python deploy/check_c.py
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -45,6 +46,9 @@ fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZ
 	$(BIN)/python -m tests.fuzz build/fuzz/corpus -max_total_time=$(or $(FUZZ_SECONDS),60) \
 	    -artifact_prefix=build/fuzz/ -max_len=16384
 
+wire: $(READY)  ## the messages of containerd's APIs again, from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. $(shell find imagedist bench -name '*.proto')
+
 lock:           ## pin every dependency, with hashes, to requirements.lock
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q uv
@@ -52,4 +56,4 @@ lock:           ## pin every dependency, with hashes, to requirements.lock
 	    --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .demo build *.egg-info imagedist/unpack/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -23,3 +23,5 @@ echo "setting up $venv (once, about half a minute)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 # The build back end is locked too, so nothing is resolved at install time.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+"$venv/bin/python" -c 'import imagedist.unpack._ordinary' 2>/dev/null ||
+    echo "without a C compiler: unpacking takes more CPU. For less: install gcc and python3-dev, then make clean setup"

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from zlib import adler32
 
 from imagedist.errors import UnacceptableError
-from imagedist.unpack import sparse
+from imagedist.unpack import extension, sparse
 from imagedist.unpack.limits import (
     DEFAULTS,
     MAX_EXTENSION_BYTES,
@@ -108,8 +108,17 @@ def entries(tar: Tar, limits: Limits = DEFAULTS) -> Iterator[Entry]:
     return Entries(tar, limits)
 
 
+BLANK = Entry(0, "", _REGULAR, 0, 0, 0, 0, 0, 0, 0, "", _NO_DEVICE, _NOTHING)
+"""What plain entries have of device, xattrs and sparse map."""
+
+
 class Entries:
     """Iterates over the members in order; may go on after ``tar`` raised an error of its own, such as ``NotYet``.
+
+    Attributes:
+        position: of the next header.
+        number: of the next entry.
+        text_bytes: of all entries: what ``MAX_TEXT_BYTES`` bounds.
 
     Raises:
         UnacceptableError: truncated, a wrong header checksum, an unknown type, a sparse map that lies, absurd numbers,
@@ -120,17 +129,33 @@ class Entries:
 
     def __init__(self, tar: Tar, limits: Limits = DEFAULTS) -> None:
         self._tar = tar
-        self._limits = limits
-        self._position = 0
-        self._number = 0
-        self._text_bytes = 0
+        self.limits = limits
+        self.position = 0
+        self.number = 0
+        self.text_bytes = 0
+        self._plain = extension.compiled.entry if extension.compiled else None
 
     def __iter__(self) -> Iterator[Entry]:
         return self
 
     def __next__(self) -> Entry:
-        """Nothing but the last line changes the state, so that a header may be read again when more has come."""
-        tar, position, total_bytes = self._tar, self._position, len(self._tar)
+        """A header may be read again when more has come: nothing changes the state before the entry is there."""
+        position, total_bytes = self.position, len(self._tar)
+        if self._plain is not None and position < total_bytes and self.number < self.limits.entries:
+            header = self._tar[position : position + BLOCK_BYTES]
+            entry: Entry | None = self._plain(header, position, total_bytes, self.number, BLANK)
+            text_bytes = self.text_bytes + len(entry.name) + len(entry.link) if entry is not None else 0
+            if entry is not None and text_bytes <= MAX_TEXT_BYTES:
+                self.skip(entry.end, 1, text_bytes)
+                return entry
+        return self._read()
+
+    def skip(self, position: int, count: int, text_bytes: int) -> None:
+        """So many entries more were read, up to ``position``; they and those before have ``text_bytes``."""
+        self.position, self.number, self.text_bytes = position, self.number + count, text_bytes
+
+    def _read(self) -> Entry:
+        tar, position, total_bytes = self._tar, self.position, len(self._tar)
         extension_bytes = 0
         records: Mapping[str, bytes] = _NOTHING
         long_name = long_link = b""
@@ -151,8 +176,8 @@ class Entries:
             size_bytes = number(fields[4])
             if kind not in _EXTENSIONS:
                 entry = self._entry(position, fields, size_bytes, records, long_name, long_link)
-                self._number += 1
-                self._position = entry.end
+                self.number += 1
+                self.position = entry.end
                 return entry
             content = position + BLOCK_BYTES
             extension_bytes += size_bytes
@@ -218,7 +243,7 @@ class Entries:
             _refuse(f"its tar is cut off inside {text[:100]!r}")
         self._count(text, name, link, xattrs, holes)
         values = (
-            self._number,
+            self.number,
             text,
             kind,
             number(mode) & 0o7777,
@@ -241,18 +266,18 @@ class Entries:
             _refuse(f"{text[:100]!r} or its link is longer than {MAX_PATH_BYTES} bytes")
         if b"\0" in name or b"\0" in link:
             _refuse(f"{text[:100]!r} has a NUL byte in its name or link")
-        text_bytes = self._text_bytes + len(name) + len(link)
+        text_bytes = self.text_bytes + len(name) + len(link)
         if xattrs:
             xattr_bytes = _size_of(xattrs, text)
             text_bytes += xattr_bytes + len(xattrs) * _XATTR_COST_BYTES
         if holes is not None:
             text_bytes += len(holes.extents) * _EXTENT_COST_BYTES
-        if self._number >= self._limits.entries or text_bytes > MAX_TEXT_BYTES:
+        if self.number >= self.limits.entries or text_bytes > MAX_TEXT_BYTES:
             raise UnacceptableError(
-                f"unsafe layer: more than {self._number} entries, or too long names, xattrs and sparse maps; split it, "
+                f"unsafe layer: more than {self.number} entries, or too long names, xattrs and sparse maps; split it, "
                 "or raise max_layer_entries of [unpack]"
             )
-        self._text_bytes = text_bytes
+        self.text_bytes = text_bytes
 
 
 def _size_of(xattrs: Mapping[str, bytes], name: str) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from imagedist.errors import StorageError, UnacceptableError, storage_error
 from imagedist.privileges import is_machine_root, may_give_away, opaque_mark
+from imagedist.unpack import extension
 from imagedist.unpack.entries import Entry, Tar
 from imagedist.unpack.limits import Devices
 from imagedist.unpack.window import BUFFER_BYTES
@@ -31,15 +32,17 @@ class Files:
     """Below one directory, which is there. Expects a umask of 0.
 
     Attributes:
+        owner / may_give_away: the ids that new files have, and whether they may get others.
         makes_devices: else they are left out, and counted.
         skipped: what could not be had, by kind: ``owner``, ``device``, ``xattr``.
     """
 
     def __init__(self, root: Path, devices: Devices) -> None:
-        self._may_give_away = may_give_away()
+        self._create = extension.compiled.create if extension.compiled else None
+        self.may_give_away = may_give_away()
         self.makes_devices = is_machine_root() and devices == "keep"
         self._opaque_mark = opaque_mark()
-        self._owner = (os.geteuid(), os.getegid())
+        self.owner = (os.geteuid(), os.getegid())
         self._directories: dict[Parts, int] = {}
         self._root = os.open(root, _OPEN_DIRECTORY)
         self.skipped: dict[str, int] = {}
@@ -76,6 +79,10 @@ class Files:
         if not entry.is_regular:
             self._create_special(path, entry)
             return
+        if entry.sparse is None and entry.size_bytes <= BUFFER_BYTES:
+            content = tar[entry.offset : entry.offset + entry.size_bytes] if entry.size_bytes else b""
+            self.create_file(path, entry, content)
+            return
         descriptor = self.open_file(path, entry)
         try:
             self.write(descriptor, entry, tar)
@@ -85,12 +92,17 @@ class Files:
 
     def create_file(self, path: Parts, entry: Entry, content: memoryview | bytes) -> None:
         """Makes an ordinary file, all of whose content is at hand: most of a layer, so nothing is done in vain."""
+        is_ours = self.owner == (entry.uid, entry.gid)
+        if self._create is not None and not entry.xattrs and (is_ours or self.may_give_away):
+            owner = None if is_ours else (entry.uid, entry.gid)
+            self._create(self.directory(path[:-1]), path[-1], content, entry.mode, owner, entry.mtime_ns)
+            return
         descriptor = os.open(path[-1], _CREATE, entry.mode, dir_fd=self.directory(path[:-1]))
         try:
             written = os.write(descriptor, content)
             while written < len(content):
                 written += os.write(descriptor, content[written:])
-            if entry.xattrs or entry.mode > 0o777 or self._owner != (entry.uid, entry.gid):
+            if entry.xattrs or entry.mode > 0o777 or not is_ours:
                 self._describe(descriptor, entry, entry.mode & 0o777)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
@@ -179,8 +191,8 @@ class Files:
         else:
             kind = stat.S_IFCHR if entry.is_character_device else stat.S_IFBLK
             os.mknod(name, kind | entry.mode, os.makedev(*entry.device), dir_fd=parent)
-        if self._owner != (entry.uid, entry.gid):
-            if self._may_give_away:
+        if self.owner != (entry.uid, entry.gid):
+            if self.may_give_away:
                 os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
                 if not entry.is_symlink and entry.mode & 0o7000:
                     os.chmod(name, entry.mode, dir_fd=parent)
@@ -190,8 +202,8 @@ class Files:
 
     def _describe(self, descriptor: int, entry: Entry, mode: int) -> None:
         """Owner, mode (it has ``mode`` now) and xattrs of an open file or directory."""
-        if self._owner != (entry.uid, entry.gid):
-            if self._may_give_away:
+        if self.owner != (entry.uid, entry.gid):
+            if self.may_give_away:
                 os.fchown(descriptor, entry.uid, entry.gid)
             else:
                 self._skip("owner")
@@ -209,7 +221,7 @@ class Files:
                 raise UnacceptableError(f"malformed layer: {entry.name!r} has a bad xattr {name!r}") from error
             if error.errno not in _NO_XATTRS:
                 raise
-            if self._may_give_away and error.errno != errno.ENOTSUP:
+            if self.may_give_away and error.errno != errno.ENOTSUP:
                 raise StorageError(
                     f"cannot set {name} of {entry.name!r}: {error.strerror}; put the store on ext4 or xfs"
                 ) from error

@@ -117,6 +117,7 @@ class Planner:
     Attributes:
         root: the tree so far. Nodes stay as they are until something takes their place.
         replaced: paths and nodes whose place was taken, in order.
+        known: directories by the text that named them: their paths and names, and whether the text is the path.
     """
 
     def __init__(self, limits: Limits = DEFAULTS) -> None:
@@ -126,12 +127,12 @@ class Planner:
         self._whiteouts: list[Whiteout] = []
         self._no_symlinks: dict[str, None] = {}
         # Most entries share their parent's text with the one before: resolved once (a third of the time of a plan).
-        self._known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
+        self.known: dict[str, tuple[Parts, dict[str, Node], bool]] = {}
 
     def add(self, entry: Entry) -> Placed | None:
         """Applies the next entry. Returns None for directories, hard links and whiteouts."""
         head, _, name = entry.name.rstrip("/").rpartition("/")
-        known = self._known.get(head)
+        known = self.known.get(head)
         # A character has at most four bytes: what is short enough in characters needs no encoding to know.
         if (
             known is None
@@ -154,7 +155,7 @@ class Planner:
             # Whoever puts the tar together again opens the name as it stands: no ".." may lead out of the layer.
             is_direct = directory_path == parts[:-1] and name == parts[-1] and ".." not in head.split("/")
             if name == parts[-1]:
-                self._known[head] = directory_path, directory, is_direct
+                self.known[head] = directory_path, directory, is_direct
             name = parts[-1]
         else:
             directory_path, directory, is_direct = known
@@ -164,11 +165,13 @@ class Planner:
             node = directory[name] = Node(entry)
             return Placed(path, node, is_direct and entry.sparse is None)
         if present is not None:
-            self._known.clear()  # a parent that is known by its text may be what is replaced now
+            self.known.clear()  # a parent that is known by its text may be what is replaced now
             self._supersede(present, path, entry)
         placed: Placed | None = None
         if entry.is_directory:
-            self._put_directory(directory, name, entry)
+            names = self._put_directory(directory, name, entry)
+            if is_direct:
+                self.known[entry.name.rstrip("/")] = path, names, True
         elif entry.is_hard_link:
             self._put_hard_link(directory, path, entry)
         else:
@@ -204,12 +207,15 @@ class Planner:
             for name, child in (node.children or {}).items():
                 self._supersede(child, (*path, name), entry)
 
-    def _put_directory(self, directory: dict[str, Node], name: str, entry: Entry) -> None:
+    def _put_directory(self, directory: dict[str, Node], name: str, entry: Entry) -> dict[str, Node]:
+        """Returns what is in it."""
         present = directory.get(name)
-        if present and present.is_directory:
+        if present is not None and present.children is not None:
             present.entry, present.takes_lower_metadata = entry, False
-            return
-        directory[name] = Node(entry, children={}, is_opaque=present is not None)
+            return present.children
+        children: dict[str, Node] = {}
+        directory[name] = Node(entry, children, is_opaque=present is not None)
+        return children
 
     def _put_hard_link(self, directory: dict[str, Node], path: Parts, entry: Entry) -> None:
         target = _clean(entry.link)

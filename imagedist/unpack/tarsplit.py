@@ -33,6 +33,7 @@ class TarSplit:
 
     Attributes:
         position: up to which byte the tar is told.
+        records: how many there are.
         files: the numbers of the entries of type 1, in order.
     """
 
@@ -40,7 +41,7 @@ class TarSplit:
         target.touch(mode=0o600)
         self._out = cast(io.RawIOBase, igzip.open(target, "wb", 1))  # type: ignore[no-untyped-call]  # a C extension's face
         self._waiting: list[bytes] = []
-        self._records = 0
+        self.records = 0
         self.files: list[int] = []
         self.position = 0
 
@@ -60,7 +61,7 @@ class TarSplit:
 
     def header_and_kept(self, header: memoryview | bytes, entry: Entry, crc: int) -> None:
         """``raw`` and ``kept`` in one, which is half the time: most of a layer is such files."""
-        number = self._records
+        number = self.records
         self._waiting.append(
             b'{"type":2,"payload":"%s","position":%d}\n{"type":1,%s,"size":%d,"payload":"%s","position":%d}\n'
             % (
@@ -72,15 +73,24 @@ class TarSplit:
                 number + 1,
             )
         )
-        self._records = number + 2
+        self.records = number + 2
         self.files.append(entry.number)
         self.position = entry.offset + entry.size_bytes
         if len(self._waiting) >= _WAITING_RECORDS:
             self._flush()
 
+    def headers_and_kept(self, records: list[bytes], files: range, position: int) -> None:
+        """What ``header_and_kept`` would have made of each of these files; they end at ``position``."""
+        self._waiting += records
+        self.records += 2 * len(records)
+        self.files += files
+        self.position = position
+        if len(self._waiting) >= _WAITING_RECORDS:
+            self._flush()
+
     def _write(self, record: bytes) -> None:
-        self._waiting.append(b'{%s,"position":%d}\n' % (record, self._records))
-        self._records += 1
+        self._waiting.append(b'{%s,"position":%d}\n' % (record, self.records))
+        self.records += 1
         if len(self._waiting) >= _WAITING_RECORDS or len(record) >= _LONG_BYTES:
             self._flush()
 

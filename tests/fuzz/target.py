@@ -1,4 +1,4 @@
-"""What must hold for any bytes: only our own errors come out, no path gets out, and the tar comes together again."""
+"""What must hold for any bytes: only our own errors, no path that gets out, C and Python agree, the tar comes back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from imagedist.unpack.plan import Node, Plan, plan
 from tests.golden.cases import CASES
 from tests.hostile.corpus import corpus
 from tests.support import layers
+from tests.support.extension import both
 from tests.support.sparse import sealed
 from tests.support.tarsplit import reassembled
 
@@ -51,6 +52,8 @@ def seeds() -> list[bytes]:
 
 
 def _check_layer(tar: bytes) -> None:
+    compiled, python = both(lambda: list(entries(memoryview(tar), LIMITS)))
+    assert compiled == python
     _check_plan(plan(entries(memoryview(tar), LIMITS), LIMITS))
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         file, directory = Path(scratch, "tar"), Path(scratch, "layer")
