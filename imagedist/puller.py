@@ -23,6 +23,7 @@ from imagedist.stages import Stages
 from imagedist.threads import first_error, in_thread, settled
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.stage import LayerStage
+from imagedist.unpack.turns import Turns
 from imagedist.unpack.workers import ExtractedLayer, Extracting, Workers
 
 Strategy = Literal["parallel", "staged", "serial"]
@@ -56,8 +57,7 @@ class Puller:
         self._workers = workers
         self._strategy = strategy
         self._threads = ThreadPoolExecutor(_MAX_LAYERS, "decode", workers.placement.confine_thread)
-        # More than one per CPU would only take the interpreter's lock from each other.
-        self._decoding = threading.Semaphore(len(workers.placement.cpus or os.sched_getaffinity(0)))
+        self._turns = Turns(len(workers.placement.cpus or os.sched_getaffinity(0)))
 
     async def pull(self, reference: Reference, platform: Platform, observe: Observer = ignore) -> Image:
         """Makes the image ready in the store. Nothing is visible before the last layer was merged.
@@ -116,7 +116,7 @@ class Puller:
         return stage
 
     def _new_stage(self, build: _Build, layer: Layer) -> LayerStage:
-        stage = LayerStage(self._ramdisk, layer, self._workers.limits, self._workers.spare)
+        stage = LayerStage(self._ramdisk, layer, self._workers.limits, self._workers.spare, self._turns)
         build.closing.callback(stage.close)
         return stage
 
@@ -138,8 +138,7 @@ class Puller:
         def consume(chunk: bytes | memoryview) -> None:
             nonlocal before
             arrived, decoded_bytes = time.monotonic(), stage.tar_bytes
-            with self._decoding:
-                stage.feed(chunk)
+            stage.feed(chunk)
             stages.spent("fetch", arrived - before)
             before = time.monotonic()
             stages.spent("decode", before - arrived)

@@ -1,8 +1,8 @@
 """Extracts one layer into a private directory while its tar arrives; runs in a worker process.
 
-Files are made as they come, long before the tar is whole, and what was read is not needed any more: the ramdisk gets
-its pages back. Only a layer in which an entry takes the place of an earlier one is different: from there on everything
-waits for the end, when the plan says what is left.
+Files are made as they come, long before the tar is whole, and what was read is not needed any more: what comes takes
+its place in the ramdisk. Only a layer in which an entry takes the place of an earlier one is different: from there on
+everything waits for the end, when the plan says what is left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,13 @@ from imagedist.unpack import tarsplit
 from imagedist.unpack.entries import Entries, Entry
 from imagedist.unpack.files import Files, Parts, explained
 from imagedist.unpack.limits import DEFAULTS, Limits
+from imagedist.unpack.ordinary import Job, PlainFiles
 from imagedist.unpack.plan import LowerLink, Node, Placed, Planner, Whiteout
 from imagedist.unpack.tarsplit import TarSplit
-from imagedist.unpack.window import BUFFER_BYTES, NotYet, Window
+from imagedist.unpack.window import BUFFER_BYTES, NotYet, StagedTar, Window
 
 _MAX_SHARED_BYTES = 8 << 20
 """Larger files are written by whoever reads the headers: nobody waits for the whole of them to arrive."""
-
-Job = tuple[Parts, Entry]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def extract_layer(tar_path: Path, directory: Path, limits: Limits = DEFAULTS) ->
     Raises:
         UnacceptableError: the layer is unsafe or unsupported. StorageError: the disk failed.
     """
-    extraction = Extraction(tar_path, directory, limits, memoryview(bytearray(BUFFER_BYTES)))
+    extraction = Extraction(StagedTar(tar_path), directory, limits, memoryview(bytearray(BUFFER_BYTES)))
     try:
         extraction.advance(tar_path.stat().st_size, is_whole=True)
         return extraction.finish()
@@ -72,24 +72,21 @@ def extract_layer(tar_path: Path, directory: Path, limits: Limits = DEFAULTS) ->
         extraction.close()
 
 
-def extract_jobs(tar_path: Path, end: int, directory: Path, jobs: Sequence[Job], limits: Limits) -> Mapping[str, int]:
+def extract_jobs(tar: StagedTar, end: int, directory: Path, jobs: Sequence[Job], limits: Limits) -> Mapping[str, int]:
     """Makes files of a layer that another process leads. Returns what was skipped, by kind.
 
     Args:
         end: the jobs' content lies before it.
     """
-    with explained(directory):
-        files = Files(directory / "diff", limits.devices)
-        descriptor = os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            tar = Window(descriptor, memoryview(bytearray(BUFFER_BYTES)))
-            tar.extend(end, is_whole=True)
-            for path, entry in jobs:
-                files.create(path, entry, tar)
-            return files.skipped
-        finally:
-            os.close(descriptor)
-            files.close()
+    with (
+        explained(directory),
+        closing(Files(directory / "diff", limits.devices)) as files,
+        closing(Window(tar, memoryview(bytearray(BUFFER_BYTES)))) as window,
+    ):
+        window.extend(end, is_whole=True)
+        for path, entry in jobs:
+            files.create(path, entry, window)
+        return files.skipped
 
 
 class _Unfinished:
@@ -110,7 +107,7 @@ class Extraction:
         is_ended: all was read; ``finish`` is next, when the jobs handed out are done.
     """
 
-    def __init__(self, tar_path: Path, directory: Path, limits: Limits, buffer: memoryview) -> None:
+    def __init__(self, tar: StagedTar, directory: Path, limits: Limits, buffer: memoryview) -> None:
         self._directory = directory
         self.position = 0
         self.is_ended = False
@@ -120,8 +117,6 @@ class Extraction:
         self._current: tuple[Entry, Placed | None] | None = None
         self._unfinished: _Unfinished | None = None
         self._later: list[tuple[Entry, Placed | None]] | None = None
-        self._uids: set[int] = set()
-        self._gids: set[int] = set()
         self._undescribed: list[str] = []
         self._opaque: list[str] = []
         self._unmarked_opaque: list[str] = []
@@ -129,20 +124,20 @@ class Extraction:
             (directory / "diff").mkdir(mode=0o755)
             self._files = Files(directory / "diff", limits.devices)
             self._split = TarSplit(directory / "tar-split.gz")
-            self._tar = Window(os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC), buffer)
+            self._tar = Window(tar, buffer)
         self._entries = Entries(self._tar, limits)
+        self._plain_files = PlainFiles(self._tar, self._entries, self._planner, self._split, self._files)
+        self._uids, self._gids = self._plain_files.uids, self._plain_files.gids
 
     @property
     def wants_whole(self) -> bool:
         """An entry took the place of an earlier one: nothing more is consumed before the tar is whole."""
         return self._later is not None
 
-    def move(self, tar_path: Path) -> None:
-        """The tar goes on in another file, which has everything from ``position`` on."""
+    def move(self, tar: StagedTar) -> None:
+        """The tar goes on elsewhere, where everything from ``position`` on is."""
         with explained(self._directory):
-            descriptor = os.open(tar_path, os.O_RDONLY | os.O_CLOEXEC)
-        os.close(self._tar.descriptor)
-        self._tar.move(descriptor)
+            self._tar.move(tar)
 
     def advance(
         self, available_bytes: int, is_whole: bool, *, slice_bytes: int | None = None, jobs: list[Job] | None = None
@@ -160,10 +155,18 @@ class Extraction:
         with explained(self._directory):
             try:
                 while not self.is_ended and self._split.position < stop:
-                    self._step(jobs)
+                    if self._is_between and self._plain_files.make(stop, jobs):
+                        self.position = self._split.position
+                    else:
+                        self._step(jobs)
             except NotYet:
                 return True
         return False
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether an entry is next, and may be made at once."""
+        return self._unfinished is None and self._current is None and self._later is None and self._has_entries
 
     def _step(self, jobs: list[Job] | None) -> None:
         if self._unfinished is not None:
@@ -367,7 +370,7 @@ class Extraction:
     def close(self) -> None:
         if self._unfinished is not None:
             os.close(self._unfinished.descriptor)
-        os.close(self._tar.descriptor)
+        self._tar.close()
         self._files.close()
 
 

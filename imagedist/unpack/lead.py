@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from imagedist.unpack.extract import ExtractedLayer, Extraction, Job, extract_jobs
+from imagedist.unpack.extract import ExtractedLayer, Extraction, extract_jobs
 from imagedist.unpack.limits import Limits
-from imagedist.unpack.window import BUFFER_BYTES
+from imagedist.unpack.ordinary import Job
+from imagedist.unpack.window import BUFFER_BYTES, StagedTar
 
 _BATCH_BYTES = 2 << 20
 _BATCH_JOBS = 64
@@ -45,7 +46,7 @@ class Layers:
     def advance(
         self,
         number: int,
-        tar_path: Path,
+        tar: StagedTar,
         directory: Path,
         limits: Limits,
         available_bytes: int,
@@ -56,19 +57,19 @@ class Layers:
         """Goes on with a layer, the first time from its beginning."""
         extraction = self._extractions.get(number)
         if extraction is None:
-            extraction = self._extractions[number] = Extraction(tar_path, directory, limits, self._buffer)
+            extraction = self._extractions[number] = Extraction(tar, directory, limits, self._buffer)
         jobs: list[Job] | None = [] if is_shared else None
         is_hungry = extraction.advance(available_bytes, is_whole, slice_bytes=slice_bytes, jobs=jobs)
         return Advanced(
             extraction.position, extraction.is_ended, is_hungry, extraction.wants_whole, _batches(jobs or [])
         )
 
-    def move(self, number: int, tar_path: Path) -> None:
+    def move(self, number: int, tar: StagedTar) -> None:
         if number in self._extractions:
-            self._extractions[number].move(tar_path)
+            self._extractions[number].move(tar)
 
-    def jobs(self, tar_path: Path, end: int, directory: Path, limits: Limits, batch: bytes) -> dict[str, int]:
-        return dict(extract_jobs(tar_path, end, directory, pickle.loads(batch), limits))
+    def jobs(self, tar: StagedTar, end: int, directory: Path, limits: Limits, batch: bytes) -> dict[str, int]:
+        return dict(extract_jobs(tar, end, directory, pickle.loads(batch), limits))
 
     def finish(self, number: int) -> ExtractedLayer:
         try:

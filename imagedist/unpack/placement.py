@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -89,6 +87,8 @@ class Placement:
 
     def check(self) -> None:
         """Tries it in a thread of its own, so that a bad one is told before any worker starts. Raises StorageError."""
+        from concurrent.futures import ThreadPoolExecutor  # here: a worker, too, imports this file
+
         with ThreadPoolExecutor(1) as thread:
             thread.submit(self.apply_to_thread).result()
 
@@ -101,9 +101,10 @@ ANYWHERE = Placement()
 
 
 def _set_io_priority(priority: int) -> None:
-    number = _IOPRIO_SET.get(platform.machine())
+    machine = os.uname().machine
+    number = _IOPRIO_SET.get(machine)
     if number is None:
-        raise StorageError(f"cannot set an I/O class on {platform.machine()}: use io_class = none")
+        raise StorageError(f"cannot set an I/O class on {machine}: use io_class = none")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, priority) != 0:
         code = ctypes.get_errno()

@@ -11,9 +11,15 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import imagedist
 from imagedist.errors import StorageError
 from imagedist.unpack.placement import Placement
 from imagedist.unpack.worker import LENGTH
+
+_FLAGS = ("-P", "-S", "-X", "utf8")
+"""Not the directory it is started in, and nothing of ``site``: the parent has found all paths already. 15 of 80 ms."""
+_SOURCE = os.path.dirname(os.path.dirname(os.path.abspath(imagedist.__file__)))
+"""On no path in a development tree: a hook of ``site`` finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,10 @@ class WorkerProcess:
         try:
             # Not multiprocessing: a spawned process would import the caller's whole main module first.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-X", "utf8", "-m", "imagedist.unpack.worker", *arguments],
+                [sys.executable, *_FLAGS, "-m", "imagedist.unpack.worker", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [_SOURCE, *sys.path]))},
             )
         except OSError as error:
             raise StorageError(f"cannot start an unpack worker: {error}") from error

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from imagedist.errors import StorageError, storage_error
+from imagedist.errors import StorageError
 from imagedist.locking import PrivateDirectory, locked, private_locks, remove_abandoned
 
 MAX_STEP_BYTES = 16 << 20
 """Reserved at a time, at most."""
 WAIT_SECONDS = 2.0
 _MAX_WAITS = 30
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
-_LIBC = ctypes.CDLL(None)
 _COUNT_BYTES = 20
 
 
@@ -81,6 +76,11 @@ class Ramdisk:
                     deadline = time.monotonic() + self._wait_seconds
         return True
 
+    def reserve_of_half(self, size_bytes: int) -> bool:
+        """Takes bytes that one could do without: only while half of the budget stays free for those who could not."""
+        with self._released:
+            return self._change(size_bytes, self.budget_bytes // 2)
+
     def release(self, size_bytes: int) -> None:
         """Gives reserved bytes back."""
         with self._released:
@@ -93,11 +93,12 @@ class Ramdisk:
         with locked(self.directory / ".lock"):
             return self._reserved_bytes()
 
-    def _change(self, size_bytes: int) -> bool:
+    def _change(self, size_bytes: int, left_bytes: int = 0) -> bool:
+        most_bytes = self.budget_bytes - left_bytes
         with locked(self.directory / ".lock"):
-            if size_bytes > 0 and self._reserved_bytes() + size_bytes > self.budget_bytes:
+            if size_bytes > 0 and self._reserved_bytes() + size_bytes > most_bytes:
                 remove_abandoned(self.directory)  # pages and reservation of a process that was killed
-                if self._reserved_bytes() + size_bytes > self.budget_bytes:
+                if self._reserved_bytes() + size_bytes > most_bytes:
                     return False
             mine = int(self._memory.lock.read(_COUNT_BYTES) or b"0")
             self._memory.lock.write(b"%d" % (mine + size_bytes))
@@ -118,25 +119,3 @@ class Ramdisk:
         """Removes everything that is staged."""
         self._memory.close()
         self._disk.close()
-
-
-def give_back(descriptor: int, start: int, end: int) -> None:
-    """Frees the pages between two positions of a file; its size stays. A file system that cannot keeps them."""
-    first, last = start // _PAGE_BYTES * _PAGE_BYTES, end // _PAGE_BYTES * _PAGE_BYTES
-    if last > first:
-        _LIBC.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_longlong(first), ctypes.c_longlong(last - first))
-
-
-def copy_range(source: int, target: int, start: int) -> None:
-    """Copies an open file from ``start`` on, to the same place of another.
-
-    Raises:
-        StorageError: no room.
-    """
-    try:
-        offset, size_bytes = start, os.fstat(source).st_size
-        os.lseek(target, start, os.SEEK_SET)
-        while offset < size_bytes:
-            offset += os.sendfile(target, source, offset, size_bytes - offset)
-    except OSError as error:
-        raise storage_error("spill a staged tar to disk", error) from error

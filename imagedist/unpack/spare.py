@@ -33,6 +33,16 @@ class SpareCpus:
         finally:
             self._done()
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within ``busy``, around a wait: the CPU is idle meanwhile."""
+        self._done()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy += 1
+
     def try_run(self, task: Callable[[], None]) -> bool:
         """Runs ``task`` at once in another thread. False: no CPU is idle or no thread to be had, the caller does it."""
         with self._lock:

@@ -2,65 +2,45 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
-from imagedist.errors import IntegrityError, StorageError, UnacceptableError, storage_error
+from imagedist.errors import IntegrityError, StorageError, UnacceptableError
 from imagedist.oci.image import Layer
 from imagedist.unpack.decode import decoder
 from imagedist.unpack.limits import DEFAULTS, Limits
 from imagedist.unpack.pieces import Chunk, Make, Pieces
-from imagedist.unpack.ramdisk import MAX_STEP_BYTES, Ramdisk, copy_range, give_back
+from imagedist.unpack.ramdisk import Ramdisk
+from imagedist.unpack.room import Reader, Room
 from imagedist.unpack.spare import SpareCpus
-
-_MIN_STEP_BYTES = 256 << 10
-_GIVE_BACK_BYTES = 1 << 20
-"""Consumed pages are given back in no smaller portions, unless the whole budget is small."""
-
-
-_AHEAD_BYTES = 32 << 20
-"""Decoded at most so far ahead of the reader: pages that are used again at once are in the cache, and cost a tenth less
-of the whole pull than pages of a ramdisk that fills up (measured with budgets from 32 MiB to 4 GiB)."""
-_NO_PROGRESS_SECONDS = 0.25
-
-
-class Reader(Protocol):
-    """Who consumes the tar while it grows (``workers.Extracting``)."""
-
-    def advance(self, available_bytes: int, expected_bytes: int, *, is_whole: bool = False) -> None: ...
-    def hurry(self) -> None: ...
-    def move(self, tar_path: Path) -> None: ...
-    @property
-    def has_failed(self) -> bool: ...
-    @property
-    def wants_whole(self) -> bool: ...
+from imagedist.unpack.turns import Turns
 
 
 class LayerStage:
     """One layer on its way from compressed bytes to a staged tar.
 
-    ``feed`` and ``finish`` are called from one thread at a time; layers run beside each other. What the reader has
-    consumed is given back at once, so a layer may be larger than the ramdisk. ``close`` gives back everything.
+    ``feed`` and ``finish`` are called from one thread at a time; layers run beside each other. A tar that is read while
+    it grows needs little room (``room.Room``), so a layer may be larger than the ramdisk. ``close`` gives back all.
 
     Args:
         layer: says size, digest, compression and diff ID.
         limits: how much it may decode to.
         spare: idle CPUs that may decode, hash and write beside the thread that feeds.
+        turns: who may decode; None: whoever feeds.
 
     Attributes:
-        path: of the tar, now.
         tar_bytes: decoded so far.
-        is_on_ramdisk: False: it did not fit, or there is none.
     """
 
     def __init__(
-        self, ramdisk: Ramdisk, layer: Layer, limits: Limits = DEFAULTS, spare: SpareCpus | None = None
+        self,
+        ramdisk: Ramdisk,
+        layer: Layer,
+        limits: Limits = DEFAULTS,
+        spare: SpareCpus | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        self._ramdisk = ramdisk
         self._layer = layer
         self._about = f"layer {layer.descriptor.digest}"
         self._max_tar_bytes = limits.tar_bytes(layer.descriptor.size_bytes)
@@ -68,29 +48,26 @@ class LayerStage:
         self._blob_bytes = 0
         self._tar_hash = layer.diff_id.hasher()
         self._spare = spare
-        self._pieces = Pieces(self._write_at, self._tar_hash, spare)
+        self._turns = turns
+        self._room = Room(ramdisk, self._tell, self._paused)
+        self._pieces = Pieces(self._room.write_at, self._tar_hash, spare)
         self._decoder = decoder(layer.descriptor.compression, self._put, self._about)
-        self._reader: Reader | None = None
-        self._is_finished = False
-        self._writing = threading.Lock()  # the kernel, too, lets one thread at a time write to a file
-        self._spilling = threading.Lock()
-        self._giving_back = threading.Lock()
-        self._consumed_bytes = 0  # given back up to here
-        self._reserved_end = 0  # reserved up to here
-        self._ahead_bytes = _AHEAD_BYTES
-        self._progress = threading.Condition(self._giving_back)
-        self._portion_bytes = min(_GIVE_BACK_BYTES, ramdisk.budget_bytes // 16)
+        self._is_finished = self._is_closed = False
         self.tar_bytes = 0
-        self.is_on_ramdisk = ramdisk.budget_bytes > 0
-        self.path = ramdisk.new_path() if self.is_on_ramdisk else ramdisk.new_spill_path()
-        try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise storage_error("create a staged tar", error) from error
+
+    @property
+    def path(self) -> Path:
+        """Of the tar, now."""
+        return self._room.path
+
+    @property
+    def is_on_ramdisk(self) -> bool:
+        """False: it did not fit, or there is none."""
+        return self._room.is_on_ramdisk
 
     def hand_to(self, reader: Reader) -> None:
         """Says who reads the tar, before the first ``feed`` or after ``finish``."""
-        self._reader = reader
+        self._room.read_by(reader, is_whole=self._is_finished)
         if self._is_finished:
             reader.advance(self.tar_bytes, self.tar_bytes, is_whole=True)
 
@@ -102,17 +79,17 @@ class LayerStage:
             StorageError: no room, or the stage is closed.
         """
         size_bytes = self._layer.descriptor.size_bytes
-        if self._descriptor < 0:
+        if self._is_closed:
             raise StorageError(f"cannot stage {self._about}: it was aborted")
         self._blob_bytes += len(chunk)
         if self._blob_bytes > size_bytes:
             raise IntegrityError(f"{self._about} is longer than the {size_bytes} bytes its manifest says")
-        with self._spare.busy() if self._spare else nullcontext():
+        with self._turn():
             self._blob_hash.update(chunk)
-            if self._reader is not None and self._reader.has_failed:
+            if self._room.has_failed:
                 return  # why, is told when the digest says whether the layer or its source is to blame
             self._decoder.feed(chunk)
-        self._tell()
+        self._room.tell(self._pieces.contiguous_bytes, self._expected_bytes)
 
     def finish(self) -> None:
         """The blob ended: checks size, digest and diff ID. Only now the reader learns that the tar is whole.
@@ -120,51 +97,60 @@ class LayerStage:
         Raises:
             IntegrityError: one of them does not match.
         """
-        if self._descriptor < 0:
+        if self._is_closed:
             raise StorageError(f"cannot stage {self._about}: it was aborted")
         descriptor = self._layer.descriptor
         if self._blob_bytes != descriptor.size_bytes:
             raise IntegrityError(f"{self._about} ended after {self._blob_bytes} of {descriptor.size_bytes} bytes")
         if not descriptor.digest.matches(self._blob_hash):
             raise IntegrityError(f"{self._about} has wrong bytes: they hash to {self._blob_hash.hexdigest()}")
-        if self._reader is None or not self._reader.has_failed:
-            self._decoder.finish()
+        if not self._room.has_failed:
+            with self._turn():
+                self._decoder.finish()
             self._pieces.settle()
             if not self._layer.diff_id.matches(self._tar_hash):
                 raise IntegrityError(
                     f"{self._about} decodes to {self._tar_hash.hexdigest()}: expected diff ID {self._layer.diff_id}"
                 )
         self._is_finished = True
-        if self._reader is not None:
-            self._reader.advance(self.tar_bytes, self.tar_bytes, is_whole=True)
+        self._room.tell(self.tar_bytes, self.tar_bytes, is_whole=True)
 
     def consumed(self, position: int) -> None:
         """What lies before ``position`` is not needed any more. May be called from any thread."""
-        with self._giving_back:
-            if self._descriptor < 0 or position - self._consumed_bytes < self._portion_bytes:
-                return
-            give_back(self._descriptor, self._consumed_bytes, position)
-            if self.is_on_ramdisk:
-                self._ramdisk.release(position - self._consumed_bytes)
-            self._consumed_bytes = position
-            self._progress.notify_all()
+        self._room.consumed(position)
 
     def close(self) -> None:
         """Gives file and budget back; nobody reads the tar any more. Harmless when it was done already."""
-        if self._descriptor < 0:
-            return
+        self._is_closed = True
         self._pieces.stop(StorageError(f"cannot stage {self._about}: it was aborted"))
-        with self._giving_back:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self.path.unlink(missing_ok=True)
-            if self.is_on_ramdisk:
-                self._ramdisk.release(self._reserved_end - self._consumed_bytes)
+        self._room.close()
 
-    def _tell(self) -> None:
-        if self._reader is not None:
-            expected_bytes = self.tar_bytes * self._layer.descriptor.size_bytes // max(self._blob_bytes, 1)
-            self._reader.advance(self._pieces.contiguous_bytes, expected_bytes)
+    @property
+    def _expected_bytes(self) -> int:
+        return self.tar_bytes * self._layer.descriptor.size_bytes // max(self._blob_bytes, 1)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Around whatever may decode."""
+        with self._turns.turn(self._left_bytes) if self._turns else nullcontext():
+            with self._spare.busy() if self._spare else nullcontext():
+                yield
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Within a turn, around a wait."""
+        with self._spare.waiting() if self._spare else nullcontext():
+            with self._turns.given_away(self._left_bytes) if self._turns else nullcontext():
+                yield
+
+    @property
+    def _left_bytes(self) -> int:
+        return self._layer.descriptor.size_bytes - self._blob_bytes
+
+    def _tell(self) -> int:
+        self._pieces.settle()
+        self._room.tell(self._pieces.contiguous_bytes, self._expected_bytes)
+        return self._pieces.contiguous_bytes
 
     def _put(self, size_bytes: int, make: Make) -> None:
         """Makes room for the decoder's next piece, which may come into being later and elsewhere."""
@@ -174,77 +160,5 @@ class LayerStage:
                 f"{self._about} decodes to more than {self._max_tar_bytes} bytes: refused; if it is meant so, raise "
                 "[unpack] max_layer_size or max_layer_ratio"
             )
-        if self._reader is not None and self.tar_bytes - self._consumed_bytes > self._ahead_bytes:
-            self._wait_for(self._reader)
-        if self.is_on_ramdisk and self.tar_bytes > self._reserved_end:
-            self._grow()
-        if self._reader is None or not self._reader.has_failed:
+        if self._room.make(self.tar_bytes):
             self._pieces.add(size_bytes, make)
-
-    def _wait_for(self, reader: Reader) -> None:
-        """Until the reader has caught up; one that does not get on may need to see more."""
-        self._tell()
-        with self._progress:
-            while self.tar_bytes - self._consumed_bytes > self._ahead_bytes and not reader.has_failed:
-                if reader.wants_whole or not self._progress.wait(_NO_PROGRESS_SECONDS):
-                    self._ahead_bytes *= 2
-
-    def _write_at(self, offset: int, plain: Chunk) -> None:
-        view = memoryview(plain)
-        while view:
-            is_on_ramdisk = self.is_on_ramdisk
-            try:
-                with self._writing:
-                    written = os.pwrite(self._descriptor, view, offset)
-            except OSError as error:
-                if error.errno != errno.ENOSPC or not is_on_ramdisk:
-                    raise storage_error("write a staged tar", error) from error
-                self._spill()  # somebody else filled the ramdisk
-                continue
-            view, offset = view[written:], offset + written
-
-    def _grow(self) -> None:
-        """Reserves more of the ramdisk, a little at first, or moves this layer to disk for good."""
-        most = min(MAX_STEP_BYTES, self._ramdisk.budget_bytes // 16)
-        missing_bytes = self.tar_bytes - self._reserved_end
-        step_bytes = max(min(max(self.tar_bytes, _MIN_STEP_BYTES), most), missing_bytes)
-        reader = self._reader
-        if not self._ramdisk.reserve(step_bytes, wait=False):
-            if reader is not None:
-                self._pieces.settle()  # the reader can free only what it was told of
-                self._tell()
-                reader.hurry()
-            if not self._ramdisk.reserve(step_bytes, give_up=lambda: reader is not None and reader.has_failed):
-                if reader is None or not reader.has_failed:
-                    self._spill()
-                return
-        with self._giving_back:
-            if self.is_on_ramdisk:
-                self._reserved_end += step_bytes
-                return
-        self._ramdisk.release(step_bytes)  # a full tmpfs sent it to disk meanwhile
-
-    def _spill(self) -> None:
-        with self._spilling:
-            if not self.is_on_ramdisk:
-                return
-            target = self._ramdisk.new_spill_path()
-            try:
-                output = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise storage_error("spill a staged tar to disk", error) from error
-            with self._writing, self._giving_back:
-                source, source_path = self._descriptor, self.path
-                try:
-                    copy_range(source, output, self._consumed_bytes)
-                except BaseException:
-                    os.close(output)
-                    target.unlink(missing_ok=True)
-                    raise
-                self._descriptor, self.path, self.is_on_ramdisk = output, target, False
-                reserved_bytes = self._reserved_end - self._consumed_bytes
-            if self._reader is not None:
-                self._reader.move(target)
-            os.close(source)
-            source_path.unlink(missing_ok=True)
-            self._ramdisk.release(reserved_bytes)

@@ -19,6 +19,7 @@ from imagedist.unpack.limits import DEFAULTS, Limits
 from imagedist.unpack.placement import ANYWHERE, Placement
 from imagedist.unpack.process import Answer, WorkerGoneError, WorkerProcess
 from imagedist.unpack.spare import SpareCpus
+from imagedist.unpack.window import StagedTar
 from imagedist.unpack.writers import Writers
 
 __all__ = ["ExtractedLayer", "Extracting", "Workers"]
@@ -76,9 +77,14 @@ class Extracting:
         """Somebody waits for bytes to be consumed, however few they are."""
         self._workers._hurry(self._layer)
 
-    def move(self, tar_path: Path) -> None:
-        """The tar goes on in another file. Blocks until nobody reads the old one any more."""
-        self._workers._move(self._layer, tar_path)
+    @property
+    def is_starved(self) -> bool:
+        """It did all it could with what it was told of, and said what of that is consumed."""
+        return self._workers._is_starved(self._layer)
+
+    def move(self, tar: StagedTar) -> None:
+        """The tar goes on elsewhere. Blocks until nobody reads it where it was."""
+        self._workers._move(self._layer, tar)
 
     def cancel(self) -> None:
         """Ends it as soon as possible; ``result`` tells when."""
@@ -93,11 +99,12 @@ class _Layer:
         asked_bytes: what its leader was told to be there.
         is_hungry: the leader did all it could with that.
         position / batches / running: up to where the leader read, what it handed out, and what is being made of that.
+        told_bytes: what ``consumed`` was told.
         lead: the worker that has the layer's plan. is_led: it is at work on it now.
     """
 
     number: int
-    tar_path: Path
+    tar: StagedTar
     directory: Path
     consumed: Callable[[int], None]
     result: Future[ExtractedLayer]
@@ -110,6 +117,7 @@ class _Layer:
     is_ended: bool = False
     wants_whole: bool = False
     position: int = 0
+    told_bytes: int = 0
     batches: list[Batch] = field(default_factory=list)
     running: list[int] = field(default_factory=list)
     lead: int | None = None
@@ -126,6 +134,16 @@ class _Layer:
     @property
     def needed_from(self) -> int:
         return min([self.position, *(start for start, _ in self.batches), *self.running])
+
+    @property
+    def is_starved(self) -> bool:
+        is_at_work = self.is_led or self.batches or self.running
+        return (
+            self.is_hungry
+            and not is_at_work
+            and self.asked_bytes == self.available_bytes
+            and (self.told_bytes == self.position)
+        )
 
     @property
     def can_advance(self) -> bool:
@@ -192,7 +210,7 @@ class Workers:
         with self._changed:
             if self._is_closed:
                 raise StorageError("cannot extract: the workers were closed")
-            layer = _Layer(next(self._numbers), tar_path, directory, consumed, result)
+            layer = _Layer(next(self._numbers), StagedTar(tar_path), directory, consumed, result)
             self._layers.append(layer)
         return Extracting(self, layer)
 
@@ -230,11 +248,15 @@ class Workers:
             layer.is_hurried = True
             self._changed.notify_all()
 
-    def _move(self, layer: _Layer, tar_path: Path) -> None:
+    def _is_starved(self, layer: _Layer) -> bool:
+        with self._changed:
+            return layer.is_starved
+
+    def _move(self, layer: _Layer, tar: StagedTar) -> None:
         moved = threading.Event()
         with self._changed:
-            layer.tar_path = tar_path
-            if layer not in self._layers or layer.failure is not None:
+            layer.tar = tar
+            if layer not in self._layers or layer.failure is not None or layer.lead is None:
                 return
             layer.moved = moved
             self._changed.notify_all()
@@ -275,13 +297,13 @@ class Workers:
     def _request(self, work: _Work) -> _Request:
         layer = work.layer
         if work.kind == "advance":
-            ground = (layer.number, layer.tar_path, layer.directory, self.limits)
+            ground = (layer.number, layer.tar, layer.directory, self.limits)
             return "advance", (*ground, layer.asked_bytes, layer.is_whole, _SLICE_BYTES, work.is_shared)
         if work.kind == "jobs":
             assert work.batch is not None
-            return "jobs", (layer.tar_path, layer.asked_bytes, layer.directory, self.limits, work.batch[1])
+            return "jobs", (layer.tar, layer.asked_bytes, layer.directory, self.limits, work.batch[1])
         if work.kind == "move":
-            return "move", (layer.number, layer.tar_path)
+            return "move", (layer.number, layer.tar)
         return work.kind, (layer.number,)
 
     def _next(self, index: int) -> tuple[_Work, _Request] | None:
@@ -369,6 +391,8 @@ class Workers:
     def _tell(self, layer: _Layer, position: int) -> None:
         try:
             layer.consumed(position)
+            with self._changed:
+                layer.told_bytes = max(layer.told_bytes, position)
         except Exception as error:  # as in _serve: this thread must not end
             failure = error if isinstance(error, StorageError) else StorageError(f"cannot give back a tar: {error!r}")
             with self._changed:

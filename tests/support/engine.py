@@ -9,8 +9,7 @@ from pathlib import Path
 
 from imagedist.config import StorageTable, UnpackTable
 from imagedist.engine import Engine, opened, started_workers
-from imagedist.fetch.source import deliver_chunks
-from imagedist.oci.bulk import Consume
+from imagedist.oci.bulk import Consume, deliver_chunks
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
 from imagedist.oci.manifest import Descriptor

@@ -6,6 +6,7 @@ import hashlib
 import random
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from imagedist.errors import UnacceptableError
 from imagedist.overlay.view import View
-from imagedist.unpack.extract import ExtractedLayer, Extraction, Job, extract_jobs, extract_layer
-from imagedist.unpack.limits import DEFAULTS
-from imagedist.unpack.window import BUFFER_BYTES
+from imagedist.unpack.extract import ExtractedLayer, Extraction, extract_jobs, extract_layer
+from imagedist.unpack.limits import DEFAULTS, Limits
+from imagedist.unpack.ordinary import Job
+from imagedist.unpack.ring import Ring
+from imagedist.unpack.window import BUFFER_BYTES, UNLIMITED
 from tests.support import layers
 from tests.support.counts import count
 from tests.support.layers import Member, directory, fifo, file, hardlink, opaque, sparse_file, symlink, whiteout
@@ -40,33 +43,35 @@ _MAKE: dict[str, Callable[[str, str, bytes], Member]] = {
 _CHOICES = st.tuples(st.sampled_from(sorted(_MAKE)), _PATHS, _PATHS, st.integers(0, len(_CONTENTS) - 1))
 
 
-def arriving(tar: bytes, target: Path, choice: random.Random) -> ExtractedLayer:
+def arriving(tar: bytes, target: Path, choice: random.Random, limits: Limits = DEFAULTS) -> ExtractedLayer:
     """Extracts a tar that arrives in random pieces, some of its files made by others, and is forgotten behind."""
     target.mkdir()
-    staged = target / "staged"
+    ring = Ring(target / "staged", choice.choice([512, 5000, 300_000, UNLIMITED]))
     buffer = memoryview(bytearray(BUFFER_BYTES))
-    with staged.open("wb") as file:
-        extraction = Extraction(staged, target, DEFAULTS, buffer)
+    with closing(ring), closing(Extraction(ring.tar, target, limits, buffer)) as extraction:
         available, forgotten = 0, 0
         while not extraction.is_ended:
-            piece = min(choice.choice([1, 100, 512, 3000, 100_000, 1_000_000]), len(tar) - available)
-            file.seek(available)
-            file.write(tar[available : available + piece])
-            file.flush()
-            available += piece
+            piece = tar[available : available + choice.choice([1, 100, 512, 3000, 100_000, 1_000_000])]
+            while available + len(piece) - extraction.position > ring.tar.ring_bytes:
+                ring.double(extraction.position, available)
+                extraction.move(ring.tar)
+            write(ring, available, piece)
+            available += len(piece)
             jobs: list[Job] | None = [] if choice.random() < 0.5 else None
             slice_bytes = choice.choice([None, 1, 1 << 20])
             extraction.advance(available, available == len(tar), slice_bytes=slice_bytes, jobs=jobs)
-            extract_jobs(staged, available, target, jobs or [], DEFAULTS)
+            extract_jobs(ring.tar, available, target, jobs or [], limits)
             buffer[:] = bytes(len(buffer))  # another layer used it
-            file.seek(forgotten)
-            file.write(b"\xff" * (extraction.position - forgotten))
-            file.flush()
+            write(ring, forgotten, b"\xff" * (extraction.position - forgotten))
             forgotten = extraction.position
-        extracted = extraction.finish()
-        extraction.close()
-    staged.unlink()
-    return extracted
+        return extraction.finish()
+
+
+def write(ring: Ring, offset: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = ring.write(offset, rest)
+        rest, offset = rest[written:], offset + written
 
 
 @pytest.mark.prove

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from imagedist.oci.image import Layer
 from imagedist.unpack.limits import Limits
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.stage import LayerStage
+from imagedist.unpack.window import UNLIMITED, StagedTar, Window
 from tests.support import layers
 
 TAR = layers.tar([layers.file(f"f{number}", bytes([number]) * 70_000) for number in range(40)])
@@ -131,7 +135,7 @@ class Consumer:
         self._is_slow = is_slow
         self._available_bytes = 0
         self.read = b""
-        self.moves = 0
+        self.moves: list[StagedTar] = []
         self.has_failed = False
         self.wants_whole = False
         self.is_whole = False
@@ -144,13 +148,33 @@ class Consumer:
     def hurry(self, *, is_last: bool = False) -> None:
         if self._is_slow and not is_last:
             return
-        with self._stage.path.open("rb") as file:
-            file.seek(len(self.read))
-            self.read += file.read(self._available_bytes - len(self.read))
+        with closing(Window(self.moves[-1], memoryview(bytearray(1000)))) as window:
+            window.extend(self._available_bytes, is_whole=False)
+            self.read += window[len(self.read) : self._available_bytes]
         self._stage.consumed(len(self.read))
 
-    def move(self, tar_path: Path) -> None:
-        self.moves += 1
+    @property
+    def is_starved(self) -> bool:
+        return self._is_slow
+
+    def move(self, tar: StagedTar) -> None:
+        self.moves.append(tar)
+
+
+class Starved(Consumer):
+    """Can do nothing before so many bytes are there."""
+
+    def __init__(self, stage: LayerStage, wanted_bytes: int) -> None:
+        super().__init__(stage)
+        self._wanted_bytes = wanted_bytes
+
+    def hurry(self, *, is_last: bool = False) -> None:
+        if is_last or self._available_bytes > self._wanted_bytes:
+            super().hurry(is_last=is_last)
+
+    @property
+    def is_starved(self) -> bool:
+        return True
 
 
 def test_layer_larger_than_the_budget_stays_in_the_ramdisk_while_it_is_consumed(tmp_path: Path) -> None:
@@ -161,12 +185,60 @@ def test_layer_larger_than_the_budget_stays_in_the_ramdisk_while_it_is_consumed(
     stage.hand_to(consumer)
     feed(stage, blob)
     stage.finish()
-    assert (consumer.read, consumer.moves, consumer.is_whole) == (TAR, 0, True)
+    assert (consumer.read, len(consumer.moves), consumer.is_whole) == (TAR, 1, True)
     assert stage.is_on_ramdisk
-    assert stage.path.stat().st_blocks * 512 <= ramdisk.budget_bytes  # its pages were given back
+    assert stage.path.stat().st_blocks * 512 <= ramdisk.budget_bytes  # its pages were used again
     stage.close()
     assert ramdisk.reserved_bytes() == 0
     ramdisk.close()
+
+
+def test_layer_much_larger_than_its_ring_uses_the_same_pages_again(ramdisk: Ramdisk) -> None:
+    tar = layers.tar([layers.file("big", random.Random(1).randbytes(20 << 20))])
+    layer, blob = layers.layer(tar, "none")
+    stage = LayerStage(ramdisk, layer)
+    consumer = Consumer(stage)
+    stage.hand_to(consumer)
+    feed(stage, blob)
+    stage.finish()
+    assert consumer.read == tar
+    assert [tar.ring_bytes for tar in consumer.moves] == [2 << 20]
+    assert stage.path.stat().st_size == ramdisk.reserved_bytes() == 2 << 20
+    stage.close()
+
+
+def test_ring_closes_early_where_another_process_has_the_rest_of_the_budget(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 64 << 20, tmp_path / "spill", wait_seconds=1e6)
+    other = Ramdisk(tmp_path / "ramdisk", 64 << 20, tmp_path / "spill")
+    assert other.reserve((64 << 20) - 1_500_000)
+    layer, blob = layers.layer(TAR, "none")
+    stage = LayerStage(ramdisk, layer)
+    consumer = Consumer(stage)
+    stage.hand_to(consumer)
+    feed(stage, blob)
+    stage.finish()
+    assert consumer.read == TAR
+    assert stage.is_on_ramdisk
+    assert 1 << 20 <= consumer.moves[-1].ring_bytes == stage.path.stat().st_size <= 1_500_000
+    stage.close()
+    assert ramdisk.reserved_bytes() == (64 << 20) - 1_500_000
+    ramdisk.close()
+    other.close()
+
+
+def test_ring_grows_for_a_reader_that_can_do_nothing_with_so_little(ramdisk: Ramdisk) -> None:
+    tar = layers.tar([layers.file("big", random.Random(1).randbytes(30 << 20))])
+    layer, blob = layers.layer(tar, "none")
+    stage = LayerStage(ramdisk, layer)
+    consumer = Starved(stage, 7 << 20)
+    stage.hand_to(consumer)
+    feed(stage, blob)
+    stage.finish()
+    assert consumer.read == tar
+    assert [tar.ring_bytes for tar in consumer.moves] == [2 << 20, 4 << 20, 8 << 20]
+    assert stage.is_on_ramdisk
+    assert len({tar.path for tar in consumer.moves}) == 1
+    stage.close()
 
 
 def test_layer_that_nobody_consumes_goes_to_disk_and_on(tmp_path: Path) -> None:
@@ -177,7 +249,7 @@ def test_layer_that_nobody_consumes_goes_to_disk_and_on(tmp_path: Path) -> None:
     stage.hand_to(consumer)
     feed(stage, blob)
     stage.finish()
-    assert (consumer.read, consumer.moves, stage.is_on_ramdisk) == (TAR, 1, False)
+    assert (consumer.read, consumer.moves[-1].ring_bytes, stage.is_on_ramdisk) == (TAR, UNLIMITED, False)
     assert ramdisk.reserved_bytes() == 0
     stage.close()
     ramdisk.close()
@@ -270,3 +342,42 @@ def test_decoder_that_waits_for_the_ramdisk_gives_up_when_its_reader_fails(tmp_p
     stage.close()
     assert ramdisk.reserved_bytes() == 0
     ramdisk.close()
+
+
+def test_stage_that_is_closed_does_not_wait_for_the_ramdisk(tmp_path: Path) -> None:
+    ramdisk = Ramdisk(tmp_path / "ramdisk", 1 << 20, tmp_path / "spill", wait_seconds=1e6)
+    other = Ramdisk(tmp_path / "ramdisk", 1 << 20, tmp_path / "spill")
+    assert other.reserve(1 << 20)
+    layer, blob = layers.layer(TAR, "none")
+    stage = LayerStage(ramdisk, layer)
+    with ThreadPoolExecutor(1) as threads:
+        feeding = threads.submit(stage.feed, blob)
+        stage.close()
+        with pytest.raises(StorageError, match="aborted"):
+            feeding.result()
+    other.close()
+    assert ramdisk.reserved_bytes() == 0
+    ramdisk.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("room_mib", [1, 3])
+def test_layer_goes_to_disk_when_others_fill_the_ramdisk_under_its_ring(tmp_path: Path, room_mib: int) -> None:
+    """In the first lap of a ring of 2 MiB, and when it would have to grow."""
+    directory = tmp_path / "ramdisk"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room_mib}m", "tmpfs", directory], check=True)
+    try:
+        ramdisk = Ramdisk(directory, 64 << 20, tmp_path / "spill", wait_seconds=0)
+        layer, blob = layers.layer(layers.tar([layers.file("big", random.Random(1).randbytes(9 << 20))]), "none")
+        stage = LayerStage(ramdisk, layer)
+        consumer = Starved(stage, 5 << 20)
+        stage.hand_to(consumer)
+        feed(stage, blob)
+        stage.finish()
+        assert (consumer.read, consumer.moves[-1].ring_bytes, stage.is_on_ramdisk) == (blob, UNLIMITED, False)
+        assert ramdisk.reserved_bytes() == 0
+        stage.close()
+        ramdisk.close()
+    finally:
+        subprocess.run(["umount", directory], check=True)

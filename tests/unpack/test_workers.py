@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import subprocess
@@ -55,6 +56,51 @@ def test_layers_are_extracted_side_by_side(ramdisk: Ramdisk, workers: Workers, t
     ]
     extracted = [one.result.result() for one in begun]
     assert [(one.directory / "diff/f").read_bytes() for one in extracted] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("compression", ["indexed gzip", "zstd"])
+@pytest.mark.parametrize("budget_bytes", [1 << 20, 3 << 20, 64 << 20])
+def test_layer_arrives_whole_through_a_ring_of_any_size(tmp_path: Path, compression: str, budget_bytes: int) -> None:
+    """Files far smaller and larger than the ring, made by both workers; then one that takes another's place."""
+    content = random.Random(1).randbytes(5 << 20)
+    members = [layers.file(f"d{size % 7}/f{size}", content[: size * 997]) for size in (*range(120), 5000, 1100, 4000)]
+    members += [layers.file("twice", b"1"), layers.file("more", content[-(4 << 20) :]), layers.file("twice", b"2")]
+    layer, blob = layers.layer(layers.tar(members), compression)
+    ramdisk = Ramdisk(tmp_path / "ramdisk", budget_bytes, tmp_path / "spill", wait_seconds=0)
+    workers = Workers(2)
+    stage = LayerStage(ramdisk, layer, workers.limits, workers.spare)
+    made = workers.begin(stage.path, fresh(tmp_path / "layer"), stage.consumed)
+    stage.hand_to(made)
+    for start in range(0, len(blob), 300_000):
+        stage.feed(blob[start : start + 300_000])
+    stage.finish()
+    diff = made.result.result().directory / "diff"
+    for path, expected in {member.name: member.content for member in members}.items():
+        assert (diff / path).read_bytes() == expected
+    stage.close()
+    assert ramdisk.reserved_bytes() == 0
+    workers.close()
+    ramdisk.close()
+
+
+def test_layer_is_cancelled_while_its_decoder_waits_for_the_reader(ramdisk: Ramdisk, tmp_path: Path) -> None:
+    layer, blob = layers.layer(layers.tar([layers.file("big", bytes(30 << 20))]), "none")
+    workers = Workers(1)
+    workers.spare = spare = Gated()
+    stage = LayerStage(ramdisk, layer)
+    made = workers.begin(stage.path, fresh(tmp_path / "layer"), stage.consumed)
+    stage.hand_to(made)
+    feeding = threading.Thread(target=stage.feed, args=(blob,))
+    feeding.start()
+    spare.reached.wait()
+    made.cancel()
+    spare.gate.set()
+    feeding.join()
+    with pytest.raises(StorageError, match="cancelled"):
+        made.result.result()
+    stage.close()
+    assert ramdisk.reserved_bytes() == 0
+    workers.close()
 
 
 def test_unacceptable_layer_is_told_by_the_future(ramdisk: Ramdisk, workers: Workers, tmp_path: Path) -> None:
