@@ -6,12 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import struct
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +124,7 @@ class PrivateDirectory:
             refuse_strangers(parent)
             with locked(parent / ".lock"):
                 remove_abandoned(parent)
-                name = uuid.uuid4().hex
+                name = os.urandom(16).hex()
                 self.lock = LockFile(parent / f"{name}.lock")
                 self.lock.acquire()
                 self.path = parent / name
@@ -207,4 +205,6 @@ def remove_tree(directory: Path) -> None:
             for inner in (Path(path, name) for name in names):
                 if not inner.is_symlink():
                     inner.chmod(0o700)
+    import shutil  # here: a worker imports this file and never removes a directory
+
     shutil.rmtree(directory)

@@ -8,6 +8,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from urllib.parse import urlencode
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.rate import TokenBucket
 from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.oci.bulk import BlobStream, Consume, deliver_chunks
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
@@ -103,23 +105,31 @@ class Site:
         """The referrers of a manifest. Raises as ``manifest``."""
         return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, artifact_type))
 
-    async def chunks(self, target: Target, digest: Digest, size_bytes: int, offset: int) -> AsyncGenerator[bytes, None]:
-        """The blob's bytes from ``offset`` on, by HTTP; goes on at the next proxy where one broke off.
+    async def deliver(
+        self, target: Target, digest: Digest, size_bytes: int, offset: int, consume: Consume, threads: Executor
+    ) -> None:
+        """Hands the blob's bytes from ``offset`` on to ``consume``, in a thread of ``threads``, as they come by HTTP;
+        goes on at the next proxy where one broke off.
 
         Raises:
-            NotFoundError, SourceError.
+            NotFoundError, SourceError. What ``consume`` raises.
         """
+
+        def counted(chunk: bytes | memoryview) -> None:
+            nonlocal offset
+            consume(chunk)
+            offset += len(chunk)
+
         failure: SourceError | None = None
         for proxy in self._by_health():
             try:
                 async with self._client(proxy.url, target).blob(target.name, digest, offset) as stream:
                     if stream.size_bytes != size_bytes:
                         raise SourceError(f"{proxy.url} says {stream.size_bytes} bytes of {digest}, not {size_bytes}")
-                    async for chunk in stream:
-                        if self._rate is not None:
-                            await self._rate.take(len(chunk))
-                        offset += len(chunk)
-                        yield chunk
+                    if self._rate is None:
+                        await stream.deliver(counted, threads)
+                    else:
+                        await deliver_chunks(_capped(stream, self._rate), counted, threads)
                 return
             except SourceError as error:
                 self._failed(proxy)
@@ -264,6 +274,12 @@ class Site:
             await client.close()
         if self._session is not None:
             await self._session.close()
+
+
+async def _capped(stream: BlobStream, rate: TokenBucket) -> AsyncGenerator[bytes, None]:
+    async for chunk in stream:
+        await rate.take(len(chunk))
+        yield chunk
 
 
 async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagedist.errors import InputError
+from imagedist.garbage import importing
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Observer
@@ -75,7 +75,7 @@ def pull(
         ImagedistError.
     """
     with ExitStack() as stack:
-        with _no_collections():
+        with importing():
             from imagedist.engine import StoragePlan, opened, started_workers
 
             workers = stack.enter_context(started_workers(unpack))
@@ -95,14 +95,3 @@ def pull(
                 await source.close()
 
         run(pulled())
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Around imports: passes of the garbage collector find nothing there and take a tenth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # what was imported stays: later passes leave it out, and so does the one at the end
-        gc.enable()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from imagedist.distribution.backend import Target
+from imagedist.distribution.rate import TokenBucket
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.site import Site
 from tests.support.registry import FaultyRegistry
@@ -16,10 +17,10 @@ TARGET = Target("registry.example", "team/app")
 
 
 async def collected(site: Site, registry: FaultyRegistry, content: bytes) -> bytes:
-    digest = registry.add_blob(content)
-    chunks = site.chunks(TARGET, digest, len(content), 0)
-    async with contextlib.aclosing(chunks):
-        return b"".join([chunk async for chunk in chunks])
+    received = bytearray()
+    with ThreadPoolExecutor(1) as threads:
+        await site.deliver(TARGET, registry.add_blob(content), len(content), 0, received.extend, threads)
+    return bytes(received)
 
 
 async def test_the_next_proxy_answers_when_the_first_is_gone() -> None:
@@ -33,12 +34,13 @@ async def test_the_next_proxy_answers_when_the_first_is_gone() -> None:
             await site.close()
 
 
-async def test_a_blob_goes_on_at_the_next_proxy_behind_what_has_come() -> None:
+@pytest.mark.parametrize("rate", [None, TokenBucket(1 << 40)], ids=["free", "capped"])
+async def test_a_blob_goes_on_at_the_next_proxy_behind_what_has_come(rate: TokenBucket | None) -> None:
     content = bytes(range(256)) * 10_000
     async with FaultyRegistry() as first, FaultyRegistry() as second:
         first.add_blob(content)
         first.cuts = [1_000_000] + [0] * 50
-        site = Site([first.url, second.url], [], "node")
+        site = Site([first.url, second.url], [], "node", rate=rate)
         try:
             assert await collected(site, second, content) == content
         finally:

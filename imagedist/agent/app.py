@@ -44,8 +44,6 @@ async def run(config: AgentConfig) -> None:
         InputError: a port or the socket is in use. StorageError, ConfigError.
     """
     raise_open_files_limit()
-    if config.snapshotter is not None:
-        _LOG.warning("there is no snapshotter in this version: the table [snapshotter] has no effect")
     with stop_signals() as stop:
         async with started(config) as mirror:
             _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)

@@ -87,14 +87,17 @@ class AgentClient:
             raise kind(answer.get("message", f"the site serves no registry {registry}"))
         return answer["prefix"]
 
-    def pull(self, request: PullRequest, observe: Observer) -> Event:
+    def pull(self, request: PullRequest, observe: Observer, *, silence_seconds: float | None = None) -> Event:
         """Has the agent pull an image; passes its events on and returns the last one. Left early, the agent stops.
+
+        Args:
+            silence_seconds: without any event for so long, the agent counts as gone. None: never.
 
         Raises:
             ImagedistError: what went wrong there, with its exit code. SourceError: the agent went away.
         """
         order = {name: value for name, value in asdict(request).items() if value is not None}
-        with self._asking("POST", "/v1/pull", json.dumps(order).encode(), None) as (status, answer):
+        with self._asking("POST", "/v1/pull", json.dumps(order).encode(), silence_seconds) as (status, answer):
             if status != 200:
                 raise SourceError(f"the agent at {self._socket} answered {status}: is it of this version?")
             while line := self._line(answer):

@@ -8,8 +8,7 @@ from concurrent.futures import Executor
 from imagedist.agent.mirror import Mirror
 from imagedist.distribution.backend import Target
 from imagedist.errors import IntegrityError, UnacceptableError
-from imagedist.fetch.source import deliver_chunks
-from imagedist.oci.bulk import Consume
+from imagedist.oci.bulk import Consume, deliver_chunks
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image

@@ -8,6 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, Site
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrival import MAX_FETCHES, Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import SwarmSession, Transfer
@@ -80,6 +81,7 @@ class NodeBlobs:
         self._trackers = tuple(trackers)
         self._patience = patience
         self._arrivals = Arrivals(store)
+        self._threads = ThreadPoolExecutor(MAX_FETCHES, "receive")
         self._inbound: dict[Digest, Inbound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._swarm = store.root / "swarm"
@@ -196,14 +198,15 @@ class NodeBlobs:
             inbound.condemned = IntegrityError(f"the site's torrent of {digest} is of other bytes; ask again")
 
     async def _by_http(self, inbound: Inbound, target: Target, size_bytes: int) -> None:
+        loop = asyncio.get_running_loop()
+
         async def fetch(writer: BlobWriter) -> None:
+            def take(chunk: bytes | memoryview) -> None:
+                writer.append(chunk)
+                loop.call_soon_threadsafe(self._count, "proxy", len(chunk))
+
             await writer.begin(size_bytes)
-            async with contextlib.aclosing(
-                self._site.chunks(target, inbound.digest, size_bytes, writer.offset)
-            ) as chunks:
-                async for chunk in chunks:
-                    await writer.write(chunk)
-                    self._count("proxy", len(chunk))
+            await self._site.deliver(target, inbound.digest, size_bytes, writer.offset, take, self._threads)
 
         inbound.learn_size(size_bytes)
         arrival = await self._arrivals.join(inbound.digest, size_bytes, fetch)
@@ -347,6 +350,7 @@ class NodeBlobs:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._arrivals.close()
+        self._threads.shutdown(wait=False)
 
 
 def _expect(torrent: bytes, digest: Digest) -> TorrentFacts:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 
 from imagedist.oci.bulk import BlobStream, Consume
 from imagedist.oci.client import FetchedManifest, RegistryClient
 from imagedist.oci.credentials import find_credentials
+from imagedist.oci.http_threads import ThreadedClient
 from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
 from imagedist.oci.manifest import Descriptor
@@ -26,11 +28,12 @@ class RegistrySource:
     """
 
     def __init__(self, reference: Reference, via: str | None = None, *, plain_http: bool = False) -> None:
+        http = None if _names_proxies() else ThreadedClient()
         if via is not None:
-            self._client = RegistryClient(via, namespace=reference.registry)
+            self._client = RegistryClient(via, namespace=reference.registry, http=http)
         else:
             self._client = RegistryClient.for_registry(
-                reference.registry, plain_http=plain_http, credentials=find_credentials(reference.registry)
+                reference.registry, plain_http=plain_http, credentials=find_credentials(reference.registry), http=http
             )
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
@@ -50,3 +53,8 @@ class RegistrySource:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _names_proxies() -> bool:
+    """Whether this process is to use HTTP proxies, which aiohttp knows how to."""
+    return any(value for name, value in os.environ.items() if name.lower() in ("http_proxy", "https_proxy"))

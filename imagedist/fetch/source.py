@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
-from contextlib import aclosing
 from typing import Protocol
 
 from imagedist.oci.bulk import Consume
@@ -13,7 +10,6 @@ from imagedist.oci.image import Image
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
-from imagedist.threads import settled
 
 
 class Source(Protocol):
@@ -26,11 +22,3 @@ class Source(Protocol):
 
         The consumer checks size and digest; a slow one slows the source down, nothing piles up.
         """
-
-
-async def deliver_chunks(chunks: AsyncGenerator[bytes, None], consume: Consume, threads: Executor) -> None:
-    """``Source.deliver`` for a source whose chunks come by the event loop."""
-    loop = asyncio.get_running_loop()
-    async with aclosing(chunks):
-        async for chunk in chunks:
-            await settled(loop.run_in_executor(threads, consume, chunk))

@@ -1,21 +1,16 @@
-"""Bulk blob bytes by aiohttp's client, a fifth of httpx's CPU per byte; broken bodies are resumed by Range."""
+"""Bulk blob bytes; broken bodies are resumed by Range."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import re
-import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
-from urllib.parse import urlsplit
-
-import aiohttp
-from yarl import URL
 
 from imagedist.errors import IntegrityError, SourceError
 from imagedist.oci.exchange import Exchange
-from imagedist.oci.raw_body import RawBody
+from imagedist.oci.http import Answer, Http, RawBody, unreachable
 from imagedist.oci.retries import Sleep, TransientError, retrying
 from imagedist.threads import settled
 
@@ -23,27 +18,19 @@ Consume = Callable[[bytes | memoryview], None]
 """Takes the next bytes, which may change as soon as it returns."""
 
 CHUNK_BYTES = 512 << 10
-CONNECT_SECONDS = 10.0
 _SAID_BYTES = 4096
-STALL_SECONDS = 60.0
 MAX_RESUMES = 8
 """Per blob, and each must have brought some bytes: a source that breaks more often is given up."""
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})\Z")
 
 
-def bulk_session(stall_seconds: float = STALL_SECONDS) -> aiohttp.ClientSession:
-    """A session for raw bytes: nothing decoded, no cookies, no limit on the whole, one on standing still.
-
-    TLS by aiohttp's own context, which verifies: another one would read the system's certificates again, 40 ms.
-    """
-    return aiohttp.ClientSession(
-        auto_decompress=False,
-        read_bufsize=CHUNK_BYTES,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds),
-    )
+async def deliver_chunks(chunks: AsyncGenerator[bytes, None], consume: Consume, threads: Executor) -> None:
+    """Hands bytes that come by the event loop to ``consume``, in order, in a thread of ``threads``."""
+    loop = asyncio.get_running_loop()
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            await settled(loop.run_in_executor(threads, consume, chunk))
 
 
 class BlobStream:
@@ -55,21 +42,23 @@ class BlobStream:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        http: Http,
         exchange: Callable[[], Exchange],
         *,
         name: str,
         about: str,
         offset: int,
+        stall_seconds: float,
         sleep: Sleep,
     ) -> None:
-        self._session = session
+        self._http = http
         self._exchange = exchange
         self._name = name
         self._about = about
         self._position = offset
+        self._stall_seconds = stall_seconds
         self._sleep = sleep
-        self._response: aiohttp.ClientResponse | None = None
+        self._answer: Answer | None = None
         self._size_bytes: int | None = None
         self._resumes = 0
         self._resumed_at = -1
@@ -88,9 +77,9 @@ class BlobStream:
         await retrying(self._sleep)(self._connect)
 
     async def close(self) -> None:
-        if self._response is not None:
-            self._response.close()  # not released: an unread rest would have to be drained
-            self._response = None
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            await answer.close()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while self._position < self.size_bytes:
@@ -109,8 +98,8 @@ class BlobStream:
             What iterating raises, and what ``consume`` raises.
         """
         while self._position < self.size_bytes:
-            assert self._response is not None
-            body = RawBody.take(self._response, self._session.timeout.sock_read or STALL_SECONDS)
+            assert self._answer is not None
+            body = self._answer.raw_body()
             try:
                 if body is not None:
                     await self._pump(body, consume, threads)
@@ -166,43 +155,43 @@ class BlobStream:
             headers = exchange.headers
             if self._position:
                 headers["Range"] = f"bytes={self._position}-"
+            answer = await self._http.send(
+                "GET", exchange.url, headers, name=self._name, stall_seconds=self._stall_seconds
+            )
             try:
-                response = await self._session.get(
-                    URL(exchange.url, encoded=True),  # a signed URL must not be quoted again
-                    headers=headers,
-                    allow_redirects=False,
-                    proxy=environment_proxy(exchange.url),
-                )
-                said = await response.content.read(_SAID_BYTES) if response.status >= 400 else b""
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                raise self._unreachable(error) from error
-            try:
-                if await exchange.again(response.status, response.headers, said):
-                    response.close()
+                said = await self._said(answer) if answer.status >= 400 else b""
+                if await exchange.again(answer.status, answer.headers, said):
+                    await answer.close()
                     continue
-                await self._accept(response)
+                await self._accept(answer)
             except BaseException:
-                response.close()
+                await answer.close()
                 raise
-            self._response = response
+            self._answer = answer
             return
 
-    async def _accept(self, response: aiohttp.ClientResponse) -> None:
-        stated = response.headers.get("Content-Range", "")
+    async def _said(self, answer: Answer) -> bytes:
+        try:
+            return await answer.read(_SAID_BYTES)
+        except OSError as error:
+            raise TransientError(unreachable(self._name, error)) from error
+
+    async def _accept(self, answer: Answer) -> None:
+        stated = answer.headers.get("Content-Range", "")
         skip_bytes = 0
-        if response.status == 206:
+        if answer.status == 206:
             match = _CONTENT_RANGE.match(stated)
             if match is None or int(match[1]) != self._position:
                 raise SourceError(f"registry {self._name} sent another range of {self._about} than was asked for")
             size_bytes = int(match[2])
-        elif response.status == 416:
+        elif answer.status == 416:
             if stated != f"bytes */{self._position}":
                 raise SourceError(f"registry {self._name} refuses to resume {self._about} at byte {self._position}")
             size_bytes = self._position
-        elif response.content_length is None:
+        elif answer.content_length is None:
             raise SourceError(f"registry {self._name} does not state the length of {self._about}")
         else:
-            size_bytes = response.content_length
+            size_bytes = answer.content_length
             skip_bytes = self._position  # the whole blob: this registry knows no ranges
         if self._size_bytes not in (None, size_bytes):
             raise IntegrityError(
@@ -210,22 +199,22 @@ class BlobStream:
             )
         self._size_bytes = size_bytes
         while skip_bytes:
-            skip_bytes -= len(await self._read_from(response, min(skip_bytes, CHUNK_BYTES)))
+            skip_bytes -= len(await self._read_from(answer, min(skip_bytes, CHUNK_BYTES)))
 
     async def _read(self) -> bytes:
-        assert self._response is not None
+        assert self._answer is not None
         wanted = min(CHUNK_BYTES, self.size_bytes - self._position)
-        return await self._read_from(self._response, wanted)
+        return await self._read_from(self._answer, wanted)
 
-    async def _read_from(self, response: aiohttp.ClientResponse, wanted: int) -> bytes:
+    async def _read_from(self, answer: Answer, wanted: int) -> bytes:
         """Up to ``wanted`` bytes, as few turns of the loop as possible; fewer only when the body breaks off."""
         parts: list[bytes] = []
         got_bytes = 0
         failure: Exception | None = None
         while got_bytes < wanted:
             try:
-                part = await response.content.read(wanted - got_bytes)
-            except (aiohttp.ClientError, TimeoutError) as error:
+                part = await answer.read(wanted - got_bytes)
+            except OSError as error:
                 failure = error
                 break
             if not part:
@@ -239,20 +228,3 @@ class BlobStream:
     def _broke_off(self, failure: Exception | None) -> TransientError:
         cause = f": {failure}" if failure and str(failure) else ""
         return TransientError(f"registry {self._name} broke off {self._about} at byte {self._position}{cause}")
-
-    def _unreachable(self, error: Exception) -> SourceError:
-        message = unreachable(self._name, error)
-        return SourceError(message) if isinstance(error, aiohttp.ClientSSLError) else TransientError(message)
-
-
-def unreachable(name: str, error: Exception) -> str:
-    cause = str(error).partition("\n")[0] or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
-    return f"cannot reach registry {name}: {cause}; check the name, the port or --plain-http"
-
-
-def environment_proxy(url: str) -> str | None:
-    """``HTTPS_PROXY`` and its kin, by the standard library's rules (aiohttp's own also reads ~/.netrc)."""
-    parts = urlsplit(url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

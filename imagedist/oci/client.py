@@ -1,7 +1,6 @@
 """The registry client: manifests, tags and tokens as whole answers, blob bytes by ``imagedist.oci.bulk``.
 
-By aiohttp, both: httpx beside it would cost every pull without an agent 0.2 s of imports. Errors say which registry
-and what to check.
+Both by whatever ``Http`` it is given: aiohttp if nothing is said. Errors say which registry and what to check.
 """
 
 from __future__ import annotations
@@ -15,21 +14,12 @@ from functools import partial
 from typing import NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
-import aiohttp
-from yarl import URL
-
 from imagedist.errors import InputError, IntegrityError, SourceError, UnacceptableError, UnauthorizedError
 from imagedist.oci.auth import Authorizer, Credentials
-from imagedist.oci.bulk import (
-    CONNECT_SECONDS,
-    STALL_SECONDS,
-    BlobStream,
-    bulk_session,
-    environment_proxy,
-    unreachable,
-)
+from imagedist.oci.bulk import BlobStream
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
+from imagedist.oci.http import STALL_SECONDS, Http, unreachable
 from imagedist.oci.manifest import ACCEPT, MANIFEST_LIMIT_BYTES, OCI_INDEX
 from imagedist.oci.page import Page
 from imagedist.oci.retries import Sleep, TransientError, retrying
@@ -76,6 +66,7 @@ class RegistryClient:
         credentials: sent to this registry and the token server it names, nowhere else.
         namespace: added as ``?ns=`` to every request (asking a mirror for another registry).
         path_prefix: put before every repository (asking a mirror that takes the upstream from the path).
+        http: closed with this client; aiohttp if not given.
         stall_seconds: the longest pause within a blob's body.
         sleep: injected by tests.
     """
@@ -88,6 +79,7 @@ class RegistryClient:
         credentials: Credentials | None = None,
         namespace: str | None = None,
         path_prefix: str = "",
+        http: Http | None = None,
         stall_seconds: float = STALL_SECONDS,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -99,7 +91,7 @@ class RegistryClient:
         self._sleep = sleep
         is_plain = urlsplit(base_url).scheme == "http"
         self._authorizer = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
-        self._http: aiohttp.ClientSession | None = None
+        self._http = http or _aiohttp()
 
     @classmethod
     def for_registry(
@@ -108,12 +100,13 @@ class RegistryClient:
         *,
         plain_http: bool = False,
         credentials: Credentials | None = None,
+        http: Http | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> Self:
         """A client of the registry that a reference names; ``docker.io``'s API lives at another host."""
         host = _DOCKER_HUB_HOST if registry == _DOCKER_HUB else registry
         scheme = "http" if plain_http else "https"
-        return cls(f"{scheme}://{host}", name=registry, credentials=credentials, sleep=sleep)
+        return cls(f"{scheme}://{host}", name=registry, credentials=credentials, http=http, sleep=sleep)
 
     def __repr__(self) -> str:
         return f"<RegistryClient {self.base_url}>"
@@ -125,8 +118,7 @@ class RegistryClient:
         await self.close()
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.close()
+        await self._http.close()
 
     async def manifest(self, repository: str, reference: str, accept: Sequence[str] = ACCEPT) -> FetchedManifest:
         """A manifest or index by tag or digest.
@@ -176,11 +168,12 @@ class RegistryClient:
             NotFoundError, UnauthorizedError, SourceError: on entering, or while iterating.
         """
         stream = BlobStream(
-            self._session(),
+            self._http,
             self._blob_exchange(repository, digest),
             name=self.name,
             about=self._about(repository, str(digest)),
             offset=offset,
+            stall_seconds=self._stall_seconds,
             sleep=self._sleep,
         )
         try:
@@ -282,30 +275,24 @@ class RegistryClient:
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str], limit_bytes: int) -> _Answer:
         """One request without redirects; reads at most one byte more than the limit."""
-        seconds = aiohttp.ClientTimeout(WHOLE_ANSWER_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
         try:
-            async with self._session().request(
-                method,
-                URL(url, encoded=True),  # a signed URL must not be quoted again
-                headers=headers,
-                allow_redirects=False,
-                timeout=seconds,
-                proxy=environment_proxy(url),
-            ) as response:
-                body = bytearray()
-                while len(body) <= limit_bytes and (part := await response.content.read(limit_bytes + 1 - len(body))):
-                    body += part
-                return _Answer(response.status, response.headers, bytes(body))
-        except (aiohttp.InvalidURL, ValueError) as error:
-            raise SourceError(f"registry {self.name} cannot be asked at {url[:200]!r}: {error}") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            message = unreachable(self.name, error)
-            raise (SourceError if isinstance(error, aiohttp.ClientSSLError) else TransientError)(message) from error
+            async with asyncio.timeout(WHOLE_ANSWER_SECONDS):
+                answer = await self._http.send(method, url, headers, name=self.name, stall_seconds=ANSWER_SECONDS)
+                try:
+                    body = bytearray()
+                    while len(body) <= limit_bytes and (part := await answer.read(limit_bytes + 1 - len(body))):
+                        body += part
+                    return _Answer(answer.status, answer.headers, bytes(body))
+                finally:
+                    await answer.close()
+        except OSError as error:
+            raise TransientError(unreachable(self.name, error)) from error
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            self._http = bulk_session(self._stall_seconds)
-        return self._http
+
+def _aiohttp() -> Http:
+    from imagedist.oci.http_aiohttp import AiohttpClient  # here: a pull by this process does without
+
+    return AiohttpClient()
 
 
 def _pull_scope(repository: str) -> str:

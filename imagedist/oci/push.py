@@ -13,10 +13,11 @@ import aiohttp
 from yarl import URL
 
 from imagedist.errors import IntegrityError, NotFoundError, SourceError, storage_error
-from imagedist.oci.bulk import CONNECT_SECONDS, environment_proxy, unreachable
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
+from imagedist.oci.http import unaskable, unreachable
+from imagedist.oci.http_aiohttp import AiohttpClient, environment_proxy, timeouts
 from imagedist.oci.retries import TransientError, retrying
 
 _ACCEPTED, _CREATED = frozenset({202}), frozenset({200, 201, 202, 204})
@@ -104,13 +105,17 @@ class RegistryWriter(RegistryClient):
                     data=body,
                     headers=headers,
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(None, sock_connect=CONNECT_SECONDS, sock_read=_COMMIT_SECONDS),
+                    timeout=timeouts(_COMMIT_SECONDS),
                     proxy=environment_proxy(exchange.url),
                 ) as response:
                     said = await response.content.read(_SAID_BYTES)
                     return response.status, response.headers, said
         except (aiohttp.InvalidURL, ValueError) as error:
-            raise SourceError(f"registry {self.name} cannot be asked at {exchange.url[:200]!r}: {error}") from error
+            raise SourceError(unaskable(self.name, exchange.url, error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             message = unreachable(self.name, error)
             raise (SourceError if isinstance(error, aiohttp.ClientSSLError) else TransientError)(message) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        assert isinstance(self._http, AiohttpClient), "the other client only pulls"
+        return self._http.session

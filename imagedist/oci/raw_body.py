@@ -12,8 +12,8 @@ import socket
 import aiohttp
 
 
-class RawBody:
-    """The rest of a response, taken from aiohttp's hands. Blocking; belongs to one thread, but for ``stop``.
+class RawSocketBody:
+    """A ``RawBody``: the rest of a response, taken from aiohttp's hands. Blocking; for one thread, but for ``stop``.
 
     Args:
         begun: what aiohttp has read of it already.
@@ -26,7 +26,7 @@ class RawBody:
         self._left_bytes = size_bytes
 
     @classmethod
-    def take(cls, response: aiohttp.ClientResponse, stall_seconds: float) -> RawBody | None:
+    def take(cls, response: aiohttp.ClientResponse, stall_seconds: float) -> RawSocketBody | None:
         """From a response whose body is as long as its Content-Length says. None: go on with aiohttp.
 
         It cannot be had of TLS or of chunks; of a body that has arrived or broken off there is nothing left to have.

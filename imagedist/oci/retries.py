@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from email.utils import parsedate_to_datetime
 from time import time
 
 import tenacity
@@ -50,6 +49,8 @@ def retry_after_seconds(header: str | None) -> float:
         return 0.0
     if header.isascii() and header.strip().isdigit():
         return min(float(header), LONGEST_WAIT_SECONDS)
+    from email.utils import parsedate_to_datetime  # here: hardly ever needed, 10 ms
+
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time())
     except (ValueError, OverflowError):

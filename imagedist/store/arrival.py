@@ -41,6 +41,7 @@ class BlobWriter:
         self._arrival = arrival
         self._partial = partial
         self._stack = stack
+        self._loop = asyncio.get_running_loop()
         self.digest = arrival.digest
         self._has_begun = False
 
@@ -89,12 +90,17 @@ class BlobWriter:
             if self._arrival.size_bytes is None:
                 raise SourceError(f"nobody told the size of blob {self.digest}")
             await self.begin(self._arrival.size_bytes)
-        size_bytes = self._arrival.size_bytes
-        assert size_bytes is not None
-        if self._partial.present_bytes + len(chunk) > size_bytes:
-            raise IntegrityError(f"blob {self.digest} is longer than its {size_bytes} bytes")
-        await asyncio.to_thread(self._partial.append, chunk)
-        self._arrival.progress(size_bytes, self._partial.present_bytes)
+        await asyncio.to_thread(self.append, chunk)
+
+    def append(self, chunk: bytes | memoryview) -> None:
+        """``write`` for a thread that receives as well, after ``begin``. Blocking. Raises as ``write``."""
+        arrival, partial = self._arrival, self._partial
+        assert self._has_begun
+        assert arrival.size_bytes is not None
+        if partial.present_bytes + len(chunk) > arrival.size_bytes:
+            raise IntegrityError(f"blob {self.digest} is longer than its {arrival.size_bytes} bytes")
+        partial.append(chunk)
+        self._loop.call_soon_threadsafe(arrival.progress, arrival.size_bytes, partial.present_bytes)
 
 
 class Arrival:

@@ -91,7 +91,7 @@ class Partial:
     def state_size(self, size_bytes: int) -> None:
         write_aside(size_path(self._path), str(size_bytes).encode())
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes | memoryview) -> None:
         """Writes and hashes the next bytes.
 
         Raises:

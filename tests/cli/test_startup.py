@@ -6,7 +6,9 @@ import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -41,7 +43,7 @@ def test_a_worker_imports_only_the_standard_library_and_what_it_writes_with() ->
     assert imported(done.stderr) & BIG <= {"isal", "fastcrc"}
 
 
-async def test_a_pull_by_this_process_imports_one_http_client_and_no_schemas(tmp_path: Path) -> None:
+async def test_a_pull_by_this_process_imports_neither_aiohttp_nor_schemas(tmp_path: Path) -> None:
     built = layers.image([[layers.file("f", b"x")]])
     async with FaultyRegistry() as registry:
         for content in built.blobs.values():
@@ -57,29 +59,73 @@ async def test_a_pull_by_this_process_imports_one_http_client_and_no_schemas(tmp
         output, complaint = await process.communicate()
     assert process.returncode == 0, complaint
     assert b'"event": "done"' in output
-    unneeded = BIG - {"asyncio", "aiohttp", "ssl", "email", "http", "isal", "fastcrc", "zstandard"}
+    unneeded = BIG - {"asyncio", "ssl", "email", "http", "isal", "fastcrc", "zstandard"}
     assert imported(complaint.decode()) & unneeded == set()
 
 
-async def test_a_pull_by_an_agent_of_another_version_imports_no_big_library(tmp_path: Path) -> None:
-    answer = b'HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nWarp: 9\r\n\r\n{"event":"beamed"}\n'
-    answer += b'{"event":"done","reference":"app","image":"0123456789abcdef","seconds":0.1,"bytes":7,"warp":9}\n'
+DONE = b'{"event":"done","reference":"app","image":"0123456789abcdef","seconds":0.1,"bytes":7,"warp":9}\n'
+REFUSED = b'{"event":"error","message":"no such image","exit_code":2}\n'
+
+
+class Ended(NamedTuple):
+    code: int | None
+    output: str
+    complaint: str
+    imported: set[str]
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[tuple[Path, list[bytes]]]:
+    """An agent of another version: its socket, and what it was sent. It has only the image ``app``."""
     orders: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if head := await reader.read(1 << 16):  # the first look only connects
             orders.append(head)
-            writer.write(answer)
+            writer.write(
+                b'HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nWarp: 9\r\n\r\n{"event":"beamed"}\n'
+            )
+            writer.write(DONE if b"library/app:" in head else REFUSED)
         writer.close()
 
     async with await asyncio.start_unix_server(serve, tmp_path / "agent.sock"):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "importtime", "-m", "imagedist", "pull", "app"),
-            *("--socket", str(tmp_path / "agent.sock")),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, complaint = await process.communicate()
-    assert (process.returncode, output.decode()) == (0, "app  0123456789ab  7 bytes in 0.10 s\n")
-    assert imported(complaint.decode()) & BIG == set()
+        yield tmp_path / "agent.sock", orders
+
+
+async def imagedist(*words: str) -> Ended:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", "-m", "imagedist", *words),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, complaint = await process.communicate()
+    lines = [line for line in complaint.decode().splitlines() if not line.startswith("import time:")]
+    return Ended(process.returncode, output.decode(), "\n".join(lines), imported(complaint.decode()))
+
+
+async def test_a_pull_by_an_agent_of_another_version_imports_no_big_library(agent: tuple[Path, list[bytes]]) -> None:
+    socket, orders = agent
+    ended = await imagedist("pull", "app", "--socket", str(socket))
+    assert (ended.code, ended.output) == (0, "app  0123456789ab  7 bytes in 0.10 s\n")
+    assert ended.imported & (BIG | {"typer", "logging"}) == set()
     assert orders[0].endswith(b'{"format": 1, "reference": "docker.io/library/app:latest"}')
+
+
+@pytest.mark.parametrize("words", [["app"], ["app", "--json"], ["nope"], ["nope", "--json"], ["Not/a/Reference"]])
+async def test_a_pull_by_the_agent_does_the_same_whoever_reads_its_words(
+    agent: tuple[Path, list[bytes]], words: list[str]
+) -> None:
+    socket, orders = agent
+    short = await imagedist("pull", *words, "--socket", str(socket))
+    long = await imagedist("pull", *words, f"--socket={socket}")
+    assert ("typer" in short.imported, "typer" in long.imported) == (False, True)
+    assert short[:3] == long[:3]
+    assert orders[::2] == orders[1::2]
+
+
+@pytest.mark.parametrize("words", [[], ["app", "other"], ["app", "--socket"], ["app", "--jsn"], ["app", "--root"]])
+async def test_a_pull_that_is_not_so_simple_is_explained_by_typer(words: list[str]) -> None:
+    ended = await imagedist("pull", *words)
+    assert ended.code == 2
+    assert ended.complaint.endswith("--help`")
+    assert "typer" in ended.imported

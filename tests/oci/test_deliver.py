@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import subprocess
@@ -17,10 +18,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from imagedist.errors import IntegrityError, SourceError
-from imagedist.oci.bulk import CHUNK_BYTES, bulk_session
+from imagedist.oci.bulk import CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
-from imagedist.oci.raw_body import RawBody
+from imagedist.oci.http import Http
+from imagedist.oci.http_aiohttp import AiohttpClient, bulk_session
+from imagedist.oci.http_threads import ThreadedClient
+from imagedist.oci.raw_body import RawSocketBody
 from tests.support.registry import FaultyRegistry
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 123)
@@ -55,8 +59,15 @@ async def no_nap(seconds: float) -> None:
     pass
 
 
-def client_of(registry: FaultyRegistry, stall_seconds: float = NEVER_SECONDS) -> RegistryClient:
-    return RegistryClient(registry.url, sleep=no_nap, stall_seconds=stall_seconds)
+@pytest.fixture(params=[AiohttpClient, ThreadedClient])
+async def http(request: pytest.FixtureRequest) -> Http:
+    """Every test that asks a registry runs with both."""
+    client: Http = request.param()
+    return client
+
+
+def client_of(registry: FaultyRegistry, http: Http, stall_seconds: float = NEVER_SECONDS) -> RegistryClient:
+    return RegistryClient(registry.url, http=http, sleep=no_nap, stall_seconds=stall_seconds)
 
 
 async def deliver(
@@ -73,36 +84,42 @@ async def until_asked(registry: FaultyRegistry, digest: Digest, count: int) -> N
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 5000, CHUNK_BYTES, len(CONTENT)])
 async def test_bytes_come_in_order_in_a_thread(
-    registry: FaultyRegistry, threads: ThreadPoolExecutor, size_bytes: int
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, size_bytes: int, http: Http
 ) -> None:
     digest, taken = registry.add_blob(CONTENT[:size_bytes]), Taken()
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         for _ in range(2):
             await deliver(client, digest, taken, threads)
     assert taken.content == CONTENT[:size_bytes] * 2
     assert threading.get_ident() not in taken.threads
 
 
-async def test_broken_body_is_resumed_where_it_broke(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+async def test_broken_body_is_resumed_where_it_broke(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
+) -> None:
     digest, taken = registry.add_blob(CONTENT), Taken()
     registry.cuts = [700_000, 300_000, 7]
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         await deliver(client, digest, taken, threads)
     assert taken.content == CONTENT
     assert registry.blob_gets[digest] == 4
 
 
-async def test_body_that_keeps_breaking_is_given_up(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+async def test_body_that_keeps_breaking_is_given_up(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
+) -> None:
     registry.cuts = [100, 0, 0]
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         with pytest.raises(SourceError, match=r"broke off .* at byte 100"):
             await deliver(client, registry.add_blob(CONTENT), Taken(), threads)
 
 
-async def test_body_that_stands_still_is_asked_for_again(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+async def test_body_that_stands_still_is_asked_for_again(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
+) -> None:
     digest, taken = registry.add_blob(CONTENT), Taken()
     registry.gate = asyncio.Event()
-    async with client_of(registry, stall_seconds=0.05) as client:
+    async with client_of(registry, http, stall_seconds=0.05) as client:
         delivering = asyncio.create_task(deliver(client, digest, taken, threads))
         await until_asked(registry, digest, 2)
         registry.gate.set()
@@ -113,22 +130,22 @@ async def test_body_that_stands_still_is_asked_for_again(registry: FaultyRegistr
 @pytest.mark.parametrize("ignores_ranges", [False, True])
 @pytest.mark.parametrize("offset", [1, 2 * CHUNK_BYTES + 5, len(CONTENT) - 1])
 async def test_delivery_begins_at_an_offset(
-    registry: FaultyRegistry, threads: ThreadPoolExecutor, ignores_ranges: bool, offset: int
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, ignores_ranges: bool, offset: int, http: Http
 ) -> None:
     registry.ignores_ranges = ignores_ranges
     taken = Taken()
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         await deliver(client, registry.add_blob(CONTENT), taken, threads, offset)
     assert taken.content == CONTENT[offset:]
 
 
 async def test_delivery_that_is_blocked_by_its_socket_is_cancelled_at_once(
-    registry: FaultyRegistry, threads: ThreadPoolExecutor
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
 ) -> None:
     digest, begun = registry.add_blob(CONTENT), asyncio.Event()
     registry.gate = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with client_of(registry) as client, client.blob("team/app", digest) as stream:
+    async with client_of(registry, http) as client, client.blob("team/app", digest) as stream:
         delivering = asyncio.create_task(
             stream.deliver(lambda _: loop.call_soon_threadsafe(begun.set) and None, threads)
         )
@@ -140,12 +157,12 @@ async def test_delivery_that_is_blocked_by_its_socket_is_cancelled_at_once(
 
 
 async def test_delivery_that_waits_for_a_thread_is_cancelled_without_one(
-    registry: FaultyRegistry, threads: ThreadPoolExecutor
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
 ) -> None:
     free, taken = threading.Event(), Taken()
     digest = registry.add_blob(CONTENT)
     threads.submit(free.wait)
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         delivering = asyncio.create_task(deliver(client, digest, taken, threads))
         await until_asked(registry, digest, 1)
         for _ in range(100):
@@ -158,12 +175,14 @@ async def test_delivery_that_waits_for_a_thread_is_cancelled_without_one(
         assert not taken.content
 
 
-async def test_error_of_the_consumer_is_told_as_it_is(registry: FaultyRegistry, threads: ThreadPoolExecutor) -> None:
+async def test_error_of_the_consumer_is_told_as_it_is(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, http: Http
+) -> None:
     def refuse(chunk: bytes | memoryview) -> None:
         raise IntegrityError("not these")
 
     digest, taken = registry.add_blob(CONTENT), Taken()
-    async with client_of(registry) as client:
+    async with client_of(registry, http) as client:
         async with client.blob("team/app", digest) as stream:
             with pytest.raises(IntegrityError, match="not these"):
                 await stream.deliver(refuse, threads)
@@ -171,7 +190,9 @@ async def test_error_of_the_consumer_is_told_as_it_is(registry: FaultyRegistry, 
     assert taken.content == CONTENT
 
 
-async def test_range_that_ends_early_on_an_open_connection_is_resumed_at_once(threads: ThreadPoolExecutor) -> None:
+async def test_range_that_ends_early_on_an_open_connection_is_resumed_at_once(
+    threads: ThreadPoolExecutor, http: Http
+) -> None:
     async def some(request: web.Request) -> web.Response:
         start = request.http_range.start
         stop = min(start + 2 * CHUNK_BYTES, len(CONTENT))
@@ -182,7 +203,7 @@ async def test_range_that_ends_early_on_an_open_connection_is_resumed_at_once(th
     app.router.add_get("/{path:.*}", some)
     async with TestServer(app) as server:
         url = str(server.make_url("")).rstrip("/")
-        async with RegistryClient(url, sleep=no_nap, stall_seconds=NEVER_SECONDS) as client:
+        async with RegistryClient(url, http=http, sleep=no_nap, stall_seconds=NEVER_SECONDS) as client:
             await deliver(client, Digest.of(CONTENT), taken, threads, 1)
     assert taken.content == CONTENT[1:]
 
@@ -199,7 +220,7 @@ async def test_body_that_arrived_before_it_was_taken_leaves_its_connection_to_ot
             response = await session.get(server.make_url("/"))
             while response.content.total_bytes < size_bytes:  # noqa: ASYNC110  # nobody tells when
                 await asyncio.sleep(0)
-            body = RawBody.take(response, 5)
+            body = RawSocketBody.take(response, 5)
             if body is not None:
                 buffer = memoryview(bytearray(size_bytes + 1))
                 assert body.fill(buffer) == size_bytes
@@ -220,14 +241,90 @@ async def test_encrypted_body_is_left_to_aiohttp(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session:
         response = await session.get(server.make_url("/"), ssl=False)
         assert response.url.scheme == "https"
-        assert RawBody.take(response, 5) is None
+        assert RawSocketBody.take(response, 5) is None
         assert await response.read() == CONTENT
     await server.close()
+
+
+async def test_encrypted_body_is_decrypted_by_the_thread_that_takes_it(
+    tmp_path: Path, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with encrypted(tmp_path) as url, RegistryClient(url, http=ThreadedClient(), sleep=no_nap) as client:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        taken = Taken()
+        for _ in range(2):  # by one connection
+            await deliver(client, Digest.of(CONTENT), taken, threads)
+    assert taken.content == CONTENT * 2
+    assert len(taken.threads) == 1
+
+
+async def test_certificate_of_a_stranger_is_refused(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    async with encrypted(tmp_path) as url, RegistryClient(url, http=ThreadedClient(), sleep=no_nap) as client:
+        with pytest.raises(SourceError, match="certificate verify failed"):
+            await deliver(client, Digest.of(CONTENT), Taken(), threads)
+
+
+async def test_handshake_that_stands_still_is_cancelled_at_once(threads: ThreadPoolExecutor) -> None:
+    connected, over = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        connected.set()
+        await over.wait()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with RegistryClient(url, http=ThreadedClient(), sleep=no_nap) as client:
+            delivering = asyncio.create_task(deliver(client, Digest.of(CONTENT), Taken(), threads))
+            await connected.wait()
+            delivering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await delivering
+        over.set()
+
+
+async def test_connection_that_was_closed_while_idle_is_replaced(threads: ThreadPoolExecutor) -> None:
+    async def whole(request: web.Request) -> web.Response:
+        peers.append(request.transport)
+        return web.Response(body=CONTENT)
+
+    peers: list[asyncio.Transport | None] = []
+    app = web.Application()
+    app.router.add_get("/{path:.*}", whole)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        async with RegistryClient(url, http=ThreadedClient(), sleep=no_nap) as client:
+            taken = Taken()
+            for _ in range(2):
+                await deliver(client, Digest.of(CONTENT), taken, threads)
+            assert peers[0] is peers[1] is not None
+            peers[1].abort()
+            await deliver(client, Digest.of(CONTENT), taken, threads)
+    assert taken.content == CONTENT * 3
+
+
+@contextlib.asynccontextmanager
+async def encrypted(directory: Path) -> AsyncIterator[str]:
+    """A registry that has one blob, whatever it is asked for; its URL."""
+
+    async def whole(request: web.Request) -> web.Response:
+        return web.Response(body=CONTENT)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", whole)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=certified(directory))
+    try:
+        yield f"https://localhost:{server.port}"
+    finally:
+        await server.close()
 
 
 def certified(directory: Path) -> ssl.SSLContext:
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    kind += ["-addext", "subjectAltName=DNS:localhost"]
     command = ["openssl", "req", *kind, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
