@@ -251,6 +251,10 @@ class UnpackTable(_Table):
 
 class SnapshotterTable(_Table):
     socket: AbsolutePath
+    patience: Duration = timedelta(seconds=10)
+    """containerd unpacks a layer itself when the agent's pull makes no progress for so long."""
+    wait: Duration = timedelta(minutes=5)
+    """And when the whole pull takes longer."""
 
 
 class LimitsTable(_Table):

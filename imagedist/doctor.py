@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket as sockets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,9 @@ from imagedist.config import AgentConfig, load
 from imagedist.engine import default_ramdisk, default_root, is_tmpfs
 from imagedist.errors import ImagedistError, InputError
 from imagedist.privileges import is_machine_root
-from imagedist.runtimes import survey
+from imagedist.runtimes import Settings, survey
+from imagedist.snapshotter.check import problems
+from imagedist.unpack import extension
 
 _ASK_SECONDS = 5.0
 _LITTLE_BYTES = 5 << 30
@@ -41,7 +44,7 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
     loaded = load(config, AgentConfig) if config else None
     root = loaded.storage.root if loaded else default_root()
     ramdisk = loaded.unpack.ramdisk if loaded else default_ramdisk()
-    findings = [_privileges(), _overlay(), _ramdisk(ramdisk, is_agents=loaded is not None), _disk(root)]
+    findings = [_privileges(), _overlay(), _extension(), _ramdisk(ramdisk, is_agents=loaded is not None), _disk(root)]
     proxies: tuple[str, ...] = loaded.agent.site_proxies if loaded else ()
     seeders: tuple[str, ...] = loaded.agent.site_seeders if loaded else ()
     mirror = str(loaded.agent.listen) if loaded else "127.0.0.1:5050"
@@ -59,6 +62,8 @@ async def examine(config: Path | None, socket: Path | None) -> list[Finding]:
             findings.append(Finding("ok", f"agent {status.version}", f"stores images in {status.storage_root}"))
             proxies, seeders, mirror = status.site_proxies, status.site_seeders, status.mirror
             findings.append(await _hop("canary: mirror", f"http://{mirror}/v2/"))
+    if loaded is not None and loaded.snapshotter is not None:
+        findings += await asyncio.to_thread(_snapshots, loaded.snapshotter.socket, root)
     for url in proxies:
         findings.append(await _hop("canary: site proxy", f"{url}/readyz"))
     for url in seeders:
@@ -93,6 +98,16 @@ def _overlay() -> Finding:
     return Finding("warn", "overlay file system", "not loaded: `modprobe overlay` before containers run from the store")
 
 
+def _extension() -> Finding:
+    if extension.compiled is not None:
+        return Finding("ok", "unpacking in C", "compiled in")
+    return Finding(
+        "warn",
+        "unpacking in C",
+        "not compiled in, so unpacking takes more CPU: install gcc and python3-dev, then imagedist again",
+    )
+
+
 def _ramdisk(path: Path, is_agents: bool) -> Finding:
     if is_agents and is_machine_root() and not os.path.ismount(path):
         return Finding("ok", f"ramdisk {path}", "the agent mounts it when it starts")
@@ -117,6 +132,24 @@ def _disk(root: Path) -> Finding:
     return Finding("ok", f"store {root}", f"{free >> 30} GiB free")
 
 
+def _snapshots(socket: Path, root: Path) -> list[Finding]:
+    """Whether the snapshotter listens, and all of its snapshots are whole."""
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        probe.settimeout(_ASK_SECONDS)
+        try:
+            probe.connect(str(socket))
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            return [Finding("bad", f"snapshotter at {socket}", f"does not listen ({why}): containerd waits for it")]
+    try:
+        count, broken = problems(root)
+    except ImagedistError as error:
+        return [Finding("bad", "snapshots", str(error))]
+    return [Finding("bad", "snapshots", line) for line in broken] or [
+        Finding("ok", f"snapshotter at {socket}", f"{count} snapshots, each with its directory or layer")
+    ]
+
+
 async def _hop(what: str, url: str) -> Finding:
     try:
         async with httpx.AsyncClient(timeout=_ASK_SECONDS, trust_env=False) as http:
@@ -132,6 +165,6 @@ def _runtimes(mirror: str) -> list[Finding]:
     return [
         Finding("ok", report.name, f"uses the mirror {mirror}")
         if report.is_configured
-        else Finding("warn", report.name, f"does not use the mirror {mirror} yet: {report.how}")
-        for report in survey(mirror)
+        else Finding("warn", report.name, f"not configured yet: `imagedist runtimes {report.key}` says what it needs")
+        for report in survey(Settings(mirror=mirror))
     ]

@@ -2,7 +2,9 @@
 
 ImagedistError
 ├── InputError            what the user gave is wrong: tell the user (exit 2)
-│   └── ConfigError       a configuration file is wrong: names the file and the key
+│   ├── ConfigError       a configuration file is wrong: names the file and the key
+│   ├── ExistsError       the name is taken: use what is there, or another name
+│   └── PreconditionError not in the state that the request needs: change that first
 ├── NotFoundError         nobody has it: HTTP 404 with the distribution spec's code
 ├── SourceError           this source failed: try the next one
 │   ├── UnauthorizedError the source wants (other) credentials
@@ -28,6 +30,14 @@ class InputError(ImagedistError):
 
 
 class ConfigError(InputError):
+    pass
+
+
+class ExistsError(InputError):
+    pass
+
+
+class PreconditionError(InputError):
     pass
 
 

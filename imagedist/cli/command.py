@@ -15,17 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from imagedist import __version__
-from imagedist.errors import ImagedistError, InputError
+from imagedist import __version__, ending
+from imagedist.errors import InputError
 
 if TYPE_CHECKING:
     from imagedist.agent.protocol import AgentStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-INTERRUPTED = 130
-"""128 + SIGINT, as every shell expects."""
 
 _UsageError: Any = typer.BadParameter.__base__
 """Of every complaint about arguments; typer exports only this child."""
@@ -67,22 +64,8 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
+        with ending.explained(bool(kwargs.get("as_json"))):
             return command(*args, **kwargs)
-        except ImagedistError as error:
-            if kwargs.get("as_json"):
-                from imagedist.progress import Event
-
-                print(Event(event="error", message=str(error), exit_code=error.exit_code).line())
-            print(f"imagedist: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt:
-            print("imagedist: interrupted; nothing half-done was kept", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:
-            # Whoever read our output has gone (`| head`): no traceback at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
 
     return run
 
@@ -170,8 +153,7 @@ def _options(
 
 
 def main() -> None:
-    """The console script."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    """Does what the command line says; never returns."""
     try:
         app(standalone_mode=True)
     except InputError as error:  # raised while options were read

@@ -1,4 +1,4 @@
-"""The commands of a node: its agent, its swarm, its runtimes, what is wrong with it, and the demo."""
+"""The commands of a node: its agent, its swarm, what is wrong with it, and the demo."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.errors import InputError
+
+if TYPE_CHECKING:
+    from imagedist.config import AgentConfig
+from imagedist.garbage import importing
 
 
 @app.command()
@@ -21,13 +25,37 @@ def agent(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what happens, not only what went wrong.")] = False,
 ) -> None:
     """Run this node's agent: mirror, swarm session, cache, pulls."""
-    import asyncio
+    with importing():
+        import asyncio
 
-    from imagedist.agent.app import run
-    from imagedist.config import AgentConfig, load
+        from imagedist.agent.app import run
+        from imagedist.config import AgentConfig, load
 
     logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
     asyncio.run(run(load(config, AgentConfig)))
+
+
+@app.command()
+@explained
+def snapshotter(
+    config: Annotated[Path, typer.Option("--config", help="agent.toml, with a table [snapshotter]")],
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what happens, not only what went wrong.")] = False,
+) -> None:
+    """Serve containerd the layers that this node has, and those its agent gets: a proxy snapshotter."""
+    try:
+        from imagedist.snapshotter.app import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("grpc", "google", "google.protobuf"):
+            raise
+        raise InputError("the snapshotter needs grpcio: pip install 'imagedist[containerd]'") from error
+
+    def loaded() -> AgentConfig:
+        from imagedist.config import AgentConfig, load
+
+        return load(config, AgentConfig)
+
+    logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
+    run(loaded)
 
 
 @app.command()
@@ -45,27 +73,6 @@ def swarm(socket: Socket = None, as_json: Json = False) -> None:
         raise InputError("no agent runs on this node: start `imagedist agent --config agent.toml`")
     told = AgentClient(found).transfers()
     print(TypeAdapter(Transfers).dump_json(told).decode() if as_json else swarm_table(told.transfers))
-
-
-@app.command()
-@explained
-def runtimes(
-    mirror: Annotated[str, typer.Option(help="The agent's mirror address.")] = "127.0.0.1:5050", as_json: Json = False
-) -> None:
-    """For each runtime of this machine: does it get P2P, does it get the parallel unpack, and how."""
-    from imagedist.runtimes import survey
-
-    reports = survey(mirror)
-    if as_json:
-        print(json.dumps([asdict(report) for report in reports]))
-        return
-    if not reports:
-        print("no docker, containerd, podman or CRI-O on this machine")
-    for report in reports:
-        print(f"{report.name} {report.version}{'' if report.is_configured else '  (not configured yet)'}")
-        print(f"  P2P              {report.p2p}")
-        print(f"  parallel unpack  {report.parallel_unpack}")
-        print(f"  how              {report.how}")
 
 
 @app.command()

@@ -93,7 +93,7 @@ class _Collection:
             # Locked first, looked at then: no build can make an image of them any more.
             recorded = {str(record.get("id")): record for record in layers.records.read()}
             needed = {layer_id for image in self._parts.stored() for layer_id in image.layer_ids}
-            needed |= container_layers(self._parts.root, recorded)
+            needed |= container_layers(self._parts.root, recorded) | self._parts.loans.lent()
             candidates = [one for one in recorded if one not in needed and layers.is_ours(one) and free(one)]
             usage = self._parts.usage()
             unused = [one for one in candidates if usage.by("", self._parts.marks([one])) is None]
@@ -109,9 +109,10 @@ class _Collection:
         layers = self._parts.layers
         with self._parts.locks() as locks, self._trash() as trash, layers.records.reading() as records:
             free, recorded = self._free(locks), {record.get("id") for record in records}
-            usage = self._parts.usage()
+            usage, lent = self._parts.usage(), self._parts.loans.lent()
             for path in sorted(layers.overlay.iterdir()):
-                is_orphan = _ID.match(path.name) and path.name not in recorded and free(path.name)
+                is_known = path.name in recorded or path.name in lent
+                is_orphan = _ID.match(path.name) and not is_known and free(path.name)
                 if is_orphan and usage.mounted_by([path.name]) is None:
                     self._remove("layer directory", path, trash)
             for path in sorted((layers.overlay / "l").iterdir()):

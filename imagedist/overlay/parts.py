@@ -14,6 +14,7 @@ from imagedist.overlay.durability import Unsynced
 from imagedist.overlay.format import Format
 from imagedist.overlay.images import Images, StoredImage
 from imagedist.overlay.layers import Layers
+from imagedist.overlay.loans import Loans
 from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.records import Record
 from imagedist.overlay.usage import Usage
@@ -35,6 +36,7 @@ class Parts:
     layers: Layers
     images: Images
     unsynced: Unsynced
+    loans: Loans
 
     @classmethod
     def at(cls, root: Path, is_durable: bool, used_by: Sequence[Path]) -> Parts:
@@ -48,6 +50,7 @@ class Parts:
             Layers(root, own, is_durable),
             Images(root, is_durable),
             Unsynced(own / "unsynced", own / "building"),
+            Loans(own / "lent"),
         )
 
     def prepare(self) -> None:
@@ -58,7 +61,7 @@ class Parts:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for directory in (self.own, *(self.own / name for name in ("unsynced", "mounts", "used"))):
+            for directory in (self.own, *(self.own / name for name in ("unsynced", "mounts", "used", "lent"))):
                 directory.mkdir(exist_ok=True, mode=0o700)
             self.layers.prepare()
             (self.root / "overlay-images").mkdir(exist_ok=True, mode=0o700)

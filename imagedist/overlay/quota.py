@@ -67,7 +67,7 @@ def plan(parts: Parts, limit_bytes: int, keep: Sequence[str] = ()) -> Plan:
         else:
             users.append(f"{next(iter(image.names), image.id[:12])}: {user}")
     staying = {layer_id for image in images if image not in evictable for layer_id in image.layer_ids}
-    staying.update(keep)
+    staying.update(keep, parts.loans.lent())
     victims: list[tuple[StoredImage, tuple[str, ...]]] = []
     while evictable and left_bytes > limit_bytes:
         image = evictable.pop(0)

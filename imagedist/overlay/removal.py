@@ -51,14 +51,15 @@ def layers_of_others(parts: Parts, image: StoredImage) -> set[str]:
 
 
 def discard_unneeded(parts: Parts, layer_ids: Collection[str], trash: Path) -> list[str]:
-    """Removes layers, uppermost first, but those that another layer stands upon. The caller has locked them.
+    """Removes layers, uppermost first, but those that another layer stands upon, or that are lent. The caller has
+    locked them.
 
     Returns:
         What is gone.
     """
     parents = {str(record.get("id")): record.get("parent") for record in parts.layers.records.read()}
     gone: list[str] = []
-    waiting = set(layer_ids)
+    waiting = set(layer_ids) - parts.loans.lent()
     while leaves := waiting.difference(filter(None, parents.values())):
         for layer_id in sorted(leaves):
             parts.layers.discard(layer_id, trash)
@@ -78,7 +79,8 @@ def distrust_lost(parts: Parts) -> None:
         with parts.locks() as locks, parts.trash() as trash:
             unused = [layer_id for layer_id in layer_ids if locks.try_remove(layer_id)]
             # One that an image has was synced before the image was recorded, maybe just now.
-            needed = {layer_id for image in parts.stored() for layer_id in image.layer_ids}
+            # Likewise one that is lent.
+            needed = {layer_id for image in parts.stored() for layer_id in image.layer_ids} | parts.loans.lent()
             for layer_id in reversed(unused):
                 if layer_id not in needed:
                     parts.layers.discard(layer_id, trash)

@@ -25,9 +25,15 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 class Process:
-    """One long-running process. It dies with the test run, even when that is killed (PR_SET_PDEATHSIG)."""
+    """One long-running process. It dies with the test run, even when that is killed (PR_SET_PDEATHSIG).
 
-    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        descriptors: what it inherits besides the usual three.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, descriptors: Sequence[int] = ()
+    ) -> None:
         self.argv = list(argv)
         self.log = log
         with log.open("ab") as output:
@@ -38,6 +44,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env=_environment(env),
                 start_new_session=True,
+                pass_fds=descriptors,
             )
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -26,6 +28,9 @@ url = "{upstream}"
 [upstreams.local]
 url = "{upstream}"
 hosts = ["{name}"]
+[upstreams.canary]
+url = "http://127.0.0.1:5055"
+hosts = ["127.0.0.1:5055"]
 """
 _SEEDER = """\
 [seeder]
@@ -51,6 +56,9 @@ used_by = []
 [unpack]
 ramdisk = "{base}/ramdisk"
 ramdisk_budget = "512MiB"
+[snapshotter]
+socket = "{base}/snapshotter.sock"
+patience = "5s"
 """
 
 SWARM = ("peer", "seeder")
@@ -79,6 +87,12 @@ class Service:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL, wherever it is."""
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        self.stop()
 
 
 class Site:
@@ -125,7 +139,15 @@ class Agent(Service):
         config.write_text(_AGENT.format(proxy=site.proxy.url, seeder=site.seeder.url, **values))
         super().__init__(["imagedist", "agent", "--config", str(config)], base / "agent.log", f"http://{listen}")
         self.storage = base / "storage"
+        self.config = config
+        self.snapshotter_socket = base / "snapshotter.sock"
         self._socket = base / "agent.sock"
+
+    def start(self) -> None:
+        """Returns when the mirror answers and the socket is there."""
+        super().start()
+        assert self._process is not None
+        self._process.wait_until(self._socket.exists, str(self._socket))
 
     def imagedist(self, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         """Runs ``imagedist`` on this node; it must succeed."""
@@ -155,6 +177,10 @@ class Agent(Service):
             for sample in family.samples
             if sample.name == "imagedist_received_bytes_total" and sample.value
         }
+
+    def layer_directories(self) -> list[Path]:
+        """The unpacked layers of this node's store."""
+        return [path for path in (self.storage / "overlay").iterdir() if path.name != "l"]
 
     def image_names(self) -> list[str]:
         """The names of all images in this node's store."""
