@@ -1,0 +1,54 @@
+"""``hosts.toml``, by which containerd and whoever uses it are pointed at a mirror (containerd docs/hosts.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from imagedist.runtimes.documents import check_toml, read_toml, value_at
+from imagedist.runtimes.report import Edit
+
+_HEAD = """\
+# By `imagedist runtimes --apply`: every registry is asked through this node's agent first. Without a "server" line,
+# whoever reads this goes to the registry itself when the agent does not answer.
+
+"""
+_TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+
+
+def hosts_edits(directory: Path, mirror: str, registries: tuple[str, ...] = ()) -> tuple[Edit, ...]:
+    """The files of one ``certs.d``.
+
+    containerd reads ``_default`` only for a registry without a directory of its own, so those that are there get our
+    table as well.
+
+    Args:
+        registries: the ones to write a file each for, where nobody reads ``_default``; empty: ``_default``.
+    """
+    names = [name.replace(":", "_") + "_" if ":" in name else name for name in registries] or ["_default"]
+    own = sorted(path for path in directory.glob("*/hosts.toml") if path.parent.name not in names)
+    paths = [*(directory / name / "hosts.toml" for name in names), *own]
+    return tuple(Edit(path, lambda text: with_host(text, mirror)) for path in paths)
+
+
+def with_host(text: str, mirror: str) -> str:
+    """A ``hosts.toml`` whose first host is the mirror: hosts are tried in the order of the file.
+
+    Raises:
+        ConfigError: not TOML, or of a form that cannot be edited.
+    """
+    url = f"http://{mirror}"
+    capabilities = ["pull", "resolve"]
+    before = read_toml(text)
+    if value_at(before, ("host", url)) is not None:
+        return text
+    table = f'[host."{url}"]\n  capabilities = {json.dumps(capabilities)}\n'
+    first = _TABLE_LINE.search(text)
+    if first is None:
+        separator = "" if not text or text.endswith("\n") else "\n"
+        after = f"{text}{separator}\n{table}" if text.strip() else _HEAD + table
+    else:
+        after = f"{text[: first.start()]}{table}\n{text[first.start() :]}"
+    check_toml(after, {**before, "host": {**before.get("host", {}), url: {"capabilities": capabilities}}})
+    return after

@@ -1,0 +1,173 @@
+"""How each runtime shows that it works: it pulls the canary as its users do, says who unpacked it, and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from imagedist.errors import ImagedistError, InputError, SourceError
+from imagedist.oci.manifest import Manifest, parse_document
+from imagedist.oci.reference import Reference
+from imagedist.overlay.store import OverlayStore
+from imagedist.runtimes import cri
+from imagedist.runtimes.asking import ask
+from imagedist.runtimes.handover import Runtime, hand_over
+from imagedist.runtimes.settings import SNAPSHOTTER
+
+Answer = Literal["yes", "no", "-"]
+
+_TIMEOUT_SECONDS = 600
+_CONTAINERD = Path("/run/containerd/containerd.sock")
+_K3S = Path("/run/k3s/containerd/containerd.sock")
+_CRIO = Path("/var/run/crio/crio.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """An image that the site serves.
+
+    Attributes:
+        prefix: its registry's path at the mirror.
+        command: what a container of it runs; empty: the image's own.
+        says: what that prints.
+        store: our image store. pull: makes the agent unpack it there.
+    """
+
+    reference: Reference
+    mirror: str
+    prefix: str
+    command: tuple[str, ...]
+    says: str
+    store: Path
+    pull: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        return str(self.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``-``: not for this runtime. ``ran`` is what the container printed, or None if there was none."""
+
+    unpacked: Answer
+    ran: str | None
+    detail: str = ""
+
+
+def try_docker(canary: Canary) -> Outcome:
+    driver = ask("docker", "info", "--format", "{{.Driver}}")
+    if driver == SNAPSHOTTER or canary.reference.registry == "docker.io":
+        _run("docker", "pull", canary.name)
+        detail = ""
+    else:
+        _hand_over("docker", canary)
+        detail = "by `pull --into docker`: registry-mirrors are for docker.io only"
+    unpacked = _unpacked_by_us(canary, _CONTAINERD, "moby") if driver == SNAPSHOTTER else "-"
+    with _removed("docker", "rmi", canary.name):
+        run = ["docker", "run", "--rm", "--network", "none", "--pull", "never", canary.name, *canary.command]
+        return Outcome(unpacked, _run(*run), detail)
+
+
+def try_podman(canary: Canary) -> Outcome:
+    """Pulls by the mirror, then runs the copy in our store, of which podman says that it is read-only."""
+    _hand_over("podman", canary)
+    _run("podman", "rmi", canary.name)
+    canary.pull()
+    is_ours = ask("podman", "image", "list", "--filter", f"reference={canary.name}", "--format", "{{.ReadOnly}}")
+    run = ["podman", "run", "--rm", "--network", "none", "--pull", "never", canary.name, *canary.command]
+    return Outcome("yes" if is_ours == "true" else "no", _run(*run), "pulled by the mirror's address")
+
+
+def try_nerdctl(canary: Canary) -> Outcome:
+    canary.pull()
+    _run("nerdctl", "pull", canary.name)
+    with _removed("nerdctl", "rmi", canary.name):
+        ran = _run("nerdctl", "run", "--rm", "--network", "none", canary.name, *canary.command)
+        return Outcome(_unpacked_by_us(canary, _CONTAINERD, "default"), ran)
+
+
+def try_containerd(canary: Canary, socket: Path = _CONTAINERD) -> Outcome:
+    """As kubelet: CRI's PullImage; then a container by ``ctr`` in Kubernetes' namespace."""
+    cri.pull_image(socket, canary.name)
+    try:
+        unpacked = _unpacked_by_us(canary, socket, "k8s.io")
+        run = [*_ctr(socket, "k8s.io"), "run", "--rm", "--snapshotter", SNAPSHOTTER, canary.name]
+        return Outcome(unpacked, _run(*run, f"imagedist-canary-{canary.reference.tag}", *canary.command))
+    finally:
+        with contextlib.suppress(ImagedistError):
+            cri.remove_image(socket, canary.name)
+
+
+def try_k3s(canary: Canary) -> Outcome:
+    return try_containerd(canary, _K3S)
+
+
+def try_crio(canary: Canary) -> Outcome:
+    """Only the pull: containers of CRI-O are pods, which are kubelet's to make."""
+    cri.pull_image(_CRIO, canary.name)
+    with contextlib.suppress(ImagedistError):
+        cri.remove_image(_CRIO, canary.name)
+    return Outcome("-", None, "only the pull is tried: its containers are kubelet's to make")
+
+
+TRIALS: dict[str, Callable[[Canary], Outcome]] = {
+    "docker": try_docker,
+    "containerd": try_containerd,
+    "nerdctl": try_nerdctl,
+    "podman": try_podman,
+    "crio": try_crio,
+    "k3s": try_k3s,
+    "rke2": try_k3s,  # at the same address
+}
+
+
+def _unpacked_by_us(canary: Canary, socket: Path, namespace: str) -> Answer:
+    """containerd's content store has none of the layers: it never fetched them, so it cannot have unpacked them.
+
+    Which layers, our store says; the snapshotter's pull has no name there yet, so the agent is asked for it by name.
+    """
+    canary.pull()
+    store = OverlayStore(canary.store)
+    manifest = parse_document("", store.manifest_bytes(store.find(canary.name)), canary.name)
+    assert isinstance(manifest, Manifest)  # of one platform, as the store keeps it
+    fetched = set(_run(*_ctr(socket, namespace), "content", "ls", "--quiet").split())
+    return "no" if fetched & {str(layer.digest) for layer in manifest.layers} else "yes"
+
+
+def _ctr(socket: Path, namespace: str) -> list[str]:
+    return ["ctr", "--address", str(socket), "--namespace", namespace]
+
+
+def _hand_over(runtime: Runtime, canary: Canary) -> None:
+    asyncio.run(hand_over(runtime, canary.reference, canary.mirror, canary.prefix))
+
+
+@contextlib.contextmanager
+def _removed(*command: str) -> Iterator[None]:
+    """Afterwards the image goes, however it went."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ImagedistError):
+            _run(*command)
+
+
+def _run(*command: str) -> str:
+    """What a program prints. Raises InputError: it is not here. SourceError: it failed; says what it said."""
+    words = " ".join(command[:3])
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{command[0]} is not installed on this machine") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SourceError(f"`{words}` did not end: {error}") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise SourceError(f"`{words}` failed: {said}")
+    return done.stdout.strip()
