@@ -17,6 +17,7 @@ from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
 from bench import memory as memory_benchmark
+from bench import runtimes as runtimes_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
 from bench.report import show, show_difference
@@ -188,6 +189,21 @@ def memory(
     """Watch the anonymous memory and the ramdisk of a pull."""
     parse_size(ramdisk_budget)
     _give(memory_benchmark.run(_settings(image, rounds, store, ext4, cache, quick), ramdisk_budget), json)
+
+
+@app.command()
+@explained
+def runtimes(
+    image: Image = "reference",
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = _STORE,
+    ext4: Ext4 = None,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Pull as kubelet does, by CRI: containerd with imagedist's snapshotter, and with overlayfs."""
+    _give(runtimes_benchmark.run(_settings(image, rounds, store, ext4, cache, quick)), json)
 
 
 @app.command()

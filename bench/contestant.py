@@ -24,13 +24,19 @@ class Ready:
     """A contestant that waits, its daemons running, its store empty.
 
     Attributes:
+        call: does the job instead of ``command``, without a process of its own: a daemon's client that is no program.
         environment: set for the client, beside what every client gets.
         ramdisk: where it keeps what is on its way, if it has such a place.
+        prepare: puts on the node what is to be there beforehand; None: by a pull of its own.
+        figures: read after the run: what else is to be known, units in the names.
     """
 
-    command: Command
+    command: Command | None = None
+    call: Callable[[str], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     ramdisk: Path | None = None
+    prepare: Command | None = None
+    figures: Callable[[], Mapping[str, float]] = dict
 
 
 class Contestant(Protocol):

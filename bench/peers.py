@@ -16,12 +16,14 @@ from bench.processes import daemon, run, search_path, succeeds
 
 _CONTAINERD = """\
 version = 2
+{top}
 root = "{store}/containerd"
 state = "{directory}/containerd"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "{socket}"
 """
+_NO_CRI = 'disabled_plugins = ["io.containerd.grpc.v1.cri"]'
+"""Before the first table; it needs a network for pods otherwise."""
 _PODMAN = """\
 [engine]
 lock_type = "file"
@@ -31,7 +33,8 @@ cgroup_manager = "cgroupfs"
 """podman's other locks are one file of the machine's own /dev/shm."""
 
 
-def _missing(*programs: str) -> str | None:
+def missing(*programs: str) -> str | None:
+    """Why a contestant that needs these programs, and root, cannot run; None when it can."""
     absent = [program for program in programs if not shutil.which(program, path=search_path())]
     if absent:
         return f"{', '.join(absent)} not installed"
@@ -43,11 +46,16 @@ def _first_line(*command: str) -> str:
 
 
 @contextmanager
-def _containerd(store: Path, directory: Path, account: Account) -> Iterator[Path]:
-    """A containerd; its socket."""
+def containerd(store: Path, directory: Path, account: Account, cri: str | None = None) -> Iterator[Path]:
+    """A containerd; its socket.
+
+    Args:
+        cri: configuration of Kubernetes' interface, TOML tables; None: it is left out.
+    """
     socket = directory / "containerd.sock"
     config = directory / "containerd.toml"
-    config.write_text(_CONTAINERD.format(store=store, directory=directory, socket=socket))
+    top = _NO_CRI if cri is None else ""
+    config.write_text(_CONTAINERD.format(top=top, store=store, directory=directory, socket=socket) + (cri or ""))
     command = ["containerd", "--config", str(config)]
     is_ready = ["ctr", "--address", str(socket), "--connect-timeout", "1s", "version"]
     with daemon(command, directory / "containerd.log", lambda: socket.exists() and succeeds(is_ready), account):
@@ -62,7 +70,7 @@ class Docker:
     is_ours: bool = False
 
     def cannot(self) -> str | None:
-        return _missing("dockerd", "docker", "containerd", "ctr")
+        return missing("dockerd", "docker", "containerd", "ctr")
 
     def version(self) -> str:
         unpigz = "with" if shutil.which("unpigz", path=search_path()) else "without"
@@ -70,7 +78,7 @@ class Docker:
 
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
-        with short_directory() as directory, _containerd(store, directory, account) as containerd:
+        with short_directory() as directory, containerd(store, directory, account) as address:
             host = f"unix://{directory}/docker.sock"
             (directory / "daemon.json").write_text("{}")
             command = [
@@ -80,7 +88,7 @@ class Docker:
                 f"--exec-root={directory}/docker",
                 f"--pidfile={directory}/docker.pid",
                 f"--host={host}",
-                f"--containerd={containerd}",
+                f"--containerd={address}",
                 "--storage-driver=overlay2",
                 "--iptables=false",
                 "--ip6tables=false",
@@ -99,14 +107,14 @@ class Containerd:
     is_ours: bool = False
 
     def cannot(self) -> str | None:
-        return _missing("containerd", "ctr")
+        return missing("containerd", "ctr")
 
     def version(self) -> str:
         return _first_line("containerd", "--version")
 
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
-        with short_directory() as directory, _containerd(store, directory, account) as socket:
+        with short_directory() as directory, containerd(store, directory, account) as socket:
             client = ["ctr", "--address", str(socket), "images", "pull", "--plain-http", "--snapshotter", "overlayfs"]
             yield Ready(lambda reference: [*client, reference])
 
@@ -119,7 +127,7 @@ class Podman:
     is_ours: bool = False
 
     def cannot(self) -> str | None:
-        return _missing("podman")
+        return missing("podman")
 
     def version(self) -> str:
         return _first_line("podman", "--version")
@@ -133,5 +141,5 @@ class Podman:
             flags = ["--quiet", "--tls-verify=false"]
             yield Ready(
                 lambda reference: ["podman", *roots, "pull", *flags, reference],
-                {"CONTAINERS_CONF": str(config), "TMPDIR": str(directory)},
+                environment={"CONTAINERS_CONF": str(config), "TMPDIR": str(directory)},
             )

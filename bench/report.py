@@ -34,11 +34,12 @@ def show(result: Result, console: Console) -> None:
 
 def _table(result: Result) -> Table:
     ratios = {one.slower: one for one in result.comparisons}
-    faster = result.comparisons[0].faster if result.comparisons else ""
+    faster = {one.faster for one in result.comparisons}
     table = Table(box=None, pad_edge=False)
     titles = ["", "SECONDS", "SPREAD", "CPU-SECONDS", "OF THE REGISTRY"]
     if ratios:
-        titles += [f"÷ {faster.upper()}", f"{CONFIDENCE:.0%} INTERVAL"]
+        measure = faster.pop().upper() if len(faster) == 1 else "OURS"
+        titles += [f"÷ {measure}", f"{CONFIDENCE:.0%} INTERVAL"]
     for title in titles:
         table.add_column(title, justify="right" if title else "left", no_wrap=bool(title))
     for row in result.contestants:

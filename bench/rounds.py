@@ -37,6 +37,7 @@ class Job:
         before: references pulled into the store beforehand: what is already on the node.
         watches_memory: whether anonymous memory and ramdisk are watched, which costs a little time.
         cpus: those that client and registry may use; None: all.
+        is_warmed_up: whether a pull of the tiny image goes first; it has nothing that a container could run.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     before: tuple[str, ...] = ()
     watches_memory: bool = False
     cpus: Sequence[int] | None = None
+    is_warmed_up: bool = True
     timeout_seconds: float = RUN_SECONDS
 
 
@@ -63,10 +65,10 @@ def measure(
     runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
     for job in jobs:
         reason = job.contestant.cannot()
-        if reason is None:
+        if reason is None and job.is_warmed_up:
             tried = Job(job.name, job.contestant, warm_up, timeout_seconds=_WARM_UP_SECONDS)
             _attempt(tried, place, registry, 0, not_run)
-        else:
+        elif reason is not None:
             not_run[job.name] = reason
     for number in range(rounds):
         for job in rotated(jobs, number):
@@ -108,7 +110,7 @@ def cold_run(job: Job, place: Place, registry: Registry, number: int) -> Run:
         job.contestant.ready(store, account, job.reference.partition("/")[0]) as ready,
     ):
         for reference in job.before:
-            _pull(ready, reference, account, job.timeout_seconds)
+            _prepare(ready, reference, account, job.timeout_seconds)
             place.settle()
         peaks = Peaks(account, ready.ramdisk) if job.watches_memory else None
         cpu, registry_cpu = account.cpu_seconds(), registry.account.cpu_seconds()
@@ -119,17 +121,27 @@ def cold_run(job: Job, place: Place, registry: Registry, number: int) -> Run:
         else:
             _pull(ready, job.reference, account, job.timeout_seconds)
         place.settle()
-        return Run(
-            round=number,
-            seconds=time.perf_counter() - started,
-            cpu_seconds=account.cpu_seconds() - cpu,
-            registry_cpu_seconds=registry.account.cpu_seconds() - registry_cpu,
-            figures=peaks.figures() if peaks else {},
-        )
+        seconds = time.perf_counter() - started
+        cpu, registry_cpu = account.cpu_seconds() - cpu, registry.account.cpu_seconds() - registry_cpu
+        figures = {**(peaks.figures() if peaks else {}), **ready.figures()}
+        return Run(round=number, seconds=seconds, cpu_seconds=cpu, registry_cpu_seconds=registry_cpu, figures=figures)
+
+
+def _prepare(ready: Ready, reference: str, account: Account, timeout_seconds: float) -> None:
+    if ready.prepare:
+        _run(ready.prepare(reference), ready, reference, account, timeout_seconds)
+    else:
+        _pull(ready, reference, account, timeout_seconds)
 
 
 def _pull(ready: Ready, reference: str, account: Account, timeout_seconds: float) -> None:
-    command = ready.command(reference)
+    if ready.call:
+        ready.call(reference)
+    elif ready.command:
+        _run(ready.command(reference), ready, reference, account, timeout_seconds)
+
+
+def _run(command: list[str], ready: Ready, reference: str, account: Account, timeout_seconds: float) -> None:
     try:
         done = subprocess.run(
             account.enter(command),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,59 @@ root = "{store}/storage"
 used_by = []
 [unpack]
 ramdisk = "{site}/ramdisk"
+[snapshotter]
+socket = "{site}/snapshotter.sock"
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site that runs, with one node.
+
+    Attributes:
+        directory: short; for sockets and configurations.
+        mirror: URL of the agent's.
+    """
+
+    directory: Path
+    mirror: str
+    agent_config: Path
+    snapshotter_socket: Path
+    ramdisk: Path
+    environment: Mapping[str, str]
+
+
+@contextmanager
+def site(store: Path, account: Account, registry: str) -> Iterator[Site]:
+    """One proxy, one seeder, one agent; the agent alone is accounted: the others are not the node's.
+
+    Raises:
+        ImagedistError: one of them did not start.
+    """
+    with short_directory() as directory, ExitStack() as stack:
+        (directory / "ramdisk").mkdir()
+        ports = {name: _free_port() for name in ("proxy", "seeder", "peer", "mirror")}
+        addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        values = {**addresses, "site": directory, "store": store, "registry": registry, "agent_port": _free_port()}
+        services = (
+            ("proxy", _PROXY, ["-m", "registry_proxy"], "proxy", None),
+            ("seeder", _SEEDER, ["-m", "seeder"], "seeder", None),
+            ("agent", _AGENT, ["-m", "imagedist", "agent"], "mirror", account),
+        )
+        for name, template, program, address, paid_by in services:
+            config = directory / f"{name}.toml"
+            config.write_text(template.format(**values))
+            url = f"http://{addresses[address]}/readyz"
+            command = [sys.executable, *program, "--config", str(config)]
+            stack.enter_context(daemon(command, directory / f"{name}.log", partial(answers, url), paid_by))
+        yield Site(
+            directory,
+            f"http://{addresses['mirror']}",
+            directory / "agent.toml",
+            directory / "snapshotter.sock",
+            directory / "ramdisk",
+            {"IMAGEDIST_SOCKET": str(directory / "agent.sock")},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +117,13 @@ class Agent:
 
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
-        with short_directory() as site, ExitStack() as stack:
-            (site / "ramdisk").mkdir()
-            ports = {name: _free_port() for name in ("proxy", "seeder", "peer", "mirror")}
-            addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-            values = {**addresses, "site": site, "store": store, "registry": registry, "agent_port": _free_port()}
-            services = (
-                ("proxy", _PROXY, ["-m", "registry_proxy"], "proxy", None),
-                ("seeder", _SEEDER, ["-m", "seeder"], "seeder", None),
-                ("agent", _AGENT, ["-m", "imagedist", "agent"], "mirror", account),
-            )
-            for name, template, program, address, paid_by in services:
-                config = site / f"{name}.toml"
-                config.write_text(template.format(**values))
-                url = f"http://{addresses[address]}/readyz"
-                command = [sys.executable, *program, "--config", str(config)]
-                stack.enter_context(daemon(command, site / f"{name}.log", partial(answers, url), paid_by))
-            environment = {"IMAGEDIST_SOCKET": str(site / "agent.sock")}
-            yield Ready(lambda reference: [*PROGRAM, "pull", reference, "--json"], environment, site / "ramdisk")
+        with site(store, account, registry) as here:
+            yield Ready(pull, environment=here.environment, ramdisk=here.ramdisk)
+
+
+def pull(reference: str) -> list[str]:
+    """``imagedist pull`` by the agent."""
+    return [*PROGRAM, "pull", reference, "--json"]
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from bench import images
 from bench.account import Account, TreeAccount, cgroup_account, descendants
 from bench.contestant import Contestant, Ready
 from bench.directories import remove_abandoned, short_directory
+from bench.kubelet import Calls, Kubelet
 from bench.peaks import held_bytes
 from bench.places import Place, file_system
 from bench.registry import LayoutRegistry, Registry, answers, registry
@@ -83,6 +84,21 @@ def test_a_contestant_pulls_into_its_own_store_and_leaves_nothing(name: str) -> 
     with short_directory() as directory:
         with registry(directory / "registry") as running:
             pull_once(CONTESTANTS[name], directory, running)
+        assert str(directory) not in Path("/proc/self/mountinfo").read_text()
+    assert own_daemons() == []
+
+
+@pytest.mark.root
+@pytest.mark.e2e("docker-registry", "skopeo", "containerd")
+@pytest.mark.parametrize(
+    "contestant",
+    [Kubelet("it", "overlayfs"), Kubelet("it", "imagedist"), Calls("it", "overlayfs"), Calls("it", "imagedist")],
+    ids=lambda one: f"{type(one).__name__}-{one.snapshotter}",
+)
+def test_a_node_of_kubelet_pulls_and_is_asked_with_either_snapshotter(contestant: Contestant) -> None:
+    with short_directory() as directory:
+        with registry(directory / "registry") as running:
+            pull_once(contestant, directory, running)
         assert str(directory) not in Path("/proc/self/mountinfo").read_text()
     assert own_daemons() == []
 
