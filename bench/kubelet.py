@@ -115,7 +115,10 @@ class Kubelet:
                     self._run(here.socket, reference)
 
             prepare = pull if self.is_unpacked_before else None
-            yield replace(here.ready, call=call, prepare=prepare, figures=lambda: _disk(store))
+            if self.runs:  # the container's own directory may go this moment
+                yield replace(here.ready, call=call, prepare=prepare)
+            else:
+                yield replace(here.ready, call=call, prepare=prepare, figures=lambda: _disk(store))
 
     def _run(self, socket: Path, reference: str) -> None:
         flags = ["--rm", "--snapshotter", self.snapshotter, "--net-host"]
@@ -127,7 +130,7 @@ def _disk(store: Path) -> dict[str, float]:
     """Bytes of the disk: of all a node has of its images but what it seeds to others, and of the layers alone."""
     layers = [path for pattern in _UNPACKED for path in store.glob(pattern)]
     return {
-        "node_bytes": _disk_bytes([store], "--exclude=blobs"),
+        "node_bytes": _disk_bytes([store], f"--exclude={store}/blobs"),
         "layer_bytes": _disk_bytes(layers) if layers else 0.0,
     }
 

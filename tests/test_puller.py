@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event
 from imagedist.puller import Puller, Strategy
-from imagedist.unpack.spare import SpareCpus
-from imagedist.unpack.workers import Extracting, Workers
+from imagedist.unpack.workers import Extracting
 from tests.support import layers
-from tests.support.engine import BuiltSource, engine
+from tests.support.engine import BuiltSource, GatedWorkers, engine
 
 REFERENCE = Reference.parse("registry.example/app:1")
 BUILT = layers.image(
@@ -161,21 +159,7 @@ async def test_a_layer_that_has_arrived_is_merged_while_others_hold_every_decode
         puller.close()
 
 
-class SlowlyAsked(SpareCpus):
-    """Workers are asked for nothing before the gate opens."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.gate = threading.Event()
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        if threading.current_thread().name.startswith("unpack"):
-            self.gate.wait()
-        yield
-
-
-class Watched(Workers):
+class Watched(GatedWorkers):
     """Tells what was begun."""
 
     def __init__(self, count: int) -> None:
@@ -192,7 +176,6 @@ async def test_a_cancelled_pull_does_not_wait_until_its_layers_are_extracted(
     tmp_path: Path, strategy: Strategy
 ) -> None:
     workers = Watched(1)
-    workers.spare = spare = SlowlyAsked()
     built = layers.image([[layers.file("f", b"f" * 5000)]])
     with engine(tmp_path) as made:
         puller = Puller(BuiltSource(built), made.store, made.ramdisk, workers, strategy=strategy)
@@ -204,7 +187,7 @@ async def test_a_cancelled_pull_does_not_wait_until_its_layers_are_extracted(
         pulling.cancel()
         while not workers.begun[0].has_failed:  # noqa: ASYNC110  # nobody tells when
             await asyncio.sleep(0.001)
-        spare.gate.set()
+        workers.gate.set()
         with pytest.raises(asyncio.CancelledError):
             await pulling
         puller.close()

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 
 class SpareCpus:
-    """Counts who is at work; a task is taken only while fewer are than there are CPUs. One per process.
+    """Counts who decodes; a task is taken only while fewer do than there are CPUs. One per process.
+
+    Workers are not counted: a lone fat layer is decoded by one thread while both CPUs have a worker, and with its
+    hashing and writing in another thread it took 6.1 s instead of 7.9.
 
     Args:
         count: CPUs that may be used.

@@ -178,7 +178,7 @@ class Workers:
         limits: what a layer may ask of this node.
 
     Attributes:
-        spare: the CPUs on which neither a worker nor a decoder is at work, for decoders to use.
+        spare: the CPUs on which no decoder is at work, for decoders to use.
     """
 
     def __init__(self, count: int, placement: Placement = ANYWHERE, limits: Limits = DEFAULTS) -> None:
@@ -279,8 +279,7 @@ class Workers:
             try:
                 if process is None:
                     process = WorkerProcess(placement)
-                with self.spare.busy():
-                    answer = process.ask(*request)
+                answer = process.ask(*request)
             except WorkerGoneError as error:
                 process, answer = None, Answer(error)
             except StorageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.overlay.store import Durability
+from imagedist.unpack.workers import Workers, _Request, _Work
 from tests.support import layers
 
 
@@ -53,3 +55,18 @@ class BuiltSource:
             content = content[: len(content) // 2]
         for start in range(0, len(content), 1000):
             yield content[start : start + 1000]
+
+
+class GatedWorkers(Workers):
+    """Asks its processes when the test says so: between what was decided and what is done."""
+
+    def __init__(self, count: int) -> None:
+        self.reached, self.gate = threading.Event(), threading.Event()
+        super().__init__(count)
+
+    def _next(self, index: int) -> tuple[_Work, _Request] | None:
+        chosen = super()._next(index)
+        if chosen is not None:
+            self.reached.set()
+            self.gate.wait()
+        return chosen

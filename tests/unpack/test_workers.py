@@ -8,17 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from imagedist.errors import StorageError, UnacceptableError
 from imagedist.unpack.ramdisk import Ramdisk
-from imagedist.unpack.spare import SpareCpus
 from imagedist.unpack.stage import LayerStage
 from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
+from tests.support.engine import GatedWorkers
 
 
 @pytest.fixture
@@ -85,16 +84,15 @@ def test_layer_arrives_whole_through_a_ring_of_any_size(tmp_path: Path, compress
 
 def test_layer_is_cancelled_while_its_decoder_waits_for_the_reader(ramdisk: Ramdisk, tmp_path: Path) -> None:
     layer, blob = layers.layer(layers.tar([layers.file("big", bytes(30 << 20))]), "none")
-    workers = Workers(1)
-    workers.spare = spare = Gated()
+    workers = GatedWorkers(1)
     stage = LayerStage(ramdisk, layer)
     made = workers.begin(stage.path, fresh(tmp_path / "layer"), stage.consumed)
     stage.hand_to(made)
     feeding = threading.Thread(target=stage.feed, args=(blob,))
     feeding.start()
-    spare.reached.wait()
+    workers.reached.wait()
     made.cancel()
-    spare.gate.set()
+    workers.gate.set()
     feeding.join()
     with pytest.raises(StorageError, match="cancelled"):
         made.result.result()
@@ -179,33 +177,18 @@ def children(process: int) -> list[int]:
     return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
 
 
-class Gated(SpareCpus):
-    """Lets a worker be asked when the test says so: between what was decided and what is done."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.reached, self.gate = threading.Event(), threading.Event()
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        self.reached.set()
-        self.gate.wait()
-        yield
-
-
 def test_layer_that_grows_and_ends_while_its_worker_is_asked_is_extracted_whole(tmp_path: Path) -> None:
     members = [layers.file("first", b"1" * (1 << 20)), layers.file("last", b"2")]
     content = layers.tar(members)
     tar = tmp_path / "tar"
     tar.write_bytes(content)
-    workers = Workers(1)
-    workers.spare = spare = Gated()
+    workers = GatedWorkers(1)
     made = workers.begin(tar, fresh(tmp_path / "layer"))
     first_bytes = content.index(b"last")  # the tar may end here, as far as one can see
     made.advance(first_bytes, len(content))
-    spare.reached.wait()
+    workers.reached.wait()
     made.advance(len(content), len(content), is_whole=True)
-    spare.gate.set()
+    workers.gate.set()
     extracted = made.result.result()
     assert (extracted.directory / "diff/last").read_bytes() == b"2"
     assert extracted.tar_bytes == len(content)
