@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -59,9 +58,13 @@ class Snapshotter:
 
     def kill_after(self, seconds: float, unless: Future[str]) -> None:
         """SIGKILL in the middle of something, wherever it is then."""
-        assert self._process is not None
         with contextlib.suppress(TimeoutError, SourceError):
             unless.result(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.stop()
 
@@ -81,19 +84,26 @@ class CriContainerd:
         (hosts / NAME / "hosts.toml").write_text(_HOSTS.format(name=NAME, mirror=agent.url))
         config = node.base / "containerd.toml"
         config.write_text(_CONFIG.format(socket=agent.snapshotter_socket, hosts=hosts))
-        self._process = node.start(["containerd", "--config", str(config)], "containerd")
+        self._config = config
         self._address = f"{node.run_directory}/containerd/containerd.sock"
+        self._process = self._started()
+
+    def _started(self) -> Process:
+        process = self.node.start(["containerd", "--config", str(self._config)], "containerd")
         try:
-            self._process.wait_until(lambda: self.ctr("version").returncode == 0, "containerd")
+            process.wait_until(lambda: self.ctr("version").returncode == 0, "containerd")
         except AssertionError:
-            self._process.stop()
+            process.stop()
             raise
+        return process
+
+    def restart(self) -> None:
+        """Containers go on: their shims are no children of containerd's."""
+        self._process.stop()
+        self._process = self._started()
 
     def stop(self) -> None:
         self._process.stop()
-
-    def wait_until(self, is_so: Callable[[], bool], what: str) -> None:
-        self._process.wait_until(is_so, what)
 
     def images(self) -> ImageService:
         return ImageService(Path(self._address))
@@ -115,7 +125,17 @@ class CriContainerd:
         self.ctr("leases", "create", "--id", "collect")
         self.ctr("leases", "delete", "--sync", "collect")
 
-    def run(self, name: str, *command: str) -> CompletedProcess[str]:
+    def run(self, name: str, *command: str, container: str = "test") -> CompletedProcess[str]:
         """A container of an image that is here, on the host's network."""
         options = ["--rm", "--snapshotter", "imagedist", "--net-host"]
-        return self.node.run(["ctr", "--namespace", NAMESPACE, "run", *options, name, "test", *command])
+        return self.node.run(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *command])
+
+    def begin(self, name: str, container: str) -> None:
+        """A container that does nothing, and does not end."""
+        options = ["--detach", "--null-io", "--snapshotter", "imagedist", "--net-host"]
+        waits = ["/bin/sh", "-c", "cat /dev/ptmx"]  # for a terminal that nobody opens
+        self.node.succeed(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *waits])
+
+    def end(self, container: str) -> None:
+        self.ctr("task", "rm", "--force", container)
+        self.ctr("containers", "rm", container)

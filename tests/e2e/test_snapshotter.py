@@ -40,6 +40,38 @@ eval "$(ctr --namespace plain snapshots --snapshotter overlayfs mounts "$DIR/the
 """
 
 
+# Written to, committed, built upon and committed again, with whiteouts and a directory that is there anew.
+_COMMIT = """
+built() {
+    of() { command="$1"; shift; ctr --namespace "$NAMESPACE" snapshots --snapshotter "$SNAPSHOTTER" "$command" "$@"; }
+    NAMESPACE="$1" SNAPSHOTTER="$2" root="$DIR/$2"
+    mkdir -p "$root"
+    of prepare changing "$CHAIN" >/dev/null
+    eval "$(of mounts "$root" changing)"
+    echo written >"$root/etc/new"
+    rm "$root/etc/imagedist-demo"
+    mkdir -m 700 "$root/etc/made"
+    echo 1 >"$root/etc/made/one"
+    ln "$root/etc/new" "$root/etc/linked"
+    chown 7:8 "$root/bin"
+    umount "$root"
+    of commit changed changing
+    of prepare building changed >/dev/null
+    eval "$(of mounts "$root" building)"
+    rm -r "$root/etc/made"
+    mkdir "$root/etc/made"
+    echo more >>"$root/etc/new"
+    umount "$root"
+    of commit built building
+    of view "$root-view" built >/dev/null
+    eval "$(of mounts "$root" "$root-view")"
+}
+built k8s.io imagedist
+built plain overlayfs
+"$PYTHON" -m imagedist diff "$DIR/imagedist" "$DIR/overlayfs" || true
+"""
+
+
 @pytest.fixture(scope="module")
 def _snapshotter(_agents: tuple[Agent, Agent]) -> Iterator[Snapshotter]:
     started = Snapshotter(_agents[0])
@@ -78,18 +110,67 @@ def test_a_kubelets_pull_is_unpacked_by_the_agent_and_containerd_fetches_no_laye
 def test_an_image_under_our_snapshotter_equals_the_same_under_overlayfs(
     cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage], tmp_path: Path
 ) -> None:
+    # No layer describes the root directory: its time is that of the unpacking.
+    assert [line for line in compared(cri, images, _COMPARE, tmp_path) if not line.startswith("/  mtime: ")] == []
+
+
+def test_what_is_written_committed_and_built_upon_equals_the_same_under_overlayfs(
+    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage], tmp_path: Path
+) -> None:
+    assert [line for line in compared(cri, images, _COMMIT, tmp_path) if " mtime: " not in line] == []
+
+
+def compared(cri: CriContainerd, images: dict[str, BuiltImage], script: str, directory: Path) -> list[str]:
+    """What ``imagedist diff`` says after a script has made two trees of an image, ours and overlayfs'."""
     with cri.images() as service:
         service.pull(APP)
     pull = ["ctr", "--namespace", "plain", "images", "pull", "--snapshotter", "overlayfs", "--hosts-dir"]
     cri.node.succeed([*pull, str(cri.node.base / "certs.d"), APP])
-
     top = images["team/app:1"].image.layers[-1].chain_id
-    told = cri.node.succeed(
-        ["sh", "-euc", _COMPARE], {"DIR": str(tmp_path), "CHAIN": str(top), "PYTHON": sys.executable}
-    )
+    values = {"DIR": str(directory), "CHAIN": str(top), "PYTHON": sys.executable}
+    return cri.node.succeed(["sh", "-euc", script], values).stdout.splitlines()
 
-    # No layer describes the root directory: its time is that of the unpacking.
-    assert [line for line in told.stdout.splitlines() if not line.startswith("/  mtime: ")] == [], told.stderr
+
+def test_containers_and_snapshots_outlive_a_restart_of_both_sides(
+    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage]
+) -> None:
+    with cri.images() as service:
+        service.pull(APP)
+    cri.begin(APP, "lasting")
+    before = cri.snapshots()
+
+    snapshotter.kill()
+    cri.restart()
+    snapshotter.start()
+
+    assert cri.snapshots() == before
+    assert "RUNNING" in cri.ctr("task", "ls").stdout
+    cri.end("lasting")
+    with cri.images() as service:
+        assert service.pull(APP) == str(images["team/app:1"].image.id)
+    assert cri.run(APP, "/bin/sh", "-c", "cat /etc/imagedist-demo").stdout.strip() == GREETING
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(count(300, 1800))
+def test_a_containers_start_survives_the_snapshotter_being_killed(
+    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage]
+) -> None:
+    chance = random.Random(6)
+    with cri.images() as service:
+        service.pull(APP)
+    for number in range(count(2, 50)):
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(cri.run, APP, "/bin/sh", "-c", "cat /etc/imagedist-demo", container=f"at{number}")
+            wait([running], chance.uniform(0.0, 0.4))
+            snapshotter.kill()
+            snapshotter.start()
+            running.result()
+        again = cri.run(APP, "/bin/sh", "-c", "cat /etc/imagedist-demo", container=f"again{number}")
+        assert (again.returncode, again.stdout.strip()) == (0, GREETING), again.stderr
+        cri.end(f"at{number}")
+    cri.collect()
+    assert "bad   snap" not in first.try_imagedist("doctor", "--config", str(first.config)).stdout
 
 
 def test_podman_runs_the_very_layers_that_kubelet_pulled(
@@ -100,8 +181,8 @@ def test_podman_runs_the_very_layers_that_kubelet_pulled(
         service.pull(APP)
     unpacked = first.layer_directories()
 
-    # containerd goes on once it has the layers; the agent records the image after that.
-    cri.wait_until(lambda: podman.images().get(image.id.hex, False), "podman's read-only image")
+    first.imagedist("pull", APP)  # containerd may have found every layer there, and asked for no image
+    assert podman.images()[image.id.hex], "podman does not list the image as read-only"
     done = podman.run_container(f"{NAME}/team/app@{image.manifest_digest}")
     assert (done.returncode, done.stdout.strip()) == (0, GREETING), done.stderr
     assert first.layer_directories() == unpacked
