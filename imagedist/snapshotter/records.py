@@ -199,7 +199,7 @@ def _mapped(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _snapshot(row: tuple) -> Snapshot:  # type: ignore[type-arg]
+def _snapshot(row: tuple) -> Snapshot:  # type: ignore[type-arg]  # as the columns are
     number, name, parent, kind, created_ns, updated_ns, labels, layer_id = row
     return Snapshot(number, name, parent, Kind(kind), created_ns, updated_ns, json.loads(labels), layer_id)
 
