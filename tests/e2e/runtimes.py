@@ -117,9 +117,12 @@ class Podman:
         return self.run("run", "--rm", *isolation, *limits, name, *command)
 
     def images(self) -> dict[str, bool]:
-        """Image ID → whether it is read-only, that is, of an additional image store."""
+        """Image ID → whether it is there read-only, in an additional image store; maybe in podman's own, too."""
         listed = json.loads(self.run("images", "--all", "--no-trunc", "--format", "json").stdout or "[]")
-        return {image["Id"]: bool(image.get("ReadOnly")) for image in listed}
+        found: dict[str, bool] = {}
+        for image in listed:
+            found[image["Id"]] = found.get(image["Id"], False) or bool(image.get("ReadOnly"))
+        return found
 
     def skopeo(self, *arguments: str) -> CompletedProcess[str]:
         return self.node.run(["skopeo", *arguments], self._env)
