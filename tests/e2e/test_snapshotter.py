@@ -176,14 +176,14 @@ def test_a_containers_start_survives_the_snapshotter_being_killed(
 def test_podman_runs_the_very_layers_that_kubelet_pulled(
     cri: CriContainerd, podman: Podman, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage]
 ) -> None:
-    image = images["team/app:1"].image
+    image = images["team/base:1"].image
     with cri.images() as service:
-        service.pull(APP)
+        service.pull(BASE)
     unpacked = first.layer_directories()
 
-    first.imagedist("pull", APP)  # containerd may have found every layer there, and asked for no image
+    first.imagedist("pull", BASE)  # containerd may have found every layer there, and asked for no image
     assert podman.images()[image.id.hex], "podman does not list the image as read-only"
-    done = podman.run_container(f"{NAME}/team/app@{image.manifest_digest}")
+    done = podman.run_container(f"{NAME}/team/base@{image.manifest_digest}")
     assert (done.returncode, done.stdout.strip()) == (0, GREETING), done.stderr
     assert first.layer_directories() == unpacked
 
