@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import socket as sockets
-import stat
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -25,12 +24,13 @@ from imagedist.config import AgentConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
-from imagedist.errors import ImagedistError, InputError, storage_error
+from imagedist.errors import ImagedistError, storage_error
 from imagedist.fetch.node import NodeBlobs
 from imagedist.puller import Puller
 from imagedist.service import add_health_routes, raise_open_files_limit, serving, stop_signals
 from imagedist.site import Site
 from imagedist.swarm.libtorrent_session import LibtorrentSession
+from imagedist.unix_socket import clear
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,7 +109,8 @@ async def listening(app: web.Application, path: Path) -> AsyncIterator[None]:
     try:
         await runner.setup()
         try:
-            await asyncio.to_thread(_clear, path)
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(clear, path, "agent", "agent.socket")
             mask = os.umask(0o117)
             try:
                 await web.UnixSite(runner, str(path)).start()
@@ -124,22 +125,6 @@ async def listening(app: web.Application, path: Path) -> AsyncIterator[None]:
                 path.unlink()
     finally:
         await runner.cleanup()
-
-
-def _clear(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):  # connecting to a plain file is "refused", too
-            raise InputError(f"{path} is no socket: set agent.socket to a path that is free")
-    with sockets.socket(sockets.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise InputError(f"another agent listens on {path}: stop it, or set agent.socket to another path")
 
 
 async def _heartbeat(site: Site, config: AgentConfig) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from imagedist.errors import ImagedistError, InputError, SourceError
+from imagedist.errors import ImagedistError
 from imagedist.oci.manifest import Manifest, parse_document
 from imagedist.oci.reference import Reference
 from imagedist.overlay.store import OverlayStore
-from imagedist.runtimes import cri
+from imagedist.runtimes import asking, cri
 from imagedist.runtimes.asking import ask
 from imagedist.runtimes.handover import Runtime, hand_over
 from imagedist.runtimes.settings import SNAPSHOTTER
@@ -159,15 +158,4 @@ def _removed(*command: str) -> Iterator[None]:
 
 
 def _run(*command: str) -> str:
-    """What a program prints. Raises InputError: it is not here. SourceError: it failed; says what it said."""
-    words = " ".join(command[:3])
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{command[0]} is not installed on this machine") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SourceError(f"`{words}` did not end: {error}") from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise SourceError(f"`{words}` failed: {said}")
-    return done.stdout.strip()
+    return asking.run(command, _TIMEOUT_SECONDS)

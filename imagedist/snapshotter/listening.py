@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from imagedist.errors import InputError, storage_error
+from imagedist.unix_socket import clear
 
 _FIRST_INHERITED = 3  # sd_listen_fds(3)
 _BACKLOG = 128
@@ -45,7 +45,7 @@ def bound(path: Path) -> Iterator[socket.socket]:
     with listener:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _clear(path)
+            clear(path, "snapshotter", "snapshotter.socket")
             mask = os.umask(0o177)
             try:
                 listener.bind(str(path))
@@ -58,22 +58,6 @@ def bound(path: Path) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
-
-
-def _clear(path: Path) -> None:
-    """Removes the socket of a snapshotter that was killed."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise InputError(f"{path} is no socket: set snapshotter.socket to a path that is free")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise InputError(f"another snapshotter listens on {path}: stop it, or set snapshotter.socket to another path")
 
 
 def notify(state: str) -> None:
