@@ -1,0 +1,76 @@
+"""``agent.toml``: a node's mirror, its store, how it unpacks, its snapshotter."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import ByteSize, Field, model_validator
+
+from imagedist.config.values import AbsolutePath, Address, CgroupName, Cpus, Duration, Listen, Rate, Table, Url
+
+
+class AgentTable(Table):
+    listen: Listen = Address("127.0.0.1", 5050)
+    bittorrent: Listen = Address("0.0.0.0", 6882)
+    socket: AbsolutePath = Path("/run/imagedist/agent.sock")
+    site_proxies: tuple[Url, ...] = Field(min_length=1)
+    site_seeders: tuple[Url, ...] = ()
+    node_blobs: AbsolutePath = Path("/var/lib/imagedist/blobs")
+    node_blobs_quota: ByteSize = ByteSize(50 << 30)
+    labels: dict[str, str] = {}
+    site_token_file: AbsolutePath | None = None
+    max_requests: int = Field(default=256, ge=1)
+
+
+class StorageTable(Table):
+    root: AbsolutePath = Path("/var/lib/imagedist/storage")
+    quota: ByteSize | None = None
+    durability: Literal["none", "image"] = "image"
+    used_by: tuple[AbsolutePath, ...] = (Path("/var/lib/containers/storage"),)
+
+
+class UnpackTable(Table):
+    ramdisk: AbsolutePath = Path("/run/imagedist/ramdisk")
+    ramdisk_budget: ByteSize = ByteSize(4 << 30)
+    cpus: Cpus | None = None
+    workers: int | None = Field(default=None, ge=1)
+    nice: int = Field(default=10, ge=-20, le=19)
+    io_class: Literal["none", "best-effort", "idle"] = "none"
+    cgroup: CgroupName | None = None
+    """For the workers, below the mount of cgroup v2."""
+    cpu_max: float | None = Field(default=None, gt=0.0)
+    """CPUs' worth of time in the cgroup."""
+    memory_max: ByteSize | None = Field(default=None, gt=0)
+    devices: Literal["keep", "refuse", "skip"] = "keep"
+    max_layer_entries: int = Field(default=2_000_000, ge=1)
+    max_layer_size: ByteSize = ByteSize(100 << 30)
+    max_layer_ratio: int = Field(default=500, ge=1)
+
+    @model_validator(mode="after")
+    def _limits_need_a_cgroup(self) -> Self:
+        if self.cgroup is None and (self.cpu_max is not None or self.memory_max is not None):
+            raise ValueError("cpu_max and memory_max limit a cgroup: give cgroup as well")
+        return self
+
+
+class SnapshotterTable(Table):
+    socket: AbsolutePath
+    patience: Duration = timedelta(seconds=10)
+    """containerd unpacks a layer itself when the agent's pull makes no progress for so long."""
+    wait: Duration = timedelta(minutes=5)
+    """And when the whole pull takes longer."""
+
+
+class LimitsTable(Table):
+    upload: Rate = None
+    download: Rate = None
+
+
+class AgentConfig(Table):
+    agent: AgentTable
+    storage: StorageTable = StorageTable()
+    unpack: UnpackTable = UnpackTable()
+    snapshotter: SnapshotterTable | None = None
+    limits: LimitsTable = LimitsTable()

@@ -1,0 +1,42 @@
+"""``seeder.toml``: the site's controller and its sibling sites."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from pydantic import Field
+
+from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
+
+
+class Site(Table):
+    proxy: Url
+    seeder: Url
+    cost: int = Field(default=10, ge=0)
+
+
+class SyncRule(Table):
+    """Validated now; carried out by the sync capability (not in this version)."""
+
+    repositories: tuple[str, ...]
+    tags: dict[str, Any] = {}
+    to: tuple[str, ...]
+
+
+class SeederTable(Table):
+    site: str = Field(min_length=1)
+    listen: Listen
+    bittorrent: Listen
+    site_blobs: AbsolutePath
+    site_proxies: tuple[Url, ...] = ()
+    database: str = "sqlite:////var/lib/imagedist/seeder.db"
+    site_token_file: AbsolutePath | None = None
+    announce_interval: Duration = timedelta(seconds=30)
+    upload: Rate = None
+
+
+class SeederConfig(Table):
+    seeder: SeederTable
+    sites: dict[str, Site] = {}
+    sync: tuple[SyncRule, ...] = ()
