@@ -151,7 +151,9 @@ class Site:
         query = {"repo": target.name, "wait": f"{wait_seconds:g}"}
         if target.namespace is not None:
             query["ns"] = target.namespace
-        async with self._ask("GET", f"{url}/site/v1/torrents/{digest}", wait_seconds, query) as response:
+        async with self._ask(
+            "GET", f"{url}/site/v1/torrents/{digest}", wait_seconds, query, authorization=target.authorization
+        ) as response:
             if response.status == 200:
                 body = await response.content.read(MAX_TORRENT_BYTES + 1)
                 while len(body) <= MAX_TORRENT_BYTES and (more := await response.content.read(MAX_TORRENT_BYTES)):
@@ -219,12 +221,20 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def _ask(
-        self, method: str, url: str, wait_seconds: float, query: Mapping[str, str], body: object = None
+        self,
+        method: str,
+        url: str,
+        wait_seconds: float,
+        query: Mapping[str, str],
+        body: object = None,
+        authorization: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
             self._session = aiohttp.ClientSession(timeout=timeout, headers={"X-Imagedist-Node": self._node_id})
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token and method != "GET" else {}
+        if self._token and method != "GET":
+            authorization = f"Bearer {self._token}"
+        headers = {"Authorization": authorization} if authorization else {}
         try:
             async with asyncio.timeout(_ANSWER_SECONDS + wait_seconds):
                 async with self._session.request(method, url, params=query, json=body, headers=headers) as response:
@@ -267,7 +277,7 @@ class Site:
             while len(self._clients) > _CLIENTS:
                 _, dropped = self._clients.popitem(last=False)
                 asyncio.get_running_loop().create_task(dropped.close())
-        return client
+        return client.sending(target.authorization)
 
     async def close(self) -> None:
         for client in self._clients.values():

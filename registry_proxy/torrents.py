@@ -71,7 +71,8 @@ class Torrents:
             SourceError, IntegrityError, StorageError: the blob did not arrive.
         """
         digest = Digest.parse(request.match_info["digest"])
-        target = _target(request.query.get("ns"), request.query.get("repo", ""))
+        authorization = request.headers.get("Authorization")
+        target = _target(request.query.get("ns"), request.query.get("repo", ""), authorization)
         wait_seconds = _wait_seconds(request.query.get("wait", "0"))
         place = self._cache.upstreams.resolve(target)
         arrival = await self._cache.arrival(target, digest)
@@ -145,10 +146,10 @@ class Torrents:
         return self._directory / f"{digest.hex}.torrent"
 
 
-def _target(namespace: str | None, repository: str) -> Target:
+def _target(namespace: str | None, repository: str, authorization: str | None = None) -> Target:
     if not is_name(repository):
         raise InputError(f"invalid repo {repository[:200]!r}: expected a repository name")
-    return Target(namespace, repository)
+    return Target(namespace, repository, authorization)
 
 
 def _wait_seconds(text: str) -> float:

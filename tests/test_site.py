@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from imagedist.distribution.backend import Target
 from imagedist.distribution.rate import TokenBucket
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.site import Site
-from tests.support.registry import FaultyRegistry
+from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry, basic
 
 DEAD = "http://127.0.0.1:1"
 TARGET = Target("registry.example", "team/app")
@@ -69,3 +70,17 @@ async def test_a_site_without_any_proxy_left_says_so() -> None:
             await site.heartbeat({}, "0")
     finally:
         await site.close()
+
+
+async def test_authorization_of_a_nodes_client_goes_to_the_proxy_as_it_is() -> None:
+    mine = replace(TARGET, authorization=basic(USERNAME, PASSWORD))
+    async with FaultyRegistry() as registry:
+        registry.auth = "basic"
+        wanted = registry.add_image("team/app", "1", b"layer")
+        site = Site([registry.url], [], "node")
+        try:
+            assert (await site.manifest(mine, "1")).digest == wanted
+            with pytest.raises(SourceError, match="denied"):
+                await site.manifest(TARGET, "1")
+        finally:
+            await site.close()

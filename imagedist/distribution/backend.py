@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from imagedist.oci.digest import Digest
@@ -19,10 +19,12 @@ class Target:
     Attributes:
         namespace: the value of ``?ns=`` (containerd), or None.
         name: the repository path of the URL; its first component may be an upstream's name.
+        authorization: the client's own ``Authorization``, for upstreams that want it; never logged, never on disk.
     """
 
     namespace: str | None
     name: str
+    authorization: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class _Surface:
         namespace = request.query.get("ns")
         if namespace is not None and not _NAMESPACE.match(namespace):
             return refuse(400, "NAME_INVALID", "invalid ns: expected a registry host")
-        target = Target(namespace, route.name)
+        target = Target(namespace, route.name, request.headers.get("Authorization"))
         if route.kind == "manifest":
             return self._manifest(request, target, await self._backend.manifest(target, route.reference))
         if route.kind == "tags":

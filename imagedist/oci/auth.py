@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from imagedist.errors import SourceError
@@ -67,8 +68,42 @@ FetchToken = Callable[[str, Mapping[str, str], str | None], Awaitable[bytes]]
 """(realm, query, Authorization or None) → body of the token server's answer."""
 
 
+class Authorizing(Protocol):
+    """Whose ``Authorization`` a registry is sent."""
+
+    def current(self, scope: str) -> str | None:
+        """What to send at once, from an earlier challenge."""
+
+    async def answer(self, header: str, scope: str, refused: str | None) -> str | None:
+        """What to send after a 401.
+
+        Args:
+            header: the answer's ``WWW-Authenticate``.
+            refused: what was sent, if anything.
+
+        Returns:
+            None when there is nothing (else) to offer.
+
+        Raises:
+            SourceError: the token server failed. UnauthorizedError: it wants other credentials.
+        """
+
+
+class SentAsItIs:
+    """What somebody else sent, passed on: a node's client to the site's proxy (``Authorizing``)."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self._authorization = authorization
+
+    def current(self, scope: str) -> str | None:
+        return self._authorization
+
+    async def answer(self, header: str, scope: str, refused: str | None) -> str | None:
+        return None
+
+
 class Authorizer:
-    """The ``Authorization`` values of one registry and user, by scope, kept until they expire.
+    """The ``Authorization`` values of one registry and user, by scope, kept until they expire (``Authorizing``).
 
     Args:
         name: the registry, for messages.
@@ -94,23 +129,10 @@ class Authorizer:
         self._kept: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     def current(self, scope: str) -> str | None:
-        """What to send at once, from an earlier challenge."""
         value, expires = self._kept.get(scope, (None, 0.0))
         return value if self._clock() < expires else None
 
     async def answer(self, header: str, scope: str, refused: str | None) -> str | None:
-        """What to send after a 401.
-
-        Args:
-            header: the answer's ``WWW-Authenticate``.
-            refused: what was sent, if anything.
-
-        Returns:
-            None when there is nothing (else) to offer.
-
-        Raises:
-            SourceError: the token server failed. UnauthorizedError: it wants other credentials.
-        """
         async with self._asking:
             current = self.current(scope)
             if current is not None and current != refused:

@@ -6,6 +6,7 @@ Both by whatever ``Http`` it is given: aiohttp if nothing is said. Errors say wh
 from __future__ import annotations
 
 import asyncio
+import copy
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
 from imagedist.errors import InputError, IntegrityError, SourceError, UnacceptableError, UnauthorizedError
-from imagedist.oci.auth import Authorizer, Credentials
+from imagedist.oci.auth import Authorizer, Authorizing, Credentials, SentAsItIs
 from imagedist.oci.bulk import BlobStream
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
@@ -90,7 +91,7 @@ class RegistryClient:
         self._stall_seconds = stall_seconds
         self._sleep = sleep
         is_plain = urlsplit(base_url).scheme == "http"
-        self._authorizer = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
+        self._authorizer: Authorizing = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
         self._http = http or _aiohttp()
 
     @classmethod
@@ -110,6 +111,15 @@ class RegistryClient:
 
     def __repr__(self) -> str:
         return f"<RegistryClient {self.base_url}>"
+
+    def sending(self, authorization: str | None) -> RegistryClient:
+        """The same registry over the same connections, asked with this ``Authorization`` and nothing else.
+
+        Whoever made this client closes it, not what comes from here.
+        """
+        client = copy.copy(self)
+        client._authorizer = SentAsItIs(authorization)
+        return client
 
     async def __aenter__(self) -> Self:
         return self

@@ -133,6 +133,15 @@ async def test_namespace_is_passed_on_and_acknowledged(client: Client, backend: 
     assert backend.targets == [Target("registry.local:5000", "a")]
 
 
+async def test_authorization_of_the_client_reaches_the_backend_and_no_text_about_it(
+    client: Client, backend: StoreBackend
+) -> None:
+    await client.get("/v2/a/manifests/1", headers={"Authorization": "Basic c2VjcmV0"})
+    (target,) = backend.targets
+    assert target.authorization == "Basic c2VjcmV0"
+    assert "c2VjcmV0" not in repr(target)
+
+
 async def test_stale_answer_carries_a_warning(client: Client, backend: StoreBackend) -> None:
     backend.warning = "stale"
     assert (await client.get("/v2/a/manifests/1")).headers["Warning"] == '299 - "stale"'

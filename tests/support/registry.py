@@ -109,7 +109,7 @@ class FaultyRegistry:
 
     async def _token(self, request: web.Request) -> web.Response:
         self.requests["GET /token"] += 1
-        if request.headers.get("Authorization") != _basic():
+        if request.headers.get("Authorization") != basic():
             return web.Response(status=401)
         self.tokens_given += 1
         assert request.query["service"] == "test"
@@ -177,7 +177,7 @@ class FaultyRegistry:
     def _challenge(self, request: web.Request) -> web.Response | None:
         if self.auth is None:
             return None
-        wanted = _basic() if self.auth == "basic" else f"Bearer {TOKEN}"
+        wanted = basic() if self.auth == "basic" else f"Bearer {TOKEN}"
         if request.headers.get("Authorization") == wanted:
             return None
         challenge = (
@@ -222,5 +222,6 @@ class FaultyRegistry:
         return response
 
 
-def _basic() -> str:
-    return f"Basic {base64.b64encode(f'{USERNAME}:{PASSWORD}'.encode()).decode()}"
+def basic(username: str = USERNAME, password: str = PASSWORD) -> str:
+    """An ``Authorization``."""
+    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
