@@ -3,7 +3,7 @@
 set -eu
 
 packages="docker-registry skopeo podman docker.io containerd crun pigz curl uidmap strace umoci
-    runc golang-github-containers-common ca-certificates e2fsprogs iptables util-linux"
+    runc golang-github-containers-common ca-certificates e2fsprogs iproute2 iptables util-linux"
 
 is_installed() {
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

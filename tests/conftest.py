@@ -10,6 +10,8 @@ import shutil
 
 import pytest
 
+from bench import network
+
 _PACKAGES = {
     "docker-registry": "docker-registry",
     "skopeo": "skopeo",
@@ -70,10 +72,13 @@ def _is_required(config: pytest.Config) -> bool:
 
 
 def _missing(item: pytest.Item) -> str | None:
-    """What a test needs and this machine has not: ``@pytest.mark.e2e("podman", …)`` names Debian packages."""
+    """What a test needs and this machine has not: ``@pytest.mark.e2e("podman", …)`` names Debian packages, and
+    ``@pytest.mark.network`` makes a network of namespaces."""
     marker = item.get_closest_marker("e2e")
     if (marker or item.get_closest_marker("root")) and os.geteuid() != 0:
         return "needs root"
+    if item.get_closest_marker("network") and (obstacle := network.why_not()):
+        return obstacle
     wanted = (marker.args or _PACKAGES) if marker else ()
     absent = [package for package in wanted if not shutil.which(_PACKAGES[package], path=_search_path())]
     return f"needs the Debian packages {', '.join(absent)}" if absent else None

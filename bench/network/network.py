@@ -1,0 +1,243 @@
+"""The test network: sites of nodes, links between sites, all in namespaces of their own and gone with the block.
+
+    with Network() as network:
+        bj, internet = network.site("bj"), network.site("internet")
+        uplink = network.link(bj, internet, bits_per_second=100_000_000)
+        registry = internet.node("registry")
+        nodes = [bj.node(f"n{number}", bits_per_second=32_000_000) for number in range(8)]
+        nodes[0].run(["curl", f"http://{registry.address}:5000/v2/"])
+        uplink.cut()
+
+A site is a switch that is also its nodes' gateway; a site without a link to another cannot reach it. The machine's own
+interfaces, addresses and routes are never touched, so nothing collides with them or with another network.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from bench.network import keeper
+from bench.network.link import Direction, Link
+from bench.network.namespace import Namespace
+from bench.processes import daemon, run
+from imagedist.errors import ImagedistError
+
+_SITES = ipaddress.ip_network("10.0.0.0/8")
+_LINKS = ipaddress.ip_network("172.31.0.0/16")
+_END_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
+
+
+class Node:
+    """One machine of a site.
+
+    Attributes:
+        address: its own in the site.
+        up, down: its access link, as it sees it.
+    """
+
+    def __init__(self, name: str, address: str, namespace: Namespace, up: Direction, down: Direction) -> None:
+        self.name = name
+        self.address = address
+        self.namespace = namespace
+        self.up = up
+        self.down = down
+        self.link = Link(up, down)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} {self.address} {self.namespace.path}>"
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs ``argv`` on this node, with the process id of ``argv``'s own program."""
+        return self.namespace.command(argv)
+
+    def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None, timeout_seconds: float = 120.0) -> str:
+        """Runs a program here to its end; what it printed. Raises ImagedistError: it failed or hung."""
+        return run(self.command(argv), env, timeout_seconds)
+
+    @contextmanager
+    def daemon(self, argv: Sequence[str], log: Path, ready_url: str) -> Iterator[int]:
+        """Runs a daemon here until the block ends; its process id, once the URL answers on this node.
+
+        Raises:
+            ImagedistError: it ended or was not ready in time; names the last line of its log.
+        """
+        with daemon(self.command(argv), log, lambda: self.answers(ready_url)) as process:
+            yield process
+
+    def get(self, url: str) -> bytes:
+        """The body of an HTTP answer, asked for from this node.
+
+        Raises:
+            OSError, http.client.HTTPException: nobody answers. ImagedistError: a status of 400 or more.
+        """
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_ANSWER_SECONDS)
+        try:
+            with self.namespace.entered():
+                connection.connect()
+            connection.request("GET", f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}")
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise ImagedistError(f"{url} answered {answer.status}: {body[:200]!r}")
+        return body
+
+    def block(self, port: int) -> None:
+        """Drops whatever comes to a TCP port of this node, as a firewall does. Needs iptables."""
+        self.run(["iptables", "--wait", "--append", "INPUT", *_to_port(port)])
+
+    def unblock(self, port: int) -> None:
+        """Lets it in again. Raises ImagedistError: it was not blocked."""
+        self.run(["iptables", "--wait", "--delete", "INPUT", *_to_port(port)])
+
+    def answers(self, url: str) -> bool:
+        """Whether a URL answers here with a status below 400."""
+        try:
+            self.get(url)
+        except (OSError, http.client.HTTPException, ImagedistError):
+            return False
+        return True
+
+
+def _to_port(port: int) -> list[str]:
+    return ["--protocol", "tcp", "--dport", str(port), "--jump", "DROP"]
+
+
+class Site:
+    """A switch with a subnet of its own."""
+
+    def __init__(self, name: str, subnet: ipaddress.IPv4Network, network: Network) -> None:
+        self.name = name
+        self.subnet = subnet
+        self.gateway = str(subnet[1])
+        self.nodes: list[Node] = []
+        self._network = network
+        self.namespace = network.namespace()
+        with self.namespace.entered():
+            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        self.namespace.ip(
+            "link add switch type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
+            f"address add {self.gateway}/{subnet.prefixlen} dev switch",
+            "link set switch up",
+        )
+
+    def node(self, name: str, bits_per_second: int | None = None) -> Node:
+        """A new machine on the switch, its link capped both ways.
+
+        Raises:
+            ImagedistError: the kernel refuses.
+        """
+        number = len(self.nodes)
+        address = str(self.subnet[number + 2])
+        port = f"port{number}"
+        inside = self._network.namespace()
+        self.namespace.ip(
+            f"link add {port} type veth peer name eth0 netns {inside.path}",
+            f"link set {port} master switch",
+            f"link set {port} up",
+        )
+        inside.ip(
+            f"address add {address}/{self.subnet.prefixlen} dev eth0",
+            "link set eth0 up",
+            f"route add default via {self.gateway}",
+        )
+        for end, interface in ((inside, "eth0"), (self.namespace, port), (self.namespace, "switch")):
+            end.wait_until_up(interface)
+        up = Direction(inside, "eth0", bits_per_second)
+        node = Node(name, address, inside, up, Direction(self.namespace, port, bits_per_second))
+        self.nodes.append(node)
+        return node
+
+
+class Network:
+    """Use as a context manager; what runs in it at the end is killed, and so it is when this process is."""
+
+    def __init__(self) -> None:
+        self._namespaces: list[Namespace] = []
+        self._sites = itertools.count(1)
+        self._links = itertools.count()
+        self._to_keeper, its_end = socket.socketpair()
+        with its_end:
+            self._keeper = subprocess.Popen(
+                [sys.executable, "-I", "-S", keeper.__file__, str(os.getpid()), str(its_end.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[its_end.fileno()],
+                start_new_session=True,  # Ctrl-C is for us
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def site(self, name: str) -> Site:
+        """A new site with no nodes and no links. Raises ImagedistError: the kernel refuses."""
+        return Site(name, ipaddress.IPv4Network((int(_SITES[0]) + (next(self._sites) << 16), 16)), self)
+
+    def link(self, site: Site, other: Site, bits_per_second: int | None = None) -> Link:
+        """Connects two sites, capped both ways; ``there`` leads from the first to the other.
+
+        Raises:
+            ImagedistError: the kernel refuses, or they are connected already.
+        """
+        number = next(self._links)
+        name = f"link{number}"
+        near, far = (str(_LINKS[4 * number + host]) for host in (1, 2))
+        site.namespace.ip(f"link add {name} type veth peer name {name} netns {other.namespace.path}")
+        for here, own, gateway, beyond in ((site, near, far, other), (other, far, near, site)):
+            here.namespace.ip(
+                f"address add {own}/30 dev {name}",
+                f"link set {name} up",
+                f"route add {beyond.subnet} via {gateway}",
+            )
+        for end in (site, other):
+            end.namespace.wait_until_up(name)
+        there, back = (Direction(end.namespace, name, bits_per_second) for end in (site, other))
+        return Link(there, back)
+
+    def namespace(self) -> Namespace:
+        """One more, whose processes end with the network."""
+        made = Namespace()
+        self._namespaces.append(made)
+        socket.send_fds(self._to_keeper, [b"+"], [made.descriptor])
+        return made
+
+    @property
+    def keeper_process(self) -> int:
+        """Its id; it is gone when everything inside is."""
+        return self._keeper.pid
+
+    def close(self) -> None:
+        """Kills what still runs inside, waits until it has ended, and lets the namespaces go.
+
+        Raises:
+            ImagedistError: something did not end.
+        """
+        self._to_keeper.close()
+        try:
+            left = self._keeper.wait(_END_SECONDS)
+        finally:
+            for namespace in self._namespaces:
+                namespace.close()
+            self._namespaces.clear()
+        if left:
+            raise ImagedistError("processes of the test network did not end on SIGKILL")
