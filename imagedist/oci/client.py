@@ -16,14 +16,15 @@ from typing import NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
 from imagedist.errors import InputError, IntegrityError, SourceError, UnacceptableError, UnauthorizedError
-from imagedist.oci.auth import Authorizer, Authorizing, Credentials, SentAsItIs
+from imagedist.oci.auth import Credentials, FindCredentials
+from imagedist.oci.authorizer import Authorizer, Authorizing, SentAsItIs, TokenRequest
 from imagedist.oci.bulk import BlobStream
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
 from imagedist.oci.http import STALL_SECONDS, Http, unreachable
 from imagedist.oci.manifest import ACCEPT, MANIFEST_LIMIT_BYTES, OCI_INDEX
 from imagedist.oci.page import Page
-from imagedist.oci.retries import Sleep, TransientError, retrying
+from imagedist.oci.retries import Sleep, TransientError, retry_after_seconds, retrying
 
 ANSWER_SECONDS = 30.0
 """The longest pause in an answer."""
@@ -64,7 +65,8 @@ class RegistryClient:
     Args:
         base_url: ``https://registry.example.com[:port]``, without ``/v2``.
         name: what messages call it; the URL's host if not given.
-        credentials: sent to this registry and the token server it names, nowhere else.
+        credentials: sent to this registry and the token server it names, nowhere else; or how to find them when the
+            registry asks for some.
         namespace: added as ``?ns=`` to every request (asking a mirror for another registry).
         path_prefix: put before every repository (asking a mirror that takes the upstream from the path).
         http: closed with this client; aiohttp if not given.
@@ -77,7 +79,7 @@ class RegistryClient:
         base_url: str,
         *,
         name: str | None = None,
-        credentials: Credentials | None = None,
+        credentials: Credentials | FindCredentials | None = None,
         namespace: str | None = None,
         path_prefix: str = "",
         http: Http | None = None,
@@ -91,7 +93,8 @@ class RegistryClient:
         self._stall_seconds = stall_seconds
         self._sleep = sleep
         is_plain = urlsplit(base_url).scheme == "http"
-        self._authorizer: Authorizing = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
+        self._own = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
+        self._authorizing: Authorizing = self._own
         self._http = http or _aiohttp()
 
     @classmethod
@@ -100,7 +103,7 @@ class RegistryClient:
         registry: str,
         *,
         plain_http: bool = False,
-        credentials: Credentials | None = None,
+        credentials: Credentials | FindCredentials | None = None,
         http: Http | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> Self:
@@ -112,15 +115,6 @@ class RegistryClient:
     def __repr__(self) -> str:
         return f"<RegistryClient {self.base_url}>"
 
-    def sending(self, authorization: str | None) -> RegistryClient:
-        """The same registry over the same connections, asked with this ``Authorization`` and nothing else.
-
-        Whoever made this client closes it, not what comes from here.
-        """
-        client = copy.copy(self)
-        client._authorizer = SentAsItIs(authorization)
-        return client
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -129,6 +123,30 @@ class RegistryClient:
 
     async def close(self) -> None:
         await self._http.close()
+
+    def with_authorization(self, header: str) -> RegistryClient:
+        """The same registry asked on behalf of another user, by the ``Authorization`` header that he sent.
+
+        Basic credentials do whatever the registry asks for, its token server included; what they obtain is kept for
+        that user, scope by scope, in one bounded cache beside this client's own tokens, never mixed. A token
+        (``Bearer``) is passed on as it is. Cheap: make one per request. Connections are shared: whoever made this
+        client closes it, not what comes from here.
+
+        Its requests raise UnauthorizedError when the registry refuses that user (401 and 403 alike).
+        """
+        return self._as(self._own.of_header(header))
+
+    def sending(self, authorization: str | None) -> RegistryClient:
+        """The same registry over the same connections, asked with this ``Authorization`` and nothing else.
+
+        Whoever made this client closes it, not what comes from here.
+        """
+        return self._as(SentAsItIs(authorization))
+
+    def _as(self, authorizing: Authorizing) -> RegistryClient:
+        other = copy.copy(self)
+        other._authorizing = authorizing
+        return other
 
     async def manifest(self, repository: str, reference: str, accept: Sequence[str] = ACCEPT) -> FetchedManifest:
         """A manifest or index by tag or digest.
@@ -254,7 +272,7 @@ class RegistryClient:
         if self._namespace is not None:
             given["ns"] = self._namespace
         url = f"{self.base_url}{path}" + (f"?{urlencode(given)}" if given else "")
-        return partial(Exchange, url, self._authorizer, scope, name=self.name, about=about, unknown_code=unknown_code)
+        return partial(Exchange, url, self._authorizing, scope, name=self.name, about=about, unknown_code=unknown_code)
 
     def _about(self, repository: str, reference: str) -> str:
         registry = self._namespace or self.name
@@ -271,23 +289,36 @@ class RegistryClient:
 
         return await retrying(self._sleep)(attempt)
 
-    async def _fetch_token(self, realm: str, query: Mapping[str, str], authorization: str | None) -> bytes:
-        headers = {"Authorization": authorization} if authorization else {}
-        url = f"{realm}{'&' if urlsplit(realm).query else '?'}{urlencode(query)}"
-        answer = await self._send("GET", url, headers, _TOKEN_LIMIT_BYTES)
-        if answer.status in (401, 403):
+    async def _fetch_token(self, request: TokenRequest) -> bytes:
+        headers = {"Authorization": request.authorization} if request.authorization else {}
+        url = request.realm
+        if request.query:
+            url += f"{'&' if urlsplit(url).query else '?'}{urlencode(request.query)}"
+        form = None
+        if request.form is not None:
+            form = urlencode(request.form).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        answer = await self._send("GET" if form is None else "POST", url, headers, _TOKEN_LIMIT_BYTES, form)
+        if answer.status in (400, 401, 403):  # 400: an identity token that has expired (RFC 6749 §5.2)
             raise UnauthorizedError(
                 f"registry {self.name} denied the login: check the credentials (docker login {self.name})"
             )
         if answer.status != 200:
-            raise TransientError(f"the token server of registry {self.name} answered {answer.status}")
+            raise TransientError(
+                f"the token server of registry {self.name} answered {answer.status}",
+                retry_after_seconds(answer.headers.get("Retry-After")),
+            )
         return answer.body
 
-    async def _send(self, method: str, url: str, headers: Mapping[str, str], limit_bytes: int) -> _Answer:
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], limit_bytes: int, form: bytes | None = None
+    ) -> _Answer:
         """One request without redirects; reads at most one byte more than the limit."""
         try:
             async with asyncio.timeout(WHOLE_ANSWER_SECONDS):
-                answer = await self._http.send(method, url, headers, name=self.name, stall_seconds=ANSWER_SECONDS)
+                answer = await self._http.send(
+                    method, url, headers, name=self.name, stall_seconds=ANSWER_SECONDS, form=form
+                )
                 try:
                     body = bytearray()
                     while len(body) <= limit_bytes and (part := await answer.read(limit_bytes + 1 - len(body))):

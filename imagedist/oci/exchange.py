@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
 from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
-from imagedist.oci.auth import Authorizing
+from imagedist.oci.authorizer import Authorizing
 from imagedist.oci.retries import TransientError, retry_after_seconds
 
 MAX_REDIRECTS = 5

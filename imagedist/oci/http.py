@@ -60,7 +60,14 @@ class Answer(Protocol):
 
 class Http(Protocol):
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], *, name: str, stall_seconds: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        name: str,
+        stall_seconds: float,
+        form: bytes | None = None,
     ) -> Answer:
         """One request.
 
@@ -68,6 +75,7 @@ class Http(Protocol):
             url: sent as it is: a signed one must not be quoted again.
             name: the registry, for messages.
             stall_seconds: the longest pause in the answer.
+            form: a small body.
 
         Raises:
             TransientError: the registry cannot be reached. SourceError: it never will be, at this URL or by TLS.

@@ -48,13 +48,21 @@ class AiohttpClient:
         return self._session
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], *, name: str, stall_seconds: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        name: str,
+        stall_seconds: float,
+        form: bytes | None = None,
     ) -> AiohttpAnswer:
         try:
             response = await self.session.request(
                 method,
                 URL(url, encoded=True),
                 headers=headers,
+                data=form,
                 allow_redirects=False,
                 timeout=timeouts(stall_seconds),
                 proxy=environment_proxy(url),

@@ -47,7 +47,14 @@ class ThreadedClient:
         self._tls: ssl.SSLContext | None = None
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], *, name: str, stall_seconds: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        name: str,
+        stall_seconds: float,
+        form: bytes | None = None,
     ) -> ThreadedAnswer:
         try:
             parts = urlsplit(url)
@@ -58,7 +65,7 @@ class ThreadedClient:
                 idle = self._idle[origin]
                 connection = idle.pop() if idle else await self._connected(origin)
                 try:
-                    return await connection.ask(method, target, {"Host": host, **headers}, stall_seconds)
+                    return await connection.ask(method, target, {"Host": host, **headers}, stall_seconds, form)
                 except (ConnectionError, ssl.SSLError, http.client.BadStatusLine):
                     if connection.answers == 0:
                         raise
@@ -143,12 +150,14 @@ class Connection:
         )
         self._http.sock = self._socket
 
-    async def ask(self, method: str, target: str, headers: Mapping[str, str], stall_seconds: float) -> ThreadedAnswer:
+    async def ask(
+        self, method: str, target: str, headers: Mapping[str, str], stall_seconds: float, form: bytes | None
+    ) -> ThreadedAnswer:
         """Raises OSError, HTTPException, ValueError; the connection is closed then."""
 
         def exchange() -> http.client.HTTPResponse:
             self._socket.settimeout(stall_seconds)
-            self._http.request(method, target, headers=dict(headers))
+            self._http.request(method, target, form, headers=dict(headers))
             return self._http.getresponse()
 
         try:

@@ -30,7 +30,7 @@ from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.oci.retries import LONGEST_WAIT_SECONDS, retry_after_seconds
-from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
+from tests.support.registry import IDENTITY_TOKEN, PASSWORD, TOKEN, USERNAME, FaultyRegistry
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 123)
 AMD64 = Platform.parse("linux/amd64")
@@ -350,3 +350,40 @@ async def test_malformed_answer_is_one_readable_line(naps: Naps, http: Http) -> 
 @pytest.mark.parametrize("header", ["\xb2", "nonsense", "-1", "9" * 500, "Fri, 99 Foo 99999 99:99:99 GMT", ""])
 def test_nonsense_in_retry_after_is_no_error(header: str) -> None:
     assert 0 <= retry_after_seconds(header) <= LONGEST_WAIT_SECONDS
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+async def test_another_user_is_asked_for_with_his_own_credentials(
+    registry: FaultyRegistry, auth: str, http: Http
+) -> None:
+    registry.auth = auth  # type: ignore[assignment]
+    registry.add_manifest("team/app", "1", b"{}")
+    async with RegistryClient(registry.url, http=http) as client:
+        right = client.with_authorization(Credentials(USERNAME, PASSWORD).basic())
+        wrong = client.with_authorization(Credentials(USERNAME, "guess").basic())
+        assert (await right.manifest("team/app", "1")).body == b"{}"
+        for other in (wrong, client):
+            with pytest.raises(UnauthorizedError):
+                await other.manifest("team/app", "1")
+
+
+async def test_token_of_another_user_is_passed_on(registry: FaultyRegistry, http: Http) -> None:
+    registry.auth = "bearer"
+    registry.add_manifest("team/app", "1", b"{}")
+    async with RegistryClient(registry.url, http=http) as client:
+        assert (await client.with_authorization(f"Bearer {TOKEN}").manifest("team/app", "1")).body == b"{}"
+        with pytest.raises(UnauthorizedError):
+            await client.with_authorization("Bearer wrong").manifest("team/app", "1")
+    assert registry.tokens_given == 0
+
+
+async def test_identity_token_is_sent_by_post(registry: FaultyRegistry, http: Http) -> None:
+    registry.auth = "bearer"
+    registry.add_manifest("team/app", "1", b"{}")
+    async with RegistryClient(
+        registry.url, http=http, credentials=Credentials("", "", identity_token=IDENTITY_TOKEN)
+    ) as client:
+        assert (await client.manifest("team/app", "1")).body == b"{}"
+    async with RegistryClient(registry.url, credentials=Credentials("", "", identity_token="old")) as client:
+        with pytest.raises(UnauthorizedError, match="denied the login"):
+            await client.manifest("team/app", "1")

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
-USERNAME, PASSWORD, TOKEN = "robot", "pass:word", "t0k.en"
+USERNAME, PASSWORD, TOKEN, IDENTITY_TOKEN = "robot", "pass:word", "t0k.en", "kept&kept"
 
 
 class FaultyRegistry:
@@ -62,6 +62,7 @@ class FaultyRegistry:
         self.bytes_sent = 0
         app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/token", self._token)
+        app.router.add_post("/token", self._token_for_identity)
         app.router.add_get("/v2/{path:.*}", self._handle)
         app.router.add_post("/v2/{path:.*}/blobs/uploads/", self._begin_upload)
         app.router.add_put("/v2/{path:.*}/blobs/uploads/{upload}", self._upload)
@@ -114,6 +115,15 @@ class FaultyRegistry:
         self.tokens_given += 1
         assert request.query["service"] == "test"
         return web.json_response({"token": TOKEN, "expires_in": self.token_life_seconds})
+
+    async def _token_for_identity(self, request: web.Request) -> web.Response:
+        self.requests["POST /token"] += 1
+        form = await request.post()
+        if form["grant_type"] != "refresh_token" or form["refresh_token"] != IDENTITY_TOKEN:
+            return web.json_response({"error": "invalid_grant"}, status=400)
+        self.tokens_given += 1
+        assert form["service"] == "test"
+        return web.json_response({"access_token": TOKEN, "expires_in": self.token_life_seconds})
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests[f"{request.method} {request.path}"] += 1
