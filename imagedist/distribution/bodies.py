@@ -1,4 +1,8 @@
-"""How a blob's bytes leave: by ``sendfile`` when the file is committed, in steps while it arrives."""
+"""How a blob's bytes leave: by ``sendfile`` out of the file they lie in, also while it grows; else in steps.
+
+No body ends before its blob was verified (design.md §4.1): the store holds back the last byte of a blob, this file
+that of a part.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from aiohttp import web
 
 from imagedist.distribution.ranges import ByteRange
 from imagedist.distribution.rate import TokenBucket
-from imagedist.errors import SourceError, storage_error
+from imagedist.errors import SourceError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.store.reading import OpenBlob
 
 STEP_BYTES = 1 << 20
 CAPPED_STEP_BYTES = 256 << 10
 """Under a rate cap: small enough that connections share it evenly."""
+COPIED_STEP_BYTES = 128 << 10
+"""What is not sent by sendfile lies in memory, once for each client."""
 STALL_SECONDS = 120.0
 """A client that takes no step within this is gone."""
 
@@ -28,44 +34,36 @@ async def send_bytes(
     Raises:
         ImagedistError: the blob will not be completed. ConnectionError, TimeoutError: the client went away.
     """
-    file = await _open_committed(blob)
-    try:
-        await response.prepare(request)
-        step_bytes = STEP_BYTES if rate is None else CAPPED_STEP_BYTES
-        offset, end = part.offset, part.offset + part.size_bytes
-        while offset < end:
-            wanted = min(step_bytes, end - offset)
-            if file is not None:
-                if rate:
-                    await rate.take(wanted)
-                sent = await _sendfile(request, file, offset, wanted)
-            else:
-                chunk = await blob.read(offset, wanted)
-                if rate:
-                    await rate.take(len(chunk))
-                async with asyncio.timeout(STALL_SECONDS):
-                    await response.write(chunk)
-                sent = len(chunk)
-            if sent == 0:
-                raise SourceError(f"a blob ended after {offset} of {part.total_bytes} bytes")
-            offset += sent
-            BYTES_SERVED.labels(kind="blob").inc(sent)
-        await response.write_eof()
-    finally:
-        if file is not None:
-            file.close()
-
-
-async def _open_committed(blob: OpenBlob) -> FileIO | None:
-    """The committed file, if there is one and it has not been evicted this moment: the reader still has it then."""
-    if blob.path is None:
-        return None
-    try:
-        return await asyncio.to_thread(FileIO, blob.path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise storage_error(f"open {blob.path}", error) from error
+    if part.size_bytes == 0:
+        await blob.wait_verified()
+    await response.prepare(request)
+    step_bytes = STEP_BYTES if rate is None else CAPPED_STEP_BYTES
+    may_sendfile = request.transport is not None and request.transport.get_extra_info("sslcontext") is None
+    offset, end = part.offset, part.offset + part.size_bytes
+    while offset < end:
+        limit = end if blob.is_verified else end - 1
+        if offset == limit:
+            await blob.wait_verified()
+            continue
+        wanted = min(step_bytes, limit - offset)
+        span = await blob.span(offset) if may_sendfile else None
+        if span is not None:
+            wanted = min(wanted, span.end - offset)
+            if rate:
+                await rate.take(wanted)
+            sent = await _sendfile(request, span.file, offset, wanted)
+        else:
+            chunk = await blob.read(offset, min(wanted, COPIED_STEP_BYTES))
+            if rate:
+                await rate.take(len(chunk))
+            async with asyncio.timeout(STALL_SECONDS):
+                await response.write(chunk)
+            sent = len(chunk)
+        if sent == 0:
+            raise SourceError(f"a blob ended after {offset} of {part.total_bytes} bytes")
+        offset += sent
+        BYTES_SERVED.labels(kind="blob").inc(sent)
+    await response.write_eof()
 
 
 async def _sendfile(request: web.Request, file: FileIO, offset: int, count: int) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import contextlib
 
 from imagedist.errors import ImagedistError, IntegrityError
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival
-from imagedist.store.reading import OpenBlob
+from imagedist.store.reading import OpenBlob, Span
 from imagedist.swarm.session import Transfer
 
 
@@ -109,19 +109,46 @@ class InboundReader:
         return self._size_bytes
 
     @property
-    def path(self) -> Path | None:
+    def is_verified(self) -> bool:
+        return self._inbound.committed is not None and not (self._inbound.condemned and self._has_pieces)
+
+    async def wait_verified(self) -> None:
+        while True:
+            change = self._inbound.change()
+            if self._committed() is not None:
+                return
+            await change.wait()
+
+    async def span(self, offset: int) -> Span | None:
+        """Pieces of the swarm are in no file yet (design.md §4.3)."""
+        committed = self._committed()
+        if committed is not None:
+            return await committed.span(offset)
+        way = self._inbound.way
+        if isinstance(way, Arrival) and offset < self._size_bytes - 1:
+            with contextlib.suppress(ImagedistError):  # this way has ended: read() waits for the next
+                return await (await self._follow(way)).span(offset)
         return None
+
+    def _committed(self) -> OpenBlob | None:
+        """
+        Raises:
+            ImagedistError: the blob will not come, or this reader has pieces of another one.
+        """
+        inbound = self._inbound
+        if inbound.failure:
+            raise inbound.failure.with_traceback(None)
+        if inbound.condemned and self._has_pieces:
+            raise inbound.condemned.with_traceback(None)
+        return inbound.committed
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
         inbound = self._inbound
         while offset < self._size_bytes:
             change = inbound.change()
-            if inbound.failure:
-                raise inbound.failure.with_traceback(None)
-            if inbound.condemned and self._has_pieces:
-                raise inbound.condemned.with_traceback(None)
-            if inbound.committed is not None:
-                return await inbound.committed.read(offset, limit_bytes)
+            committed = self._committed()
+            if committed is not None:
+                return await committed.read(offset, limit_bytes)
             allowed_bytes = min(limit_bytes, self._size_bytes - 1 - offset)
             if inbound.way is not None and allowed_bytes > 0:
                 try:

@@ -20,13 +20,14 @@ from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, Sour
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.store.partial import Partial, stated_size
-from imagedist.store.reading import OpenBlob
+from imagedist.store.reading import OpenBlob, Span
 
 log = logging.getLogger(__name__)
 
 MAX_FETCHES = 64
-FOLLOW_SECONDS = 0.05
-"""How often a follower looks at the file that another process is fetching."""
+_FIRST_LOOK_SECONDS, FOLLOW_SECONDS = 0.002, 0.05
+"""How often a follower looks at the file that another process is fetching: often at first, for the first byte."""
+_PAUSE_PER_READER_SECONDS, _LONGEST_PAUSE_SECONDS = 1e-4, 0.05
 
 Fetch = Callable[["BlobWriter"], Awaitable[None]]
 
@@ -115,6 +116,8 @@ class Arrival:
         self._committed = False
         self._failure: ImagedistError | None = None
         self._changed = asyncio.Event()
+        self._waiting = 0
+        self._waking: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         state = "committed" if self._committed else "failed" if self._failure else "arriving"
@@ -159,27 +162,45 @@ class Arrival:
         return size_bytes if self._committed else min(self.present_bytes, size_bytes - 1)
 
     def progress(self, size_bytes: int, present_bytes: int) -> None:
-        self.size_bytes, self.present_bytes, self._begun = size_bytes, present_bytes, True
-        self._wake()
+        self.size_bytes, self.present_bytes = size_bytes, present_bytes
+        if self._begun:
+            self._wake_soon()
+        else:
+            self._begun = True
+            self._wake()
 
     def complete(self, size_bytes: int) -> None:
         self._committed = True
         self.store.admit(self.digest, size_bytes)
         self.progress(size_bytes, size_bytes)
+        self._wake()
 
     def fail(self, error: ImagedistError) -> None:
         self._failure = error
         self._wake()
 
+    def _wake_soon(self) -> None:
+        """A crowd is woken less often, each time for more bytes: five hundred readers per chunk would cost a CPU."""
+        if self._waking is None:
+            pause_seconds = min(_LONGEST_PAUSE_SECONDS, self._waiting * _PAUSE_PER_READER_SECONDS)
+            self._waking = asyncio.get_running_loop().call_later(pause_seconds, self._wake)
+
     def _wake(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            if self._failure is not None:
-                raise self._failure.with_traceback(None)
-            await self._changed.wait()
+        self._waiting += 1
+        try:
+            while not condition():
+                if self._failure is not None:
+                    raise self._failure.with_traceback(None)
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
 
 
 class ArrivingBlob:
@@ -195,8 +216,14 @@ class ArrivingBlob:
         return self._arrival.size_bytes
 
     @property
-    def path(self) -> Path | None:
-        return self._arrival.store.path(self._arrival.digest) if self._arrival.is_committed else None
+    def is_verified(self) -> bool:
+        return self._arrival.is_committed
+
+    async def wait_verified(self) -> None:
+        await self._arrival.wait()
+
+    async def span(self, offset: int) -> Span:
+        return Span(self._file, await self._arrival.wait_readable(offset))
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
         end = await self._arrival.wait_readable(offset)
@@ -271,6 +298,7 @@ class Arrivals:
         """The lock of the partial file, or None once another process has committed the blob."""
         path = self._store.partial_path(arrival.digest)
         followed: int | None = None
+        pause_seconds = _FIRST_LOOK_SECONDS
         while True:
             partial = await asyncio.to_thread(Partial.claim, path, arrival.digest)
             is_committed = self._store.has(arrival.digest)
@@ -282,13 +310,16 @@ class Arrivals:
             if partial is not None:
                 await asyncio.to_thread(partial.drop)
             if is_committed:
+                if followed not in (None, await asyncio.to_thread(_inode, self._store.path(arrival.digest))):
+                    raise SourceError(f"another worker's fetch of blob {arrival.digest} failed; ask again")
                 arrival.complete(self._store.size_bytes(arrival.digest))
                 return None
             seen = await asyncio.to_thread(_look, path)
             if seen is not None and followed in (None, seen.inode):
                 followed = seen.inode
                 arrival.progress(seen.size_bytes, seen.present_bytes)
-            await asyncio.sleep(FOLLOW_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(FOLLOW_SECONDS, 2 * pause_seconds)
 
     async def _fetch(self, arrival: Arrival, partial: Partial, fetch: Fetch) -> None:
         async with AsyncExitStack() as stack:
@@ -322,3 +353,10 @@ def _look(path: Path) -> _Seen | None:
     except FileNotFoundError:
         return None
     return None if size_bytes is None else _Seen(stat.st_ino, size_bytes, stat.st_size)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -20,6 +20,7 @@ from imagedist.errors import InputError, IntegrityError, NotFoundError, StorageE
 from imagedist.metrics import STORE_BYTES
 from imagedist.oci.digest import Digest
 from imagedist.store.files import sync_directory
+from imagedist.store.reading import Span
 
 log = logging.getLogger(__name__)
 
@@ -35,24 +36,27 @@ Removed = Callable[[Digest], Awaitable[None]]
 class CommittedBlob:
     """A reader of a committed file (``OpenBlob``). It goes on reading when the blob is evicted."""
 
-    def __init__(self, file: FileIO, path: Path) -> None:
+    is_verified = True
+
+    def __init__(self, file: FileIO) -> None:
         self._file = file
-        self._path = path
         self._size_bytes = os.fstat(file.fileno()).st_size
 
     @property
     def size_bytes(self) -> int:
         return self._size_bytes
 
-    @property
-    def path(self) -> Path | None:
-        return self._path
+    async def span(self, offset: int) -> Span:
+        return Span(self._file, self._size_bytes)
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
         try:
             return await asyncio.to_thread(os.pread, self._file.fileno(), limit_bytes, offset)
         except OSError as error:
-            raise storage_error(f"read {self._path}", error) from error
+            raise storage_error(f"read {self._file.name!r}", error) from error
+
+    async def wait_verified(self) -> None:
+        pass
 
     async def close(self) -> None:
         self._file.close()
@@ -145,7 +149,7 @@ class BlobStore:
             raise NotFoundError(f"blob {digest} is not in {self.root}") from error
         except OSError as error:
             raise storage_error(f"open {path}", error) from error
-        blob = CommittedBlob(file, path)
+        blob = CommittedBlob(file)
         self.admit(digest, blob.size_bytes)
         self._sizes.move_to_end(digest)
         self._touch(digest)

@@ -210,6 +210,27 @@ async def test_arriving_blob_is_relayed_while_it_arrives(client: Client, backend
     assert await response.read() == CONTENT[2 << 20 :]
 
 
+async def test_a_part_of_an_arriving_blob_ends_only_when_the_whole_was_verified(
+    client: Client, backend: StoreBackend
+) -> None:
+    proceed = asyncio.Event()
+
+    async def fetch(writer: BlobWriter) -> None:
+        await writer.begin(len(CONTENT))
+        await writer.write(CONTENT[: 2 << 20])
+        await proceed.wait()
+        await writer.write(CONTENT[2 << 20 :])
+
+    backend.fetch = fetch
+    response = await client.get(f"/v2/a/blobs/{BLOB}", headers={"Range": "bytes=10-1009"})
+    assert await response.content.readexactly(999) == CONTENT[10:1009]
+    last = asyncio.create_task(response.read())
+    await client.get("/v2/")  # a turn of the server: it would have sent the last byte
+    assert not last.done()
+    proceed.set()
+    assert await last == CONTENT[1009:1010]
+
+
 async def test_body_with_wrong_bytes_is_broken_off_not_finished(client: Client, backend: StoreBackend) -> None:
     async def fetch(writer: BlobWriter) -> None:
         await writer.begin(len(CONTENT))

@@ -87,10 +87,10 @@ async def test_reader_gets_bytes_before_the_rest_has_arrived(arrivals: Arrivals)
     blob = await (await arrivals.join(DIGEST, None, source.fetch)).open()
     assert blob.size_bytes == len(CONTENT)
     assert await blob.read(10, 20) == CONTENT[10:30]
-    assert blob.path is None
+    assert not blob.is_verified
     source.gate.set()
     assert await blob.read(99_999, 5_000) == CONTENT[-1:]
-    assert blob.path is not None
+    assert blob.is_verified
     await blob.close()
 
 
@@ -165,6 +165,16 @@ async def test_fetch_that_ends_early_commits_nothing(arrivals: Arrivals, store: 
     with pytest.raises(SourceError, match="ended after 99999 of 100000 bytes"):
         await (await arrivals.join(DIGEST, None, fetch)).wait()
     assert not store.has(DIGEST)
+
+
+async def test_a_crowd_of_readers_gets_every_byte(arrivals: Arrivals) -> None:
+    async def fetch(writer: BlobWriter) -> None:
+        await writer.begin(len(CONTENT))
+        for start in range(0, len(CONTENT), 1000):
+            await writer.write(CONTENT[start : start + 1000])
+
+    arrival = await arrivals.join(DIGEST, None, fetch)
+    assert set(await asyncio.gather(*(read_all(arrival) for _ in range(100)))) == {CONTENT}
 
 
 async def test_cancelled_asker_does_not_cancel_the_fetch(arrivals: Arrivals) -> None:
@@ -243,6 +253,19 @@ class TestTwoProcesses:
         await arrivals.close()
         assert await reading == CONTENT
         assert len(heir.offsets) == 1
+
+    async def test_follower_of_bytes_that_were_dropped_gives_no_last_byte(
+        self, arrivals: Arrivals, others: Arrivals, store: BlobStore
+    ) -> None:
+        """Between two looks the first fetch failed and a second one committed: other bytes, another file."""
+        source = Source()
+        await (await arrivals.join(DIGEST, None, source.fetch)).wait_begun()
+        blob = await (await others.join(DIGEST, None, Source().fetch)).open()
+        store.partial_path(DIGEST).rename(store.partial_path(DIGEST).with_name("dropped"))
+        store.path(DIGEST).write_bytes(CONTENT)
+        with pytest.raises(SourceError, match="another worker's fetch"):
+            await blob.read(len(CONTENT) - 1, 1)
+        await blob.close()
 
     async def test_killed_fetcher_leaves_bytes_that_the_next_goes_on_from(
         self, store: BlobStore, arrivals: Arrivals
