@@ -22,6 +22,7 @@ demo: $(READY)  ## the main job on this machine: registry → site → swarm →
 test: $(READY)  ## all tests; E2E=1 installs the Debian packages the end-to-end tests need
 ifneq ($(filter 1 true,$(E2E) $(CI)),)
 	@bash deploy/packages.sh
+	-@sh deploy/newer-runtimes.sh
 endif
 	$(PYTEST) $(if $(filter 1 true,$(E2E) $(CI)),--e2e) $(TESTS)
 
@@ -47,7 +48,7 @@ fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZ
 	    -artifact_prefix=build/fuzz/ -max_len=16384
 
 wire: $(READY)  ## the messages of containerd's APIs again, from the .proto files
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. $(shell find imagedist bench -name '*.proto')
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. $(shell find imagedist bench tests -name '*.proto')
 
 lock:           ## pin every dependency, with hashes, to requirements.lock
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,14 @@ _PACKAGES = {
     "umoci": "umoci",
 }
 """Debian package → the program by which we see that it is installed."""
+_NEWER = {
+    "containerd/trixie": "usr/bin/containerd",
+    "docker.io/trixie": "usr/sbin/dockerd",
+    "containerd/forky": "usr/bin/containerd",
+}
+"""Package of a newer Debian → its program, in a directory that deploy/newer-runtimes.sh fills."""
+_UNPACKED = Path(__file__).parents[1] / "build/debian"
+_SCRIPTS = ("packages.sh", "newer-runtimes.sh")
 
 _E2E_TIMEOUT_SECONDS = 300
 _LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
@@ -51,7 +60,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if reason is None:
         return
     if _is_required(item.config):
-        pytest.fail(f"{reason}: run deploy/packages.sh as root, then the tests as root", pytrace=False)
+        pytest.fail(reason, pytrace=False)
     item.config.stash[_LEFT_OUT].append((item.nodeid, reason))
     pytest.skip(reason)
 
@@ -72,16 +81,31 @@ def _is_required(config: pytest.Config) -> bool:
 
 
 def _missing(item: pytest.Item) -> str | None:
-    """What a test needs and this machine has not: ``@pytest.mark.e2e("podman", …)`` names Debian packages, and
-    ``@pytest.mark.network`` makes a network of namespaces."""
-    marker = item.get_closest_marker("e2e")
-    if (marker or item.get_closest_marker("root")) and os.geteuid() != 0:
+    """What a test needs and this machine has not.
+
+    ``@pytest.mark.e2e("podman", …)`` names Debian packages, with ``/SUITE`` a newer Debian's; none: all the usual ones.
+    ``@pytest.mark.network`` makes a network of namespaces.
+    """
+    markers = list(item.iter_markers("e2e"))
+    if (markers or item.get_closest_marker("root")) and os.geteuid() != 0:
         return "needs root"
     if item.get_closest_marker("network") and (obstacle := network.why_not()):
         return obstacle
-    wanted = (marker.args or _PACKAGES) if marker else ()
-    absent = [package for package in wanted if not shutil.which(_PACKAGES[package], path=_search_path())]
-    return f"needs the Debian packages {', '.join(absent)}" if absent else None
+    wanted = [package for marker in markers for package in marker.args or _PACKAGES]
+    return next(filter(None, map(_missing_package, wanted)), None)
+
+
+def _missing_package(package: str) -> str | None:
+    suite = package.partition("/")[2]
+    if suite:
+        is_there = (_UNPACKED / suite / _NEWER[package]).exists()
+    else:
+        is_there = bool(shutil.which(_PACKAGES[package], path=_search_path()))
+    if is_there:
+        return None
+    failure = _UNPACKED / f"{suite}.failed"
+    remedy = failure.read_text().strip() if failure.exists() else f"run deploy/{_SCRIPTS[bool(suite)]} as root"
+    return f"needs the Debian package {package}: {remedy}"
 
 
 def _search_path() -> str:

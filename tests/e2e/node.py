@@ -1,4 +1,4 @@
-"""A node as its runtimes see it: own /run, /var/lib and /etc/hosts in a private mount namespace for each command."""
+"""A node as its runtimes see it: own /run, /var/lib and /etc files, in a mount namespace for each command."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ base=$1; shift
 mount --bind "$base/hosts" /etc/hosts
 mount --bind "$base/run" /run
 mount --bind "$base/lib" /var/lib
+for etc in "$base"/etc/*; do if [ -d "$etc" ]; then mount --bind "$etc" "/etc/${etc##*/}"; fi; done
 if [ -n "$1" ]; then mount --rbind "$1" /var/lib/imagedist/storage; fi
 shift
 exec "$@"
@@ -31,13 +32,25 @@ class Node:
         base: a short path on a file system that overlay mounts accept (Unix socket paths have 107 characters).
         hosts: name → address. Names of the outside world go to an address where nothing listens.
         storage: what ``/var/lib/imagedist/storage`` shows: the storage root of an agent.
+        env: the PATH of another release's programs.
+
+    Attributes:
+        etc: each directory in it is shown below ``/etc``, by its name.
     """
 
-    def __init__(self, base: Path, hosts: Mapping[str, str], storage: Path | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        hosts: Mapping[str, str],
+        storage: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.base = base
+        self.etc = base / "etc"
         self.run_directory = base / "run"
         self._storage = storage
-        for directory in ("run/lock", "lib/imagedist/storage", "home"):
+        self._own_env = dict(env or {})
+        for directory in ("run/lock", "lib/imagedist/storage", "home", "etc"):
             (base / directory).mkdir(parents=True)
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in hosts.items())]
         (base / "hosts").write_text("\n".join(lines) + "\n")
@@ -57,4 +70,4 @@ class Node:
 
     def _env(self, env: Mapping[str, str]) -> dict[str, str]:
         """A home without anybody's credentials."""
-        return {"HOME": str(self.base / "home"), **env}
+        return {"HOME": str(self.base / "home"), **self._own_env, **env}

@@ -27,7 +27,7 @@ site_seeders = ["http://127.0.0.1:{seeder_port}"]
 url = "{upstream}"
 [upstreams.local]
 url = "{upstream}"
-hosts = ["{name}"]
+hosts = ["{name}", "registry.k8s.io"]
 [upstreams.canary]
 url = "http://127.0.0.1:5055"
 hosts = ["127.0.0.1:5055"]

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
+import shutil
 import signal
 import socket
+import sys
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from subprocess import CompletedProcess
 
 from bench.cri.client import ImageService
-from imagedist.demo.layout import BuiltImage
+from imagedist.demo.layout import BuiltImage, open_layout, put_json, write_index
 from imagedist.errors import SourceError
+from imagedist.oci.manifest import OCI_CONFIG, OCI_MANIFEST
+from tests.e2e.conftest import HOSTS
 from tests.e2e.node import Node
 from tests.e2e.processes import Process, run
+from tests.e2e.releases import V1_6, Release
 from tests.e2e.site import Agent
 from tests.e2e.upstream import NAME
 from tests.support.activation import activated
+from tests.support.cri.client import Runtime
 
-_CONFIG = """\
-version = 2
-[proxy_plugins.imagedist]
-type = "snapshot"
-address = "{socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "imagedist"
-disable_snapshot_annotations = false
-[plugins."io.containerd.grpc.v1.cri".registry]
-config_path = "{hosts}"
-"""
 _HOSTS = """\
-server = "http://{name}"
+server = "http://{registry}"
 [host."{mirror}"]
 capabilities = ["pull", "resolve"]
 """
+"""The registry speaks no TLS, so its names need files of their own beside the shipped one."""
+# Both in one mount namespace; ctr prints the commands that mount a snapshot.
+_COMPARE = """
+mkdir -p "$DIR/ours" "$DIR/theirs"
+ctr --namespace k8s.io snapshots --snapshotter imagedist view "$DIR" "$CHAIN" >/dev/null
+ctr --namespace plain snapshots --snapshotter overlayfs view "$DIR" "$CHAIN" >/dev/null
+eval "$(ctr --namespace k8s.io snapshots --snapshotter imagedist mounts "$DIR/ours" "$DIR")"
+eval "$(ctr --namespace plain snapshots --snapshotter overlayfs mounts "$DIR/theirs" "$DIR")"
+"$PYTHON" -m imagedist diff "$DIR/ours" "$DIR/theirs" || true
+"""
 NAMESPACE = "k8s.io"
+PAUSE_REGISTRY = "registry.k8s.io"
+WAITS = ("/bin/sh", "-c", "cat /dev/ptmx")
+"""A command that does nothing, and does not end: it waits for a terminal that nobody opens."""
+
+
+def with_command(built: BuiltImage, layout: Path, command: Sequence[str]) -> BuiltImage:
+    """The same image with another command, in a layout of its own."""
+    shutil.copytree(built.layout, layout)
+    manifest, config = json.loads(built.image.manifest_bytes), json.loads(built.image.config_bytes)
+    config["config"]["Cmd"] = list(command)
+    manifest["config"] = put_json(layout, config, OCI_CONFIG)
+    write_index(layout, put_json(layout, manifest, OCI_MANIFEST), "pause")
+    return open_layout(layout)
 
 
 class Snapshotter:
@@ -75,21 +95,30 @@ class Snapshotter:
 
 
 class CriContainerd:
-    """Debian's containerd, its images by CRI, the rest by ``ctr``; the mirror first, then the registry itself."""
+    """A containerd with the configuration shipped for it; images by CRI, the rest by ``ctr``.
 
-    def __init__(self, node: Node, agent: Agent) -> None:
-        self.node = node
-        hosts = node.base / "certs.d"
-        (hosts / NAME).mkdir(parents=True)
-        (hosts / NAME / "hosts.toml").write_text(_HOSTS.format(name=NAME, mirror=agent.url))
-        config = node.base / "containerd.toml"
-        config.write_text(_CONFIG.format(socket=agent.snapshotter_socket, hosts=hosts))
-        self._config = config
-        self._address = f"{node.run_directory}/containerd/containerd.sock"
+    Args:
+        base: the node's directories. agent: its mirror is asked first, then the registry itself.
+    """
+
+    def __init__(self, base: Path, agent: Agent, release: Release = V1_6) -> None:
+        self.release = release
+        self.node = Node(base, HOSTS, agent.storage, release.env)
+        etc = self.node.etc / "containerd"
+        for name in (NAME, PAUSE_REGISTRY):
+            (etc / "certs.d" / name).mkdir(parents=True)
+            (etc / "certs.d" / name / "hosts.toml").write_text(_HOSTS.format(registry=NAME, mirror=agent.url))
+        (etc / "config.toml").write_text(release.config)
+        socket_link = self.node.run_directory / "imagedist/snapshotter.sock"
+        socket_link.parent.mkdir()
+        socket_link.symlink_to(agent.snapshotter_socket)
+        # As config-1.6.toml says.
+        (base / "lib/containerd/io.containerd.snapshotter.v1.imagedist").mkdir(parents=True)
+        self._address = f"{self.node.run_directory}/containerd/containerd.sock"
         self._process = self._started()
 
     def _started(self) -> Process:
-        process = self.node.start(["containerd", "--config", str(self._config)], "containerd")
+        process = self.node.start(["containerd"], "containerd")
         try:
             process.wait_until(lambda: self.ctr("version").returncode == 0, "containerd")
         except AssertionError:
@@ -108,12 +137,24 @@ class CriContainerd:
     def images(self) -> ImageService:
         return ImageService(Path(self._address))
 
-    def ctr(self, *arguments: str) -> CompletedProcess[str]:
-        return run(["ctr", "--address", self._address, "--namespace", NAMESPACE, *arguments])
+    def runtime(self) -> Runtime:
+        logs = self.node.base / "logs"
+        logs.mkdir(exist_ok=True)
+        return Runtime(Path(self._address), logs)
 
-    def fetched(self, built: BuiltImage) -> set[str]:
+    def pause(self) -> str:
+        """The image that holds a pod of this release, ``repository:tag``."""
+        default = self.node.succeed(["containerd", "config", "default"]).stdout
+        (name,) = set(re.findall(rf"{re.escape(PAUSE_REGISTRY)}/([a-z]+:[\w.]+)", default))
+        return name
+
+    def ctr(self, *arguments: str, namespace: str = NAMESPACE) -> CompletedProcess[str]:
+        command = ["ctr", "--address", self._address, "--namespace", namespace, *arguments]
+        return run(command, self.release.env)
+
+    def fetched(self, built: BuiltImage, namespace: str = NAMESPACE) -> set[str]:
         """The layers of an image that containerd fetched itself."""
-        content = self.ctr("content", "ls", "--quiet").stdout.split()
+        content = self.ctr("content", "ls", "--quiet", namespace=namespace).stdout.split()
         return {str(layer.descriptor.digest) for layer in built.image.layers}.intersection(content)
 
     def snapshots(self) -> list[str]:
@@ -125,17 +166,26 @@ class CriContainerd:
         self.ctr("leases", "create", "--id", "collect")
         self.ctr("leases", "delete", "--sync", "collect")
 
-    def run(self, name: str, *command: str, container: str = "test") -> CompletedProcess[str]:
+    def run(
+        self, name: str, *command: str, container: str = "test", namespace: str = NAMESPACE
+    ) -> CompletedProcess[str]:
         """A container of an image that is here, on the host's network."""
         options = ["--rm", "--snapshotter", "imagedist", "--net-host"]
-        return self.node.run(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *command])
+        return self.node.run(["ctr", "--namespace", namespace, "run", *options, name, container, *command])
 
     def begin(self, name: str, container: str) -> None:
         """A container that does nothing, and does not end."""
         options = ["--detach", "--null-io", "--snapshotter", "imagedist", "--net-host"]
-        waits = ["/bin/sh", "-c", "cat /dev/ptmx"]  # for a terminal that nobody opens
-        self.node.succeed(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *waits])
+        self.node.succeed(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *WAITS])
 
     def end(self, container: str) -> None:
         self.ctr("task", "rm", "--force", container)
         self.ctr("containers", "rm", container)
+
+
+def difference(cri: CriContainerd, name: str, built: BuiltImage, directory: Path, script: str = _COMPARE) -> list[str]:
+    """What ``imagedist diff`` says after a script has made two trees of an image, ours and overlayfs'."""
+    pull = ["ctr", "--namespace", "plain", "images", "pull", "--snapshotter", "overlayfs", "--hosts-dir"]
+    cri.node.succeed([*pull, "/etc/containerd/certs.d", name])
+    values = {"DIR": str(directory), "CHAIN": str(built.image.layers[-1].chain_id), "PYTHON": sys.executable}
+    return cri.node.succeed(["sh", "-euc", script], values).stdout.splitlines()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -14,11 +13,9 @@ import pytest
 from imagedist.demo.image import GREETING
 from imagedist.demo.layout import BuiltImage
 from imagedist.errors import SourceError
-from tests.e2e.conftest import HOSTS
-from tests.e2e.node import Node
 from tests.e2e.runtimes import Podman
 from tests.e2e.site import Agent
-from tests.e2e.snapshotter import CriContainerd, Snapshotter
+from tests.e2e.snapshotter import CriContainerd, Snapshotter, difference
 from tests.e2e.upstream import NAME
 from tests.support.counts import count
 
@@ -28,17 +25,6 @@ APP = f"{NAME}/team/app:1"
 TOOL = f"{NAME}/team/tool:1"
 BASE = f"{NAME}/team/base:1"
 LATE = f"{NAME}/library/late:1"
-
-# Both in one mount namespace; ctr prints the commands that mount a snapshot.
-_COMPARE = """
-mkdir -p "$DIR/ours" "$DIR/theirs"
-ctr --namespace k8s.io snapshots --snapshotter imagedist view "$DIR" "$CHAIN" >/dev/null
-ctr --namespace plain snapshots --snapshotter overlayfs view "$DIR" "$CHAIN" >/dev/null
-eval "$(ctr --namespace k8s.io snapshots --snapshotter imagedist mounts "$DIR/ours" "$DIR")"
-eval "$(ctr --namespace plain snapshots --snapshotter overlayfs mounts "$DIR/theirs" "$DIR")"
-"$PYTHON" -m imagedist diff "$DIR/ours" "$DIR/theirs" || true
-"""
-
 
 # Written to, committed, built upon and committed again, with whiteouts and a directory that is there anew.
 _COMMIT = """
@@ -88,47 +74,18 @@ def snapshotter(_snapshotter: Snapshotter) -> Snapshotter:
 
 @pytest.fixture(scope="module")
 def cri(base: Path, _agents: tuple[Agent, Agent], _snapshotter: Snapshotter) -> Iterator[CriContainerd]:
-    daemon = CriContainerd(Node(base / "k", HOSTS), _agents[0])
+    daemon = CriContainerd(base / "k", _agents[0])
     yield daemon
     daemon.stop()
-
-
-def test_a_kubelets_pull_is_unpacked_by_the_agent_and_containerd_fetches_no_layer(
-    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage]
-) -> None:
-    with cri.images() as service:
-        pulled = service.pull(APP)
-
-    assert pulled == str(images["team/app:1"].image.id)
-    assert cri.fetched(images["team/app:1"]) == set()
-    assert set(cri.snapshots()) >= {str(layer.chain_id) for layer in images["team/app:1"].image.layers}
-    done = cri.run(APP, "/bin/sh", "-c", "cat /etc/imagedist-demo; echo written > /etc/new; cat /etc/new")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [GREETING, "written"]
-
-
-def test_an_image_under_our_snapshotter_equals_the_same_under_overlayfs(
-    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage], tmp_path: Path
-) -> None:
-    # No layer describes the root directory: its time is that of the unpacking.
-    assert [line for line in compared(cri, images, _COMPARE, tmp_path) if not line.startswith("/  mtime: ")] == []
 
 
 def test_what_is_written_committed_and_built_upon_equals_the_same_under_overlayfs(
     cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage], tmp_path: Path
 ) -> None:
-    assert [line for line in compared(cri, images, _COMMIT, tmp_path) if " mtime: " not in line] == []
-
-
-def compared(cri: CriContainerd, images: dict[str, BuiltImage], script: str, directory: Path) -> list[str]:
-    """What ``imagedist diff`` says after a script has made two trees of an image, ours and overlayfs'."""
     with cri.images() as service:
         service.pull(APP)
-    pull = ["ctr", "--namespace", "plain", "images", "pull", "--snapshotter", "overlayfs", "--hosts-dir"]
-    cri.node.succeed([*pull, str(cri.node.base / "certs.d"), APP])
-    top = images["team/app:1"].image.layers[-1].chain_id
-    values = {"DIR": str(directory), "CHAIN": str(top), "PYTHON": sys.executable}
-    return cri.node.succeed(["sh", "-euc", script], values).stdout.splitlines()
+    found = difference(cri, APP, images["team/app:1"], tmp_path, _COMMIT)
+    assert [line for line in found if " mtime: " not in line] == []
 
 
 def test_containers_and_snapshots_outlive_a_restart_of_both_sides(
@@ -259,17 +216,3 @@ def test_a_pull_survives_the_agent_being_killed(
             assert pulling.result() == str(images["team/tool:1"].image.id)
             service.remove(TOOL)
         cri.collect()
-
-
-def test_without_the_agent_containerd_pulls_by_itself(
-    cri: CriContainerd, first: Agent, snapshotter: Snapshotter, images: dict[str, BuiltImage]
-) -> None:
-    """Of an image that no other test leaves in the store: what is unpacked already needs no agent."""
-    first.stop()
-
-    with cri.images() as service:
-        assert service.pull(LATE) == str(images["library/late:1"].image.id)
-
-    assert len(cri.fetched(images["library/late:1"])) > 0
-    done = cri.run(LATE, "/bin/sh", "-c", "cat /etc/imagedist-demo")
-    assert (done.returncode, done.stdout.strip()) == (0, GREETING), done.stderr

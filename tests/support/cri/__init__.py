@@ -1,0 +1,1 @@
+"""Kubernetes' container runtime interface beyond images: pods and their containers."""
