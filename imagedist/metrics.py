@@ -11,6 +11,8 @@ BYTES_SERVED = Counter("imagedist_served_bytes", "Bytes of blobs and manifests s
 REQUESTS = Counter("imagedist_registry_requests", "Registry API requests answered.", ["route", "status"])
 FETCHES = Counter("imagedist_upstream_fetches", "Fetches from upstream, by what and outcome.", ["kind", "outcome"])
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
+TAGS = Counter("imagedist_tag_answers", "Tags answered, by how.", ["outcome"])
+# fresh | pinned | revalidated | moved | fetched | stale
 PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.")
 SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.")
 STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.")

@@ -33,6 +33,8 @@ _UNHEALTHY_SECONDS = 10.0
 _CLIENTS = 64
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
+_PURGE_SECONDS = 30.0
+"""More: the proxy that is asked tells the others."""
 
 
 class Arriving(BaseModel):
@@ -46,6 +48,19 @@ class Arriving(BaseModel):
     action: Literal["stream", "wait"]
     is_swarm: bool = Field(alias="swarm", default=True)
     """Whether a torrent will follow; small and private blobs have none."""
+
+
+class Purged(BaseModel):
+    """What a purge did. ``tags``: how many were known, at all proxies together; ``proxies``: how many those are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    upstream: str
+    repository: str
+    tag: str | None
+    tags: int
+    proxies: int
 
 
 @dataclass
@@ -187,6 +202,30 @@ class Site:
                     return prefix
             known = ", ".join(sorted(upstreams))
             raise NotFoundError(f"the site serves no registry {registry}; it serves: {known}", "NAME_UNKNOWN")
+
+        return await self._first(ask)
+
+    async def purge(self, namespace: str, repository: str, tag: str | None, *, here_only: bool = False) -> Purged:
+        """Has the site forget what a tag, or every tag of a repository, means.
+
+        Args:
+            here_only: the proxy that is asked, and no other of its site.
+
+        Raises:
+            NotFoundError: no such upstream. SourceError: refused, or not done everywhere.
+        """
+        query = {"ns": namespace, "repo": repository}
+        if tag is not None:
+            query["tag"] = tag
+        if here_only:
+            query["here"] = "1"
+
+        async def ask(url: str) -> Purged:
+            async with self._ask("DELETE", f"{url}/site/v1/tags", _PURGE_SECONDS, query) as response:
+                try:
+                    return Purged.model_validate_json(await response.read())
+                except ValidationError as error:
+                    raise SourceError(f"{url} answered nonsense to a purge; is it an imagedist proxy?") from error
 
         return await self._first(ask)
 

@@ -20,6 +20,7 @@ from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
+from registry_proxy.purges import Purges
 from registry_proxy.seeds import Seeds
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
@@ -41,6 +42,7 @@ def create_app(config: ProxyConfig) -> web.Application:
     cache = SiteCache(store, upstreams)
     seeds = Seeds(settings.site_seeders, token)
     torrents = Torrents(cache, seeds, settings)
+    purges = Purges(cache, settings.site_proxies, token)
     store.may_evict = torrents.let_go
 
     async def get_upstreams(request: web.Request) -> web.Response:
@@ -52,12 +54,14 @@ def create_app(config: ProxyConfig) -> web.Application:
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         yield
         await torrents.close()
+        await purges.close()
         await cache.close()
         await seeds.close()
         await upstreams.close()
 
     site = web.Application(middlewares=[require_site_token(token)])
     torrents.add_routes(site)
+    purges.add_routes(site)
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)

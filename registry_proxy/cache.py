@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
@@ -15,9 +16,10 @@ from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from registry_proxy.failures import RecentFailures
 from registry_proxy.flights import Flights
-from registry_proxy.manifests import ManifestStore
+from registry_proxy.manifests import Generation, ManifestStore
 from registry_proxy.privacy import PrivateBlobs
 from registry_proxy.tags import Manifests
+from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,14 @@ _MAX_JOINS = 3
 """How often one asker joins a fetch that then fails without having asked its own upstream."""
 
 
+class _Question(NamedTuple):
+    """Whether an upstream has a blob. A purge of the repository makes it another question."""
+
+    place: str
+    digest: Digest
+    generation: Generation
+
+
 class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
 
@@ -34,10 +44,11 @@ class SiteCache:
         self.store = store
         self.upstreams = upstreams
         self._failures = RecentFailures()
-        self._manifests = Manifests(ManifestStore(store.root), self._failures)
+        turns = Turns(store.root / "tags" / ".turns")
+        self._manifests = Manifests(ManifestStore(store.root), self._failures, turns)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
-        self._heads: Flights[tuple[str, Digest], int] = Flights()
+        self._heads: Flights[_Question, int] = Flights()
         store.removed = self._private.forget
         self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
@@ -53,6 +64,18 @@ class SiteCache:
         except InputError:
             return await self._manifests.by_tag(place, reference)
         return await self._manifests.by_digest(place, digest)
+
+    async def purge(self, target: Target, tag: str | None) -> tuple[UpstreamRepository, int]:
+        """Forgets what a tag, or every tag of a repository, means, and what upstream said not to have there.
+
+        Returns:
+            The repository, and how many tags were known.
+
+        Raises:
+            NotFoundError: no upstream is meant. StorageError.
+        """
+        place = self.upstreams.resolve(target)
+        return place, await self._manifests.purge(place, tag)
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
         place = self.upstreams.resolve(target)
@@ -88,7 +111,7 @@ class SiteCache:
             except (NotFoundError, SourceError):
                 # Our own upstream's answer, if it was asked. If not (we joined when the others had just failed),
                 # what others said of theirs is no answer to us.
-                self._failures.check((str(place), digest))
+                self._failures.check(self._question(place, digest))
                 if joins == _MAX_JOINS:
                     raise
             else:
@@ -105,7 +128,7 @@ class SiteCache:
                 others.append(place)
             return under_way
         if not self.store.has(digest):
-            self._failures.check((str(place), digest))
+            self._failures.check(self._question(place, digest))
         places = [place]
         arrival = await self._arrivals.join(digest, None, lambda writer: self._fetch(places, writer))
         self._places[arrival] = places
@@ -151,7 +174,7 @@ class SiteCache:
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             FAILURES.labels(source="upstream", cause=type(error).__name__).inc()
-            self._failures.remember((str(place), writer.digest), error)
+            self._remember(place, writer.digest, error)
             log.warning("fetch of %s from %s failed: %s", writer.digest, place, error)
             raise
         FETCHES.labels(kind="blob", outcome="done").inc()
@@ -187,12 +210,18 @@ class SiteCache:
             try:
                 return await place.client.blob_size(place.repository, digest)
             except NotFoundError as error:
-                self._failures.remember(key, error)
+                self._remember(place, digest, error)
                 raise
 
-        key = (str(place), digest)
-        self._failures.check(key)
-        return await self._heads.run(key, ask)
+        question = self._question(place, digest)
+        self._failures.check(question)
+        return await self._heads.run(question, ask)
+
+    def _question(self, place: UpstreamRepository, digest: Digest) -> _Question:
+        return _Question(str(place), digest, self._manifests.generation(place))
+
+    def _remember(self, place: UpstreamRepository, digest: Digest, error: ImagedistError) -> None:
+        self._failures.remember(self._question(place, digest), error, place.settings.negative_ttl.total_seconds())
 
 
 def _relinked(link: str | None, path: str, target: Target) -> str | None:

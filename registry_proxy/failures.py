@@ -9,8 +9,6 @@ from collections.abc import Callable, Hashable
 
 from imagedist.errors import ImagedistError, NotFoundError, UnauthorizedError
 
-NOT_FOUND_SECONDS = 5.0
-"""Short: whoever has just pushed wants to pull."""
 SOURCE_SECONDS = 3.0
 _LIMIT = 4096
 
@@ -22,9 +20,13 @@ class RecentFailures:
         self._clock = clock
         self._errors: OrderedDict[Hashable, tuple[float, ImagedistError]] = OrderedDict()
 
-    def remember(self, key: Hashable, error: ImagedistError) -> None:
+    def remember(self, key: Hashable, error: ImagedistError, answer_seconds: float) -> None:
+        """
+        Args:
+            answer_seconds: the life of an answer ("no such manifest", "denied"); a failure's own is short.
+        """
         is_answer = isinstance(error, NotFoundError | UnauthorizedError)
-        expires = self._clock() + (NOT_FOUND_SECONDS if is_answer else SOURCE_SECONDS)
+        expires = self._clock() + (answer_seconds if is_answer else SOURCE_SECONDS)
         self._errors[key] = (expires, copy.copy(error))  # without the traceback, which keeps every local variable
         self._errors.move_to_end(key)
         while len(self._errors) > _LIMIT:

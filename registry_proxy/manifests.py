@@ -1,11 +1,13 @@
 """Manifests on disk: content-addressed bytes with their media type beside, and records of what tags meant. Blocking.
 
 Layout: ``manifests/<algorithm>/<hex>`` and ``….json``; ``tags/<upstream>/<repository>/_tags/<tag>.json`` (no
-repository component begins with ``_``). Everything is written aside and renamed.
+repository component begins with ``_``), and ``_purged`` beside ``_tags``, replaced at every purge: what any process
+learned from upstream before is not written any more, and not believed. Everything is written aside and renamed.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer
 from imagedist.errors import storage_error
+from imagedist.locking import locked
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES
 from imagedist.store.files import write_aside
@@ -40,6 +43,18 @@ class TagRecord(BaseModel):
     digest: Digest
     media_type: str
     checked_at: float
+
+
+Generation = tuple[int, int]
+"""Of a repository: inode and time of its last purge."""
+
+
+class KeptTag(NamedTuple):
+    """``record`` and ``manifest``: None where there is none. ``generation``: of the repository's last purge."""
+
+    record: TagRecord | None
+    manifest: KeptManifest | None
+    generation: Generation
 
 
 class ManifestStore:
@@ -86,16 +101,56 @@ class ManifestStore:
         write_aside(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())
         write_aside(path, manifest.body)
 
-    def get_tag(self, upstream: str, repository: str, tag: str) -> TagRecord | None:
+    def get_tag(self, upstream: str, repository: str, tag: str) -> KeptTag:
+        """What the tag meant when upstream was last asked, and the manifest if it is here. Raises StorageError."""
+        generation = self.generation(upstream, repository)
         try:
-            return TagRecord.model_validate_json(self._tag_path(upstream, repository, tag).read_bytes())
+            content = self._tag_path(upstream, repository, tag).read_bytes()
+            record = TagRecord.model_validate_json(content)
         except (FileNotFoundError, ValidationError):
-            return None
+            return KeptTag(None, None, generation)
         except OSError as error:
             raise storage_error(f"read the record of tag {upstream}/{repository}:{tag}", error) from error
+        return KeptTag(record, self.get(record.digest), generation)
 
-    def put_tag(self, upstream: str, repository: str, tag: str, record: TagRecord) -> None:
-        write_aside(self._tag_path(upstream, repository, tag), record.model_dump_json().encode())
+    def put_tag(self, upstream: str, repository: str, tag: str, record: TagRecord, generation: Generation) -> None:
+        """Nothing happens if the repository was purged since that generation. Raises StorageError."""
+        with locked(self._tags / ".lock"):
+            if self.generation(upstream, repository) == generation:
+                write_aside(self._tag_path(upstream, repository, tag), record.model_dump_json().encode())
+
+    def drop_tag(self, upstream: str, repository: str, tag: str) -> bool:
+        """Whether there was a record. Raises StorageError."""
+        path = self._tag_path(upstream, repository, tag)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise storage_error(f"remove {path}", error) from error
+        return True
+
+    def generation(self, upstream: str, repository: str) -> Generation:
+        """Changes with every purge. One stat."""
+        try:
+            status = (self._tags / upstream / repository / "_purged").stat()
+        except FileNotFoundError:
+            return 0, 0
+        except OSError as error:
+            raise storage_error(f"look up {upstream}/{repository}", error) from error
+        return status.st_ino, status.st_mtime_ns
+
+    def purge(self, upstream: str, repository: str, tag: str | None) -> int:
+        """Forgets what a tag, or every tag of the repository, meant. Returns how many records there were.
+
+        Raises:
+            StorageError: the directory cannot be changed.
+        """
+        directory = self._tags / upstream / repository
+        with locked(self._tags / ".lock"):
+            write_aside(directory / "_purged", f"{time.time_ns()}\n".encode(), durable=True)
+            tags = [tag] if tag is not None else [path.stem for path in (directory / "_tags").glob("*.json")]
+            return sum(self.drop_tag(upstream, repository, each) for each in tags)
 
     def _path(self, digest: Digest) -> Path:
         return self._manifests / digest.algorithm / digest.hex

@@ -4,6 +4,7 @@ from imagedist.config.agent import AgentConfig, AgentTable, LimitsTable, Snapsho
 from imagedist.config.loading import load, read_secret
 from imagedist.config.proxy import ProxyConfig, ProxyTable, Upstream
 from imagedist.config.seeder import SeederConfig, SeederTable, Site, SyncRule
+from imagedist.config.tagging import TagRule, matches
 from imagedist.config.values import Address, Rate, parse_address, parse_rate, parse_size, parse_url
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "SnapshotterTable",
     "StorageTable",
     "SyncRule",
+    "TagRule",
     "UnpackTable",
     "Upstream",
     "load",
+    "matches",
     "parse_address",
     "parse_rate",
     "parse_size",

@@ -39,7 +39,8 @@ def parse_address(text: Any) -> Address:
     return Address(host.strip("[]"), int(port))
 
 
-def _parse_duration(value: Any) -> timedelta:
+def parse_duration(value: Any) -> timedelta:
+    """``30s``, ``5m``, ``12h``. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
     try:
@@ -126,7 +127,7 @@ def _parse_cgroup(value: Any) -> str:
 
 
 Listen = Annotated[Address, BeforeValidator(parse_address)]
-Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Rate = Annotated[int | None, BeforeValidator(_parse_rate)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
 CgroupName = Annotated[str, BeforeValidator(_parse_cgroup)]

@@ -51,6 +51,10 @@ BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b"
         (("umount", "app"), 1, "no image app in the store"),
         (("rm", "app"), 1, "no image app in the store"),
         (("swarm", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
+        (("purge", "app", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
+        (("purge", f"app@sha256:{'0' * 64}", "--proxy", "http://a"), 2, "what a digest names never changes"),
+        (("purge", "app", "--proxy", "a:5001"), 2, "bad --proxy 'a:5001'"),
+        (("purge", "app", "--proxy", "http://127.0.0.1:1"), 1, "the site cannot answer"),
         (("agent", "--config", "/nowhere"), 2, "cannot read configuration /nowhere"),
     ],
 )
@@ -58,7 +62,7 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
-    rooted = arguments[0] not in ("agent", "swarm", "frobnicate") and "--root" not in arguments
+    rooted = arguments[0] not in ("agent", "swarm", "purge", "frobnicate") and "--root" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr

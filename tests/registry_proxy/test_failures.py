@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from imagedist.errors import NotFoundError, SourceError
-from registry_proxy.failures import NOT_FOUND_SECONDS, SOURCE_SECONDS, RecentFailures
+from registry_proxy.failures import SOURCE_SECONDS, RecentFailures
 
 
 class Chunk:
@@ -18,15 +18,15 @@ class Chunk:
 def test_failure_is_raised_again_until_it_expires() -> None:
     now = 1000.0
     failures = RecentFailures(lambda: now)
-    failures.remember("unknown", NotFoundError("no such name", "NAME_UNKNOWN"))
-    failures.remember("down", SourceError("cannot reach it"))
+    failures.remember("unknown", NotFoundError("no such name", "NAME_UNKNOWN"), 5.0)
+    failures.remember("down", SourceError("cannot reach it"), 5.0)
     for _ in range(2):
         with pytest.raises(NotFoundError, match="no such name") as caught:
             failures.check("unknown")
         assert caught.value.code == "NAME_UNKNOWN"
     now += SOURCE_SECONDS
     failures.check("down")
-    now += NOT_FOUND_SECONDS
+    now += 5.0
     failures.check("unknown")
 
 
@@ -39,7 +39,7 @@ def test_remembered_failure_keeps_nothing_of_the_fetch_alive() -> None:
             try:
                 raise SourceError("broke off")
             except SourceError as error:
-                failures.remember("blob", error)
+                failures.remember("blob", error, 5.0)
                 raise
         except SourceError:
             return weakref.ref(chunk)

@@ -26,6 +26,7 @@ class FaultyRegistry:
         corrupt: flip the first byte of blob bodies.
         lie_bytes: added to the Content-Length of blobs.
         gate: blob bodies pause in the middle until it is set.
+        manifest_gate: manifests are looked up at once, and sent when it is set; ``asked`` is set meanwhile.
         redirect_to: base URL that blob requests are sent to.
         refuses_authorization: answers 400 to anyone who sends credentials (a CDN with signed URLs).
         ignores_ranges: answers 200 with the whole blob.
@@ -45,6 +46,7 @@ class FaultyRegistry:
         self.corrupt = False
         self.lie_bytes = 0
         self.gate: asyncio.Event | None = None
+        self.manifest_gate: asyncio.Event | None = None
         self.redirect_to: str | None = None
         self.refuses_authorization = False
         self.ignores_ranges = False
@@ -147,6 +149,9 @@ class FaultyRegistry:
         name, _, rest = path.rpartition("/manifests/")
         if name and (name, rest) in self.manifests:
             media_type, body = self.manifests[name, rest]
+            if self.manifest_gate is not None:
+                self.asked.set()
+                await self.manifest_gate.wait()
             headers = {"Docker-Content-Digest": str(Digest.of(body)), "Content-Type": media_type}
             return web.Response(body=body, headers=headers)
         if path.endswith("/tags/list"):
