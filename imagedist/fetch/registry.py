@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from imagedist.oci.bulk import BlobStream, Consume
 from imagedist.oci.client import FetchedManifest, RegistryClient
-from imagedist.oci.credentials import find_credentials
+from imagedist.oci.credentials import LookedUp, find_credentials
 from imagedist.oci.http_threads import ThreadedClient
 from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
@@ -32,8 +33,9 @@ class RegistrySource:
         if via is not None:
             self._client = RegistryClient(via, namespace=reference.registry, http=http)
         else:
+            credentials = LookedUp(partial(find_credentials, reference.registry))
             self._client = RegistryClient.for_registry(
-                reference.registry, plain_http=plain_http, credentials=find_credentials(reference.registry), http=http
+                reference.registry, plain_http=plain_http, credentials=credentials, http=http
             )
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:

@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from imagedist.errors import InputError, IntegrityError, NotFoundError, storage_error
 from imagedist.locking import PrivateDirectory
-from imagedist.oci.credentials import find_credentials
+from imagedist.oci.credentials import LookedUp, find_credentials
 from imagedist.oci.digest import Digest
 from imagedist.oci.layout import Layout
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES, Descriptor
@@ -140,9 +141,8 @@ class RegistryPlace:
 
     def __init__(self, reference: Reference, *, plain_http: bool = False) -> None:
         self._reference = reference
-        self._client = RegistryWriter.for_registry(
-            reference.registry, plain_http=plain_http, credentials=find_credentials(reference.registry)
-        )
+        credentials = LookedUp(partial(find_credentials, reference.registry))
+        self._client = RegistryWriter.for_registry(reference.registry, plain_http=plain_http, credentials=credentials)
 
     def __str__(self) -> str:
         return str(self._reference)

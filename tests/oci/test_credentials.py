@@ -13,7 +13,7 @@ from imagedist.oci.credentials import find_credentials
 
 def login(path: Path, auths: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"auths": auths, "credsStore": "ignored"}))
+    path.write_text(json.dumps({"auths": auths, "credsStore": "none-installed"}))
 
 
 def auth(pair: str) -> dict[str, str]:
@@ -48,3 +48,14 @@ def test_malformed_file_is_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match=str(path)):
         find_credentials("a", {"REGISTRY_AUTH_FILE": str(path)})
+
+
+def test_identity_token_of_a_login_is_found(tmp_path: Path) -> None:
+    entry = auth("00000000-0000-0000-0000-000000000000:") | {"identitytoken": "kept"}
+    login(tmp_path / ".docker" / "config.json", {"a": entry})
+    assert find_credentials("a", {"HOME": str(tmp_path)}) == Credentials("", "", identity_token="kept")
+
+
+def test_login_for_a_part_of_a_registry_is_not_one_for_all_of_it(tmp_path: Path) -> None:
+    login(tmp_path / ".docker" / "config.json", {"quay.io/team": auth("team:1"), "quay.io": auth("all:2")})
+    assert find_credentials("quay.io", {"HOME": str(tmp_path)}) == Credentials("all", "2")
