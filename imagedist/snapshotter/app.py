@@ -6,11 +6,10 @@ import logging
 import os
 import resource
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,8 @@ import grpc
 from imagedist import __version__
 from imagedist.errors import InputError, StorageError, storage_error
 from imagedist.privileges import is_machine_root
-from imagedist.snapshotter.listening import bound, inherited, notify
+from imagedist.snapshotter import early
+from imagedist.snapshotter.listening import bound, notify
 from imagedist.snapshotter.opening import Opening
 from imagedist.snapshotter.relay import Relay
 from imagedist.snapshotter.service import Service
@@ -40,9 +40,7 @@ _GRACE_SECONDS = 5.0
 def run(load: Callable[[], AgentConfig]) -> None:
     """Serves until SIGTERM or SIGINT.
 
-    A socket that systemd holds is served before anything else is imported or read: containerd's client gives a
-    connection one second for its handshake (grpc-go's first back-off; Python and pydantic may need more on a busy
-    machine), and a call fails when that is over. Once connected, a call waits for as long as it takes.
+    Connections to a socket that systemd holds are greeted since the process began (``early``); calls wait.
 
     Args:
         load: reads the configuration.
@@ -59,31 +57,33 @@ def run(load: Callable[[], AgentConfig]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     opening = Opening(load)
-    listener = inherited()
+    relay = early.begin()
     try:
-        with nullcontext(listener) if listener else bound(opening.config()[1].socket) as listener:
-            with serving(opening.node, listener):
-                config, _ = opening.config()
-                try:
-                    opening.node()
-                except StorageError as error:
-                    _LOG.error("cannot serve snapshots: %s", error)  # every call is told so, and tries again
-                _LOG.info("snapshotter %s: %s, store %s", __version__, listener.getsockname(), config.storage.root)
-                notify("READY=1")
-                stop.wait()
-                notify("STOPPING=1")
+        with ExitStack() as stack:
+            if relay is None:
+                relay = Relay(stack.enter_context(bound(opening.config()[1].socket))).start()
+            stack.enter_context(serving(opening.node, relay))
+            config, _ = opening.config()
+            try:
+                opening.node()
+            except StorageError as error:
+                _LOG.error("cannot serve snapshots: %s", error)  # every call is told so, and tries again
+            _LOG.info("snapshotter %s: %s, store %s", __version__, relay.listener.getsockname(), config.storage.root)
+            notify("READY=1")
+            stop.wait()
+            notify("STOPPING=1")
     finally:
         opening.close()
 
 
 @contextmanager
-def serving(open_node: Callable[[], Node], listener: socket.socket) -> Iterator[None]:
-    """Serves the API on a listening socket while the context is open; running calls get a few seconds to finish.
+def serving(open_node: Callable[[], Node], relay: Relay) -> Iterator[None]:
+    """Serves the API to a relay's clients while the context is open; running calls get a few seconds to finish.
 
     Raises:
         InputError, StorageError: the gRPC server's own socket cannot be made.
     """
-    private = _private(Path(listener.getsockname()))
+    private = _private(Path(relay.listener.getsockname()))
     server = grpc.server(
         ThreadPoolExecutor(_THREADS, "call"),
         handlers=[Service(open_node).handler()],
@@ -94,8 +94,7 @@ def serving(open_node: Callable[[], Node], listener: socket.socket) -> Iterator[
     except RuntimeError as error:
         raise InputError(f"cannot listen on {private}: {error}") from error
     server.start()
-    relay = Relay(listener, private)
-    relay.start()
+    relay.serve(private)
     try:
         yield
     finally:

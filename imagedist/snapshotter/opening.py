@@ -1,6 +1,6 @@
 """The node's snapshots, opened when they are first asked for, and again until that succeeds.
 
-Imports almost nothing before: a connection must be answered within a second of the start (``app``).
+Imports almost nothing before: calls wait (``early``).
 """
 
 from __future__ import annotations

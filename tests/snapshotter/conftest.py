@@ -13,6 +13,7 @@ from imagedist.config import AgentConfig
 from imagedist.snapshotter.app import serving
 from imagedist.snapshotter.listening import bound
 from imagedist.snapshotter.opening import Opening
+from imagedist.snapshotter.relay import Relay
 from tests.snapshotter.client import Client
 
 
@@ -46,7 +47,7 @@ def opening(config: AgentConfig) -> Iterator[Opening]:
 @pytest.fixture
 def client(config: AgentConfig, opening: Opening) -> Iterator[Client]:
     assert config.snapshotter is not None
-    with bound(config.snapshotter.socket) as listener, serving(opening.node, listener):
+    with bound(config.snapshotter.socket) as listener, serving(opening.node, Relay(listener).start()):
         made = Client(config.snapshotter.socket)
         yield made
         made.channel.close()

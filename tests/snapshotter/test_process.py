@@ -25,6 +25,7 @@ from imagedist.snapshotter.app import serving
 from imagedist.snapshotter.check import problems
 from imagedist.snapshotter.listening import bound
 from imagedist.snapshotter.opening import Opening
+from imagedist.snapshotter.relay import Relay
 from tests.snapshotter.client import Client, failing
 from tests.support.activation import activated
 from tests.support.counts import count
@@ -248,7 +249,7 @@ def test_a_full_disk_is_told_and_no_harm_when_it_has_space_again(base: Path, con
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", root], check=True)
     try:
         opening = Opening(lambda: config)
-        with bound(base / "snapshotter.sock") as listener, serving(opening.node, listener):
+        with bound(base / "snapshotter.sock") as listener, serving(opening.node, Relay(listener).start()):
             client = Client(base / "snapshotter.sock")
             client.prepare("before")
             with contextlib.suppress(OSError), (root / "filler").open("wb", buffering=0) as filler:

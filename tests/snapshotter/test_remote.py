@@ -28,6 +28,7 @@ from imagedist.snapshotter.app import serving
 from imagedist.snapshotter.listening import bound
 from imagedist.snapshotter.node import Node
 from imagedist.snapshotter.opening import Opening
+from imagedist.snapshotter.relay import Relay
 from imagedist.snapshotter.wire import snapshots_pb2 as wire
 from tests.snapshotter.client import Client, exists, failing, mounted
 from tests.support import layers
@@ -245,7 +246,7 @@ def test_an_agent_that_says_nothing_is_waited_for_with_patience_only(base: Path)
         silent.bind(str(config.agent.socket))
         silent.listen()
         opening = Opening(lambda: config)
-        with bound(config.snapshotter.socket) as listener, serving(opening.node, listener):
+        with bound(config.snapshotter.socket) as listener, serving(opening.node, Relay(listener).start()):
             client = Client(config.snapshotter.socket)
             assert unpack(client, IMAGE) == [False, False, False]
             client.channel.close()
