@@ -112,13 +112,13 @@ class Site:
         """The blob's length. Raises as ``manifest``."""
         return await self._first(lambda url: self._client(url, target).blob_size(target.name, digest))
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         """One page of tags. Raises as ``manifest``."""
-        return await self._first(lambda url: self._client(url, target).tags(target.name, count, last))
+        return await self._first(lambda url: self._client(url, target).tags(target.name, query))
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
         """The referrers of a manifest. Raises as ``manifest``."""
-        return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, artifact_type))
+        return await self._first(lambda url: self._client(url, target).referrers(target.name, digest, query))
 
     async def deliver(
         self, target: Target, digest: Digest, size_bytes: int, offset: int, consume: Consume, threads: Executor

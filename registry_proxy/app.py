@@ -68,7 +68,7 @@ def create_app(config: ProxyConfig) -> web.Application:
     app.add_subapp("/site/v1", site)
     add_health_routes(app, ready)
     rate = TokenBucket(settings.egress) if settings.egress else None
-    add_registry_routes(app, cache, max_requests=settings.max_requests, rate=rate)
+    add_registry_routes(app, cache, max_requests=settings.max_requests, rate=rate, upstream_name=upstreams.name)
     app.cleanup_ctx.append(lifetime)
     return app
 

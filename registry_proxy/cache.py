@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
 from weakref import WeakKeyDictionary
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
+from imagedist.distribution.paging import tags_page
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES, FETCHES
 from imagedist.oci.digest import Digest
@@ -18,6 +19,7 @@ from registry_proxy.failures import RecentFailures
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, ManifestStore
 from registry_proxy.privacy import PrivateBlobs
+from registry_proxy.referrers import Referrers
 from registry_proxy.tags import Manifests
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
@@ -46,6 +48,7 @@ class SiteCache:
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
         self._manifests = Manifests(ManifestStore(store.root), self._failures, turns)
+        self._referrers = Referrers(self._manifests, self._failures)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
         self._heads: Flights[_Question, int] = Flights()
@@ -137,16 +140,13 @@ class SiteCache:
     def is_arriving(self, digest: Digest) -> bool:
         return self._arrivals.get(digest) is not None
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         place = self.upstreams.resolve(target)
-        page = await place.client.tags(place.repository, count, last)
-        return Page(page.body, page.media_type, _relinked(page.link, f"/v2/{target.name}/tags/list", target))
+        asked = {**query, "n": "1"} if query.get("n") == "0" else query  # what n=0 means is not the same everywhere
+        return tags_page(await place.client.tags(place.repository, asked), target, query)
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
-        place = self.upstreams.resolve(target)
-        page = await place.client.referrers(place.repository, digest, artifact_type)
-        link = _relinked(page.link, f"/v2/{target.name}/referrers/{digest}", target)
-        return Page(page.body, page.media_type, link, page.filters_applied)
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
+        return await self._referrers.of(self.upstreams.resolve(target), target, digest, query)
 
     async def _fetch(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
         """From the first place that has it, of all that were asked for meanwhile."""
@@ -222,14 +222,3 @@ class SiteCache:
 
     def _remember(self, place: UpstreamRepository, digest: Digest, error: ImagedistError) -> None:
         self._failures.remember(self._question(place, digest), error, place.settings.negative_ttl.total_seconds())
-
-
-def _relinked(link: str | None, path: str, target: Target) -> str | None:
-    """Upstream's ``Link`` to the next page, as a link of ours: only its query is taken over."""
-    if link is None or not link.startswith("<") or ">" not in link:
-        return None
-    query = dict(parse_qsl(urlsplit(link[1 : link.index(">")]).query))
-    query.pop("ns", None)
-    if target.namespace is not None:
-        query["ns"] = target.namespace
-    return f'<{path}?{urlencode(query)}>; rel="next"'

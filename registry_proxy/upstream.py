@@ -80,6 +80,11 @@ class Upstreams:
             f"no upstream for {target.name}: expected a path that begins with one of {self._names()}", "NAME_UNKNOWN"
         )
 
+    def name(self, target: Target) -> str:
+        """What the upstream itself calls that repository: where to push. Raises as ``resolve``."""
+        place = self.resolve(target)
+        return f"{place.client.name}/{place.repository}"
+
     def hosts(self) -> dict[str, list[str]]:
         """Every upstream's path prefix and the registry names it answers for."""
         return {key: [host for host, owner in self._by_namespace.items() if owner == key] for key in self._settings}

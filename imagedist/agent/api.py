@@ -136,7 +136,7 @@ class SocketApi:
             )
         self._pulls += 1
         try:
-            async with self._admission.enter():
+            async with self._admission:
                 await self._puller.pull(reference, platform, observe)
         finally:
             self._pulls -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
@@ -54,8 +55,8 @@ class Mirror:
     async def open_blob(self, target: Target, digest: Digest) -> OpenBlob:
         return await self._blobs.open(target, digest)
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
-        return await self._site.tags(target, count, last)
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
+        return await self._site.tags(target, query)
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
-        return await self._site.referrers(target, digest, artifact_type)
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
+        return await self._site.referrers(target, digest, query)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,11 @@ from imagedist.config import Address, Rate, parse_address
 from imagedist.demo.image import NAME
 from imagedist.demo.layout import BuiltImage, open_layout
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
+from imagedist.distribution.paging import no_referrers, tags_page
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.errors import ImagedistError, InputError, NotFoundError, storage_error
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import OCI_INDEX
 from imagedist.oci.reference import is_name, is_tag
 from imagedist.service import serving, stop_signals
 from imagedist.store.reading import OpenBlob, Span
@@ -75,15 +76,14 @@ class LayoutBackend:
             raise storage_error(f"read blob {digest}", error) from error
         return _CountedBlob(file, size_bytes, str(digest), self.sent_bytes)
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         self._check(target)
-        listed = [self._tag] if count != 0 and (last is None or last < self._tag) else []
-        return Page(json.dumps({"name": self._repository, "tags": listed}).encode(), "application/json")
+        whole = Page(json.dumps({"name": self._repository, "tags": [self._tag]}).encode(), "application/json")
+        return tags_page(whole, target, query)
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
         self._check(target)
-        empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-        return Page(json.dumps(empty).encode(), OCI_INDEX)
+        return no_referrers(query)
 
     def _check(self, target: Target) -> None:
         if target.name != self._repository:

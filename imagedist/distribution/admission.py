@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from imagedist.errors import OverloadedError
 
@@ -14,7 +12,7 @@ MAX_WAIT_SECONDS = 20.0
 
 
 class Admission:
-    """Lets ``max_requests`` in at a time.
+    """Lets ``max_requests`` in at a time: a context, for each of them.
 
     Args:
         max_queued: how many may wait; four times the limit if not given.
@@ -29,8 +27,7 @@ class Admission:
         self._max_wait_seconds = max_wait_seconds
         self._queued = 0
 
-    @asynccontextmanager
-    async def enter(self) -> AsyncIterator[None]:
+    async def __aenter__(self) -> None:
         """
         Raises:
             OverloadedError: the queue is full, or the wait was too long.
@@ -39,10 +36,9 @@ class Admission:
             await self._wait()
         else:
             await self._slots.acquire()
-        try:
-            yield
-        finally:
-            self._slots.release()
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._slots.release()
 
     async def _wait(self) -> None:
         if self._queued >= self._max_queued:

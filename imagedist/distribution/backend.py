@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -48,6 +49,12 @@ class RegistryBackend(Protocol):
 
     async def open_blob(self, target: Target, digest: Digest) -> OpenBlob: ...
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page: ...
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
+        """Args:
+        query: the URL's: ``n`` (a number, if there) and ``last``, and what a link of the upstream's may add.
+        """
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page: ...
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
+        """Args:
+        query: the URL's: ``artifactType``, and what a link of the upstream's may add.
+        """

@@ -7,17 +7,18 @@ that of a part.
 from __future__ import annotations
 
 import asyncio
-from io import FileIO
 
 from aiohttp import web
 
 from imagedist.distribution.ranges import ByteRange
 from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.sendfile import sendfile
 from imagedist.errors import SourceError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.store.reading import OpenBlob
 
-STEP_BYTES = 1 << 20
+STEP_BYTES = 16 << 20
+"""After each the bytes are counted."""
 CAPPED_STEP_BYTES = 256 << 10
 """Under a rate cap: small enough that connections share it evenly."""
 COPIED_STEP_BYTES = 128 << 10
@@ -46,12 +47,14 @@ async def send_bytes(
             await blob.wait_verified()
             continue
         wanted = min(step_bytes, limit - offset)
+        if request.transport is None:
+            raise ConnectionResetError("the client went away")
         span = await blob.span(offset) if may_sendfile else None
         if span is not None:
             wanted = min(wanted, span.end - offset)
             if rate:
                 await rate.take(wanted)
-            sent = await _sendfile(request, span.file, offset, wanted)
+            sent = await sendfile(request.transport, span.file, offset, wanted, stall_seconds=STALL_SECONDS)
         else:
             chunk = await blob.read(offset, min(wanted, COPIED_STEP_BYTES))
             if rate:
@@ -64,10 +67,3 @@ async def send_bytes(
         offset += sent
         BYTES_SERVED.labels(kind="blob").inc(sent)
     await response.write_eof()
-
-
-async def _sendfile(request: web.Request, file: FileIO, offset: int, count: int) -> int:
-    if request.transport is None or request.transport.is_closing():
-        raise ConnectionResetError("the client went away")
-    async with asyncio.timeout(STALL_SECONDS):
-        return await asyncio.get_running_loop().sendfile(request.transport, file, offset, count)

@@ -29,10 +29,11 @@ def parse_range(header: str | None, total_bytes: int) -> ByteRange | Unsatisfiab
     """Reads ``Range``: closed, open-ended (``5-``) or a suffix (``-5``).
 
     Returns:
-        None for no header, and for what a server may ignore: other units, several ranges, nonsense.
+        None, everything is sent: no header, or what a server may ignore (§14.2): other units, several ranges (no client
+        of registries asks for those), nonsense, and any range of an empty blob, as Go's servers do.
     """
     match = _RANGE.match(header) if header else None
-    if match is None or match.groups() == ("", ""):
+    if match is None or match.groups() == ("", "") or not total_bytes:
         return None
     first, last = match.groups()
     if first == "":

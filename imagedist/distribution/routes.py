@@ -17,6 +17,7 @@ _ROUTE = re.compile(
     r"referrers/(?P<referrers>[^/]*))\Z",
     re.DOTALL,
 )
+_PUSH = re.compile(r"(?P<name>.+)/(?:manifests|blobs|tags|referrers)/", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,25 @@ def parse_route(path: str) -> Route | Refusal:
     """Reads the decoded path behind ``/v2/``."""
     if path == "":
         return Route("base")
+    if path == "_catalog":
+        return Refusal(404, "UNSUPPORTED", "a mirror has no catalog: ask the registry itself for its repositories")
     match = _ROUTE.match(path)
     if match is None or match.lastgroup is None:
         return Refusal(404, "UNSUPPORTED", f"no such route: /v2/{path[:200]}")
     name = match["name"]
     if not is_name(name):
-        return Refusal(400, "NAME_INVALID", f"invalid repository name {name[:200]!r}")
+        return Refusal(
+            400,
+            "NAME_INVALID",
+            f"invalid repository name {name[:200]!r}: expected lower-case letters, digits, '.', '_', '-', "
+            "parts separated by '/', at most 255 characters",
+        )
     if match["tags"] is not None:
         return Route("tags", name)
     reference = next(text for text in match.group("manifest", "blob", "referrers") if text is not None)
     if match["manifest"] is not None and ":" not in reference:
-        if not is_tag(reference):
-            return Refusal(400, "TAG_INVALID", f"invalid tag {reference[:200]!r}")
+        if not is_tag(reference):  # 404, as the spec's conformance test wants it: there cannot be such a manifest
+            return Refusal(404, "MANIFEST_UNKNOWN", f"invalid tag {reference[:200]!r}: there is no such manifest")
         return Route("manifest", name, reference)
     try:
         digest = Digest.parse(reference)
@@ -62,3 +70,10 @@ def parse_route(path: str) -> Route | Refusal:
     if match["manifest"] is not None:
         return Route("manifest", name, reference, digest)
     return Route("blob" if match["blob"] is not None else "referrers", name, "", digest)
+
+
+def pushed_name(path: str) -> str | None:
+    """The repository that somebody tries to push to, or to delete from."""
+    match = _PUSH.match(path)
+    name = match["name"].removesuffix("/blobs") if match else ""
+    return name if is_name(name) else None

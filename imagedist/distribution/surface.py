@@ -1,21 +1,23 @@
-"""The /v2 routes over a ``RegistryBackend`` (OCI distribution spec 1.1, the pull half; facts of real clients)."""
+"""The /v2 routes over a ``RegistryBackend`` (OCI distribution spec 1.1, the pull half; docs/registry-api.md)."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 
 from imagedist.distribution.admission import Admission
 from imagedist.distribution.backend import ManifestAnswer, Page, RegistryBackend, Target
 from imagedist.distribution.bodies import send_bytes
+from imagedist.distribution.conditions import entity_tag, is_precondition_failed, is_range_meant, is_unchanged
 from imagedist.distribution.ranges import ByteRange, Unsatisfiable, parse_range
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.rendering import refuse, render, warning_header
-from imagedist.distribution.routes import Refusal, Route, parse_route
-from imagedist.errors import ImagedistError
+from imagedist.distribution.routes import Refusal, Route, parse_route, pushed_name
+from imagedist.errors import ImagedistError, InputError
 from imagedist.metrics import BYTES_SERVED, REQUESTS
 from imagedist.oci.digest import Digest
 
@@ -24,6 +26,10 @@ log = logging.getLogger(__name__)
 MAX_REQUESTS = 512
 _NAMESPACE = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}\Z")
 _MEDIA_TYPE = re.compile(r"[\x21-\x7e]+/[\x20-\x7e]{1,250}\Z")
+_COUNT = re.compile(r"[0-9]{1,9}\Z")
+
+UpstreamName = Callable[[Target], str | None]
+"""What a request's target is called upstream, as users type it: ``docker.io/library/nginx``."""
 
 
 def add_registry_routes(
@@ -32,42 +38,59 @@ def add_registry_routes(
     *,
     max_requests: int = MAX_REQUESTS,
     rate: TokenBucket | None = None,
+    upstream_name: UpstreamName | None = None,
 ) -> None:
     """Serves ``/v2/`` of an application from a backend.
 
     Args:
         max_requests: how many run at once; four times as many queue, then 503.
         rate: a cap over the bytes of all blobs sent.
+        upstream_name: where pushes belong; by ``ns`` alone if not given.
     """
-    surface = _Surface(backend, Admission(max_requests), rate)
+    surface = _Surface(backend, Admission(max_requests), rate, upstream_name or _by_namespace)
     app.router.add_route("*", "/v2", surface.handle)
     app.router.add_route("*", "/v2/{path:.*}", surface.handle)
 
 
+def _by_namespace(target: Target) -> str | None:
+    return f"{target.namespace}/{target.name}" if target.namespace else None
+
+
 class _Surface:
-    def __init__(self, backend: RegistryBackend, admission: Admission, rate: TokenBucket | None) -> None:
+    def __init__(
+        self, backend: RegistryBackend, admission: Admission, rate: TokenBucket | None, upstream_name: UpstreamName
+    ) -> None:
         self._backend = backend
         self._admission = admission
         self._rate = rate
+        self._upstream_name = upstream_name
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every request of /v2: parsed, admitted, answered, counted. Errors end here, as OCI JSON."""
         started = time.monotonic()
-        route = parse_route(request.match_info.get("path", ""))
+        path = request.match_info.get("path", "")
+        route = parse_route(path)
+        namespace = request.query.get("ns")
+        if namespace is not None and not _NAMESPACE.match(namespace):
+            namespace, route = None, Refusal(400, "NAME_INVALID", "invalid ns: expected a registry host")
+        response: web.StreamResponse
         if request.method not in ("GET", "HEAD"):
-            response: web.StreamResponse = refuse(405, "UNSUPPORTED", "this is a mirror: push to the registry itself")
-            response.headers["Allow"] = "GET, HEAD"
+            response = self._refuse_push(request, pushed_name(path), namespace)
         elif isinstance(route, Refusal):
+            log.info("%s %s refused: %s", request.method, request.path_qs, route.message)
             response = refuse(route.status, route.code, route.message)
         else:
             try:
-                async with self._admission.enter():
-                    response = await self._answer(request, route)
+                async with self._admission:
+                    target = Target(namespace, route.name, request.headers.get("Authorization"))
+                    response = await self._answer(request, route, target)
             except ImagedistError as error:
                 log.info("%s %s: %s", request.method, request.path_qs, error)
                 response = render(error)
         if not response.prepared:
             response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            if namespace is not None:
+                response.headers["OCI-Namespace"] = namespace
         kind = "refused" if isinstance(route, Refusal) else route.kind
         REQUESTS.labels(route=kind, status=str(response.status)).inc()
         log.info(
@@ -81,55 +104,66 @@ class _Surface:
         )
         return response
 
-    async def _answer(self, request: web.Request, route: Route) -> web.StreamResponse:
+    def _refuse_push(self, request: web.Request, name: str | None, namespace: str | None) -> web.Response:
+        """405: nothing is ever pushed through a mirror, nor deleted."""
+        upstream = None
+        if name is not None:
+            try:
+                upstream = self._upstream_name(Target(namespace, name))
+            except ImagedistError:  # of no upstream: the message says all the same that this is a mirror
+                upstream = None
+        where = f"push to {upstream} itself" if upstream else "push to the registry itself"
+        log.info("%s %s refused: %s", request.method, request.path_qs, where)
+        response = refuse(405, "UNSUPPORTED", f"this is a mirror, for pulls only: {where}")
+        response.headers["Allow"] = "GET, HEAD"
+        return response
+
+    async def _answer(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         if route.kind == "base":
             return web.json_response({})
-        namespace = request.query.get("ns")
-        if namespace is not None and not _NAMESPACE.match(namespace):
-            return refuse(400, "NAME_INVALID", "invalid ns: expected a registry host")
-        target = Target(namespace, route.name, request.headers.get("Authorization"))
         if route.kind == "manifest":
-            return self._manifest(request, target, await self._backend.manifest(target, route.reference))
+            return self._manifest(request, await self._backend.manifest(target, route.reference))
         if route.kind == "tags":
-            count = request.query.get("n", "")
-            listed = await self._backend.tags(
-                target, int(count) if re.fullmatch("[0-9]{1,6}", count) else None, request.query.get("last")
-            )
-            return _page(target, listed)
+            return _page(await self._backend.tags(target, _query(request)))
         assert route.digest is not None
         if route.kind == "referrers":
-            artifact_type = request.query.get("artifactType")
-            return _page(target, await self._backend.referrers(target, route.digest, artifact_type))
+            return _page(await self._backend.referrers(target, route.digest, _query(request)))
         return await self._blob(request, target, route.digest)
 
-    def _manifest(self, request: web.Request, target: Target, answer: ManifestAnswer) -> web.Response:
-        headers = _headers(target, answer.digest)
+    def _manifest(self, request: web.Request, answer: ManifestAnswer) -> web.Response:
+        """As it was pushed, whatever ``Accept`` says: a digest names one document, and every client knows all types."""
+        headers = _headers(answer.digest)
         if answer.warning:
             headers["Warning"] = warning_header(answer.warning)
-        if request.headers.get("If-None-Match") == headers["ETag"]:
-            return web.Response(status=304, headers=headers)
+        if (decided := _decided_by_conditions(request, answer.digest, headers)) is not None:
+            return decided
         headers["Content-Type"] = _safe_media_type(answer.media_type)
         if request.method == "GET":
             BYTES_SERVED.labels(kind="manifest").inc(len(answer.body))
         return web.Response(body=answer.body, headers=headers)
 
     async def _blob(self, request: web.Request, target: Target, digest: Digest) -> web.StreamResponse:
-        headers = _headers(target, digest)
+        headers = _headers(digest)
         headers |= {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        if request.headers.get("If-None-Match") == headers["ETag"]:
-            return web.Response(status=304, headers=headers)
-        if request.method == "HEAD":
-            headers["Content-Length"] = str(await self._backend.blob_size(target, digest))
-            return web.Response(headers=headers)
+        is_conditional = "If-None-Match" in request.headers or "If-Match" in request.headers
+        if request.method == "HEAD" or is_conditional:  # only of what this client may have
+            size_bytes = await self._backend.blob_size(target, digest)
+            if (decided := _decided_by_conditions(request, digest, headers)) is not None:
+                return decided
+            if request.method == "HEAD":
+                return web.Response(headers={**headers, "Content-Length": str(size_bytes)})
         blob = await self._backend.open_blob(target, digest)
         try:
             total_bytes = blob.size_bytes
             wanted = request.headers.get("Range")
-            if request.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            if not is_range_meant(request.headers.get("If-Range"), digest):
                 wanted = None
             part = parse_range(wanted, total_bytes)
             if isinstance(part, Unsatisfiable):
-                response = refuse(416, "RANGE_INVALID", f"the blob has {total_bytes} bytes")
+                log.info(
+                    "%s %s: range %.100s lies outside of %d bytes", request.method, request.path, wanted, total_bytes
+                )
+                response = refuse(416, "SIZE_INVALID", f"the blob has {total_bytes} bytes")
                 response.headers["Content-Range"] = f"bytes */{total_bytes}"
                 return response
             if part is not None:
@@ -138,6 +172,8 @@ class _Surface:
             part = part or ByteRange(0, total_bytes, total_bytes)
             stream.content_length = part.size_bytes
             stream.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            if target.namespace is not None:
+                stream.headers["OCI-Namespace"] = target.namespace
             try:
                 await send_bytes(request, stream, blob, part, self._rate)
             except (ImagedistError, ConnectionError, TimeoutError) as error:
@@ -152,17 +188,34 @@ class _Surface:
             await blob.close()
 
 
-def _headers(target: Target, digest: Digest) -> dict[str, str]:
-    headers = {"Docker-Content-Digest": str(digest), "ETag": f'"{digest}"'}
-    if target.namespace is not None:
-        headers["OCI-Namespace"] = target.namespace
-    return headers
+def _headers(digest: Digest) -> dict[str, str]:
+    return {"Docker-Content-Digest": str(digest), "ETag": entity_tag(digest)}
 
 
-def _page(target: Target, page: Page) -> web.Response:
+def _decided_by_conditions(request: web.Request, digest: Digest, headers: dict[str, str]) -> web.Response | None:
+    """412 or 304, in the order of RFC 9110 §13.2.2."""
+    if is_precondition_failed(request.headers.getall("If-Match", ()), digest):
+        return refuse(412, "UNSUPPORTED", f"If-Match names another version than {digest}")
+    if is_unchanged(request.headers.getall("If-None-Match", ()), digest):
+        return web.Response(status=304, headers=headers)
+    return None
+
+
+def _query(request: web.Request) -> dict[str, str]:
+    """All of it but ``ns``: a link to a next page may have any query of the upstream's own.
+
+    Raises:
+        InputError: ``n`` is no number of tags.
+    """
+    query = {name: value for name, value in request.query.items() if name != "ns"}
+    count = query.get("n", "0")
+    if not _COUNT.match(count):
+        raise InputError(f"invalid n {count[:40]!r}: expected how many tags to list")
+    return query
+
+
+def _page(page: Page) -> web.Response:
     headers = {"Content-Type": _safe_media_type(page.media_type)}
-    if target.namespace is not None:
-        headers["OCI-Namespace"] = target.namespace
     if page.link:
         headers["Link"] = page.link
     if page.filters_applied:

@@ -225,21 +225,17 @@ class RegistryClient:
             raise IntegrityError(f"registry {self.name} sent wrong bytes for {about}")
         return content
 
-    async def tags(self, repository: str, count: int | None = None, last: str | None = None) -> Page:
+    async def tags(self, repository: str, query: Mapping[str, str] | None = None) -> Page:
         """``tags/list``, one page as the registry sends it."""
-        query = {"n": str(count) if count is not None else None, "last": last}
-        return await self._list(repository, "tags/list", query, self._about(repository, "tags"), "application/json")
+        about = self._about(repository, "tags")
+        return await self._list(repository, "tags/list", query or {}, about, "application/json")
 
-    async def referrers(self, repository: str, digest: Digest, artifact_type: str | None = None) -> Page:
-        """The referrers API's index. NotFoundError when the registry does not have that API."""
-        about = self._about(repository, str(digest))
-        return await self._list(
-            repository, f"referrers/{digest}", {"artifactType": artifact_type}, f"referrers of {about}", OCI_INDEX
-        )
+    async def referrers(self, repository: str, digest: Digest, query: Mapping[str, str] | None = None) -> Page:
+        """The referrers API's index, one page. NotFoundError when the registry does not have that API."""
+        about = f"referrers of {self._about(repository, str(digest))}"
+        return await self._list(repository, f"referrers/{digest}", query or {}, about, OCI_INDEX)
 
-    async def _list(
-        self, repository: str, path: str, query: Mapping[str, str | None], about: str, media_type: str
-    ) -> Page:
+    async def _list(self, repository: str, path: str, query: Mapping[str, str], about: str, media_type: str) -> Page:
         url_path = f"/v2/{self._path_prefix}{repository}/{path}"
         exchange = self._exchange_at(url_path, query, _pull_scope(repository), about, "NAME_UNKNOWN")
         answer = await self._ask("GET", media_type, exchange)

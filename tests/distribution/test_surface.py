@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -65,13 +65,17 @@ class StoreBackend:
             return await self.store.open(digest)
         return await (await self.arrivals.join(digest, None, self.fetch)).open()
 
-    async def tags(self, target: Target, count: int | None, last: str | None) -> Page:
+    async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         self._seen(target)
-        return Page(f"{count} {last}".encode(), "application/json", link='</v2/a/tags/list?last=b>; rel="next"')
+        return Page(
+            f"{query.get('n')} {query.get('last')}".encode(),
+            "application/json",
+            link='</v2/a/tags/list?last=b>; rel="next"',
+        )
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> Page:
+    async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
         self._seen(target)
-        return Page(b"{}", OCI_INDEX, filters_applied="artifactType" if artifact_type else None)
+        return Page(b"{}", OCI_INDEX, filters_applied="artifactType" if "artifactType" in query else None)
 
 
 @pytest.fixture
@@ -303,7 +307,7 @@ async def test_push_is_refused(client: Client, method: str) -> None:
     assert (await response.json())["errors"][0]["code"] == "UNSUPPORTED"
 
 
-@pytest.mark.parametrize("path", ["a/manifests/-", "A/manifests/1", "a/blobs/sha256:1", "a%2F..%2Fb/manifests/1"])
+@pytest.mark.parametrize("path", ["A/manifests/1", "a/blobs/sha256:1", "a%2F..%2Fb/manifests/1"])
 async def test_malformed_requests_reach_no_backend(client: Client, backend: StoreBackend, path: str) -> None:
     assert (await client.get(f"/v2/{path}")).status == 400
     assert backend.targets == []
@@ -337,3 +341,41 @@ async def test_overload_is_503_never_429(backend: StoreBackend) -> None:
     statuses = [(await request).status for request in requests]
     assert sorted(statuses) == [200] * 5 + [503] * 3
     await client.close()
+
+
+async def test_push_is_told_where_to_push(backend: StoreBackend, client: Client) -> None:
+    app = web.Application()
+    add_registry_routes(app, backend, upstream_name=lambda target: f"registry.example/{target.name}")
+    async with TestClient(TestServer(app)) as named:
+        for method, path in (("POST", "blobs/uploads/"), ("PUT", "manifests/1"), ("PATCH", "blobs/uploads/a-b")):
+            message = (await (await named.request(method, f"/v2/team/app/{path}")).json())["errors"][0]["message"]
+            assert message == "this is a mirror, for pulls only: push to registry.example/team/app itself"
+    by_namespace = await client.put("/v2/app/manifests/1?ns=quay.io")
+    assert "push to quay.io/app itself" in (await by_namespace.json())["errors"][0]["message"]
+
+
+async def test_blob_that_is_not_here_is_not_unchanged(client: Client) -> None:
+    """A client that names a digest learns nothing about what it may not have."""
+    for value in (f'"{BLOB}"', "*"):
+        assert (await client.get(f"/v2/a/blobs/{BLOB}", headers={"If-None-Match": value})).status == 404
+
+
+async def test_conditions_hold_for_blobs_and_manifests(client: Client, committed: None) -> None:
+    for path, digest in ((f"/v2/a/blobs/{BLOB}", BLOB), ("/v2/a/manifests/1", Digest.of(MANIFEST))):
+        unchanged = await client.get(path, headers={"If-None-Match": f'"x", W/"{digest}"'})
+        assert (unchanged.status, unchanged.headers["ETag"]) == (304, f'"{digest}"')
+        assert (await client.get(path, headers={"If-Match": '"x"'})).status == 412
+        assert (await client.head(path, headers={"If-Match": f'"{digest}"'})).status == 200
+
+
+async def test_namespace_is_acknowledged_in_refusals_too_but_not_repeated_when_malformed(client: Client) -> None:
+    response = await client.get("/v2/A/manifests/1?ns=quay.io")
+    assert (response.status, response.headers["OCI-Namespace"]) == (400, "quay.io")
+    malformed = await client.get("/v2/a/manifests/1", params={"ns": "a\r\nSet-Cookie: b"})
+    assert (malformed.status, "OCI-Namespace" in malformed.headers) == (400, False)
+
+
+@pytest.mark.parametrize("count", ["-1", "x", "1.5", "", "99999999999"])
+async def test_number_of_tags_is_a_number(client: Client, backend: StoreBackend, count: str) -> None:
+    assert (await client.get("/v2/a/tags/list", params={"n": count})).status == 400
+    assert backend.targets == []

@@ -272,7 +272,7 @@ def test_docker_hub_lives_at_another_host() -> None:
 
 
 async def test_tags_are_passed_on(registry: FaultyRegistry, client: RegistryClient) -> None:
-    page = await client.tags("team/app", count=2)
+    page = await client.tags("team/app", {"n": "2"})
     assert json.loads(page.body)["tags"] == ["a", "b"]
     assert page.link is not None
     assert "n=2" in page.link

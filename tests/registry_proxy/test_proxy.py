@@ -239,10 +239,6 @@ async def test_next_page_of_tags_points_at_the_mirror(proxy: Client) -> None:
     assert response.headers["Link"] == ('</v2/team/app/tags/list?last=b&n=2&ns=registry.local%3A5000>; rel="next"')
 
 
-async def test_registry_without_referrers_is_404_so_that_clients_use_the_tag(proxy: Client) -> None:
-    assert (await proxy.get(f"/v2/up/team/app/referrers/{BLOB}")).status == 404
-
-
 async def test_refused_login_is_not_a_challenge(start: StartProxy, upstream: FaultyRegistry) -> None:
     upstream.auth = "bearer"
     response = await (await start()).get("/v2/up/team/app/manifests/1")

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from imagedist.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 
 USERNAME, PASSWORD, TOKEN, IDENTITY_TOKEN = "robot", "pass:word", "t0k.en", "kept&kept"
 
@@ -34,6 +34,7 @@ class FaultyRegistry:
         uploads_at: base URL that uploads are sent to.
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand.
+        referrers: subject → descriptors, given one a page and not filtered; None: no such API.
         requests: ``METHOD path`` → how often, counted before any fault.
     """
 
@@ -56,6 +57,7 @@ class FaultyRegistry:
         self.hidden_from: str | None = None
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
+        self.referrers: dict[Digest, list[dict[str, object]]] | None = None
         self.auth: Literal["basic", "bearer"] | None = None
         self.token_life_seconds = 300
         self.tokens_given = 0
@@ -158,7 +160,16 @@ class FaultyRegistry:
             link = f'</v2/{path}?last=b&n={request.query.get("n", "1")}>; rel="next"'
             is_last = "last" in request.query
             return web.json_response({"name": path, "tags": ["a", "b"]}, headers={} if is_last else {"Link": link})
+        name, _, rest = path.rpartition("/referrers/")
+        if name and self.referrers is not None:
+            return self._referrers(request, self.referrers.get(Digest.parse(rest), []))
         return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404)
+
+    def _referrers(self, request: web.Request, entries: list[dict[str, object]]) -> web.Response:
+        at = int(request.query.get("cursor", "0"))
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries[at : at + 1]}
+        headers = {"Link": f'<{request.path}?cursor={at + 1}>; rel="next"'} if at + 1 < len(entries) else {}
+        return web.Response(text=json.dumps(index), content_type=OCI_INDEX, headers=headers)
 
     async def _begin_upload(self, request: web.Request) -> web.Response:
         self.requests["POST uploads"] += 1

@@ -1,0 +1,127 @@
+"""Lists as the distribution spec has them ("Listing Tags", "Listing Referrers"), whatever an upstream can do. Pure.
+
+Older registries know no ``n`` and ``last`` (docker-registry 2.8 sends all tags, in any order), and some registries do
+not filter referrers. What the upstream did not do is done here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from imagedist.distribution.backend import Page, Target
+from imagedist.errors import SourceError
+from imagedist.oci.digest import Digest
+from imagedist.oci.manifest import OCI_INDEX
+
+_JSON = "application/json"
+_LINK = re.compile(r"\s*<([^<>]{1,4096})>\s*((?:;[^,]{0,256})?)(?:,|\Z)")
+_NEXT = re.compile(r";\s*rel\s*=\s*(?:next|\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\")\s*(?:;|\Z)", re.IGNORECASE)
+
+
+def tags_page(upstream: Page, target: Target, query: Mapping[str, str]) -> Page:
+    """One page of tags for who asked for ``n`` of them behind ``last``.
+
+    An upstream that pages keeps its own order, whatever that is, and its link is taken over. One that sent more than
+    ``n``, or ``last`` itself, has sent the whole list: that is sorted and cut here.
+
+    Raises:
+        SourceError: the upstream did not send a list of tags.
+    """
+    tags = _tags(upstream.body, target)
+    count, last = int(query["n"]) if "n" in query else None, query.get("last")
+    path = f"/v2/{target.name}/tags/list"
+    link = relinked(upstream.link, path, target)
+    if count == 0:
+        tags, link = [], None
+    elif (count is not None and len(tags) > count) or last in tags or (count is None and last is None and not link):
+        tags = [tag for tag in sorted(tags) if last is None or tag > last]
+        link = None
+        if count is not None and len(tags) > count:
+            tags = tags[:count]
+            link = _link(path, {"n": str(count), "last": tags[-1]}, target)
+    body = json.dumps({"name": target.name, "tags": tags}).encode()
+    return Page(body, _JSON, link)
+
+
+def referrers_page(upstream: Page, target: Target, digest: Digest, query: Mapping[str, str]) -> Page | None:
+    """One page of referrers, filtered if that was asked for; None when the upstream's answer is no image index."""
+    artifact_type = query.get("artifactType")
+    index = _index(upstream.body)
+    if index is None:
+        return None
+    link = relinked(
+        upstream.link,
+        f"/v2/{target.name}/referrers/{digest}",
+        target,
+        {"artifactType": artifact_type} if artifact_type else {},
+    )
+    body, applied = upstream.body, upstream.filters_applied
+    if artifact_type and "artifactType" not in _words(applied):
+        wanted = [one for one in index["manifests"] if one.get("artifactType") == artifact_type]
+        body = json.dumps({**index, "manifests": wanted}).encode()
+        applied = ", ".join([*_words(applied), "artifactType"])
+    return Page(body, OCI_INDEX, link, applied)
+
+
+def no_referrers(query: Mapping[str, str]) -> Page:
+    """Nobody refers to it: an empty index, never a 404 ("Listing Referrers")."""
+    body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    return Page(body, OCI_INDEX, filters_applied="artifactType" if query.get("artifactType") else None)
+
+
+def relinked(link: str | None, path: str, target: Target, more: dict[str, str] | None = None) -> str | None:
+    """Upstream's ``Link`` to the next page, as a link of ours: only its query is taken over.
+
+    Args:
+        more: what the query must have besides.
+    """
+    at, url = 0, None
+    while url is None and link and (match := _LINK.match(link, at)):
+        at = match.end()
+        url = match[1] if _NEXT.search(match[2]) else None
+    if url is None:
+        return None
+    query = dict(parse_qsl(urlsplit(url).query))
+    return _link(path, {**(more or {}), **query}, target)
+
+
+def _link(path: str, query: dict[str, str], target: Target) -> str:
+    query.pop("ns", None)
+    if target.namespace is not None:
+        query["ns"] = target.namespace
+    return f'<{path}?{urlencode(query, errors="replace")}>; rel="next"'
+
+
+def _tags(body: bytes, target: Target) -> list[str]:
+    document = _json(body)
+    tags = document.get("tags", False) if isinstance(document, dict) else False
+    if tags is None:  # a repository without tags, as Go writes it
+        return []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise SourceError(f'upstream sent no list of tags of {target.name}: expected JSON with "tags"')
+    return tags
+
+
+def _index(body: bytes) -> dict[str, Any] | None:
+    document = _json(body)
+    if not isinstance(document, dict) or document.get("schemaVersion") != 2:
+        return None
+    manifests = document.get("manifests")
+    if not isinstance(manifests, list) or not all(isinstance(one, dict) for one in manifests):
+        return None
+    return document
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _words(header: str | None) -> list[str]:
+    return [word.strip() for word in (header or "").split(",") if word.strip()]
