@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -15,6 +14,7 @@ from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
+from imagedist.oci.proxies import has_proxies
 from imagedist.oci.reference import Reference
 
 
@@ -29,7 +29,7 @@ class RegistrySource:
     """
 
     def __init__(self, reference: Reference, via: str | None = None, *, plain_http: bool = False) -> None:
-        http = None if _names_proxies() else ThreadedClient()
+        http = None if has_proxies() else ThreadedClient()  # only aiohttp's knows how to use them
         if via is not None:
             self._client = RegistryClient(via, namespace=reference.registry, http=http)
         else:
@@ -55,8 +55,3 @@ class RegistrySource:
 
     async def close(self) -> None:
         await self._client.close()
-
-
-def _names_proxies() -> bool:
-    """Whether this process is to use HTTP proxies, which aiohttp knows how to."""
-    return any(value for name, value in os.environ.items() if name.lower() in ("http_proxy", "https_proxy"))

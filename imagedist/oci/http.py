@@ -108,4 +108,5 @@ def unreachable(name: str, error: Exception) -> str:
 
 
 def unaskable(name: str, url: str, error: Exception) -> str:
-    return f"registry {name} cannot be asked at {url[:200]!r}: {error}"
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"registry {name} cannot be asked at {url[:200]!r}: {cause}"

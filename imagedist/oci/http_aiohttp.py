@@ -1,51 +1,65 @@
-"""HTTP by aiohttp, on the event loop."""
+"""HTTP by aiohttp, on the event loop: the only owner of how connections to registries are made there."""
 
 from __future__ import annotations
 
-import urllib.request
-from collections.abc import Mapping
+import errno
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
-from imagedist.errors import SourceError
+from imagedist.errors import InputError, SourceError
+from imagedist.oci.guard import Guard, RefusedAddressError
 from imagedist.oci.http import CONNECT_SECONDS, STALL_SECONDS, unaskable, unreachable
+from imagedist.oci.proxies import Proxy, environment_proxy
 from imagedist.oci.raw_body import RawSocketBody
 from imagedist.oci.retries import TransientError
+from imagedist.oci.tls import Tls
 
 BUFFER_BYTES = 512 << 10
 
-
-def bulk_session(stall_seconds: float = STALL_SECONDS) -> aiohttp.ClientSession:
-    """A session for raw bytes: nothing decoded, no cookies, no limit on the whole, one on standing still.
-
-    TLS by aiohttp's own context, which verifies: another one would read the system's certificates again, 40 ms.
-    """
-    return aiohttp.ClientSession(
-        auto_decompress=False,
-        read_bufsize=BUFFER_BYTES,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=timeouts(stall_seconds),
-    )
+FindProxy = Callable[[str], Proxy | None]
+"""URL → the proxy on the way to it, or None. Raises InputError."""
 
 
-def timeouts(stall_seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds)
+def timeouts(stall_seconds: float, connect_seconds: float = CONNECT_SECONDS) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=stall_seconds)
 
 
 class AiohttpClient:
-    """An ``Http`` for many requests at a time; connects when it is first used."""
+    """An ``Http`` for many requests at a time; connects when it is first used.
 
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+    Without arguments it verifies TLS by the system's authorities, goes through the environment's proxies, and connects
+    to any address.
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = bulk_session()
-        return self._session
+    Args:
+        tls: for ``own_host``; of its certificate and key nobody else is shown anything.
+        elsewhere_tls: for every other host that the registry names.
+        find_proxy: the proxy to a URL.
+        guard: which addresses other hosts than ``own_host`` may be at.
+        own_host: the host that was configured, and so is trusted to be wherever it is.
+        connect_seconds: the longest that one connection may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: Tls | None = None,
+        elsewhere_tls: Tls | None = None,
+        find_proxy: FindProxy = environment_proxy,
+        guard: Guard | None = None,
+        own_host: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        self._tls = tls
+        self._elsewhere_tls = elsewhere_tls
+        self._find_proxy = find_proxy
+        self._guard = guard
+        self._own_host = own_host
+        self._connect_seconds = connect_seconds
+        self._sessions: dict[tuple[bool, Proxy | None], aiohttp.ClientSession] = {}
 
     async def send(
         self,
@@ -57,27 +71,83 @@ class AiohttpClient:
         stall_seconds: float,
         form: bytes | None = None,
     ) -> AiohttpAnswer:
+        return AiohttpAnswer(await self.request(method, url, headers, form, name, stall_seconds), stall_seconds)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: BinaryIO | bytes | None,
+        name: str,
+        stall_seconds: float,
+    ) -> aiohttp.ClientResponse:
+        """``send``, with a body that may be a file. Raises as ``send``."""
         try:
-            response = await self.session.request(
+            proxy = self._find_proxy(url)
+            session = self._session(url, proxy)
+            return await session.request(
                 method,
                 URL(url, encoded=True),
                 headers=headers,
-                data=form,
+                data=body,
                 allow_redirects=False,
-                timeout=timeouts(stall_seconds),
-                proxy=environment_proxy(url),
+                timeout=timeouts(stall_seconds, self._connect_seconds),
+                proxy=proxy.url if proxy is not None and not proxy.is_socks else None,
             )
-        except (aiohttp.InvalidURL, ValueError) as error:
+        except (aiohttp.InvalidURL, ValueError, InputError, RefusedAddressError) as error:
             raise SourceError(unaskable(name, url, error)) from error
         except aiohttp.ClientSSLError as error:
             raise SourceError(unreachable(name, error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.EPERM:
+                raise SourceError(unaskable(name, url, error.os_error)) from error
             raise TransientError(unreachable(name, error)) from error
-        return AiohttpAnswer(response, stall_seconds)
+        except OSError as error:  # of a SOCKS proxy
+            raise TransientError(unreachable(name, error)) from error
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
+
+    def _session(self, url: str, proxy: Proxy | None) -> aiohttp.ClientSession:
+        """Sessions differ in what their connectors may do; no connection is used for what another one may not."""
+        host = urlsplit(url).hostname or ""
+        is_own = host == self._own_host or (self._own_host is None and self._guard is None)
+        guard = None if is_own else self._guard
+        if guard is not None and proxy is not None and guard.refuses_name(host):
+            raise RefusedAddressError(errno.EPERM, f"{host} is refused: it is not a public name")
+        tls = self._tls if is_own else self._elsewhere_tls
+        context = (
+            tls.context() if tls is not None else True
+        )  # aiohttp's own: another would read 140 certificates, 40 ms
+        key = is_own, proxy
+        session = self._sessions.get(key)
+        if session is None:
+            settings: dict[str, Any] = {"limit": 0, "ssl": context}
+            if guard is not None and proxy is None:
+                settings["socket_factory"] = guard.open_socket
+            session = self._sessions[key] = _bulk_session(_connector(proxy, settings))
+        return session
+
+
+def _connector(proxy: Proxy | None, settings: dict[str, Any]) -> aiohttp.TCPConnector:
+    if proxy is None or not proxy.is_socks:
+        return aiohttp.TCPConnector(**settings)
+    from imagedist.oci.socks import SocksConnector  # here: hardly ever needed
+
+    return SocksConnector.to(proxy, settings)
+
+
+def _bulk_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """For raw bytes: nothing decoded, no cookies, no limit on the whole."""
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        read_bufsize=BUFFER_BYTES,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=connector,
+        timeout=timeouts(STALL_SECONDS),
+    )
 
 
 class AiohttpAnswer:
@@ -108,11 +178,3 @@ class AiohttpAnswer:
 
     async def close(self) -> None:
         self._response.close()  # not released: an unread rest would have to be drained
-
-
-def environment_proxy(url: str) -> str | None:
-    """``HTTPS_PROXY`` and its kin, by the standard library's rules (aiohttp's own also reads ~/.netrc)."""
-    parts = urlsplit(url)
-    if parts.hostname is None or urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

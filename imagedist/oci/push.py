@@ -10,14 +10,13 @@ from typing import BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import aiohttp
-from yarl import URL
 
-from imagedist.errors import IntegrityError, NotFoundError, SourceError, storage_error
+from imagedist.errors import IntegrityError, NotFoundError, storage_error
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
-from imagedist.oci.http import unaskable, unreachable
-from imagedist.oci.http_aiohttp import AiohttpClient, environment_proxy, timeouts
+from imagedist.oci.http import unreachable
+from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.retries import TransientError, retrying
 
 _ACCEPTED, _CREATED = frozenset({202}), frozenset({200, 201, 202, 204})
@@ -97,25 +96,13 @@ class RegistryWriter(RegistryClient):
     ) -> tuple[int, Mapping[str, str], bytes]:
         size_bytes = len(body) if isinstance(body, bytes) else Path(body.name).stat().st_size
         headers = exchange.headers | headers | {"Content-Length": str(size_bytes)}
+        assert isinstance(self._http, AiohttpClient), "the other client only pulls"
         try:
             async with asyncio.timeout(_COMMIT_SECONDS + size_bytes / _SLOWEST_BYTES_PER_SECOND):
-                async with self._session().request(
-                    method,
-                    URL(exchange.url, encoded=True),
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    timeout=timeouts(_COMMIT_SECONDS),
-                    proxy=environment_proxy(exchange.url),
+                async with await self._http.request(
+                    method, exchange.url, headers, body, self.name, _COMMIT_SECONDS
                 ) as response:
                     said = await response.content.read(_SAID_BYTES)
                     return response.status, response.headers, said
-        except (aiohttp.InvalidURL, ValueError) as error:
-            raise SourceError(unaskable(self.name, exchange.url, error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
-            message = unreachable(self.name, error)
-            raise (SourceError if isinstance(error, aiohttp.ClientSSLError) else TransientError)(message) from error
-
-    def _session(self) -> aiohttp.ClientSession:
-        assert isinstance(self._http, AiohttpClient), "the other client only pulls"
-        return self._http.session
+            raise TransientError(unreachable(self.name, error)) from error

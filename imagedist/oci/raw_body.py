@@ -38,6 +38,8 @@ class RawSocketBody:
             return None
         if transport is None or transport.is_closing() or content.exception() is not None:
             return None
+        if transport.get_extra_info("sslcontext") is not None:  # to an HTTPS proxy
+            return None
         try:
             own = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         except OSError:  # no descriptor is left for it

@@ -22,7 +22,7 @@ from imagedist.oci.bulk import CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.http import Http
-from imagedist.oci.http_aiohttp import AiohttpClient, bulk_session
+from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.http_threads import ThreadedClient
 from imagedist.oci.raw_body import RawSocketBody
 from tests.support.registry import FaultyRegistry
@@ -214,10 +214,11 @@ async def test_body_that_arrived_before_it_was_taken_leaves_its_connection_to_ot
 
     app = web.Application()
     app.router.add_get("/", whole)
-    async with TestServer(app) as server, bulk_session(NEVER_SECONDS) as session:
+    client = AiohttpClient()
+    async with TestServer(app) as server:
         # Around the size at which aiohttp's reader is full and pauses.
         for size_bytes in range(2 * CHUNK_BYTES - 1000, 2 * CHUNK_BYTES + 1000, 250):
-            response = await session.get(server.make_url("/"))
+            response = await client.request("GET", str(server.make_url("/")), {}, None, "r", NEVER_SECONDS)
             while response.content.total_bytes < size_bytes:  # noqa: ASYNC110  # nobody tells when
                 await asyncio.sleep(0)
             body = RawSocketBody.take(response, 5)
@@ -228,6 +229,7 @@ async def test_body_that_arrived_before_it_was_taken_leaves_its_connection_to_ot
                 body.close()
             else:
                 assert await response.read() == CONTENT[:size_bytes]
+        await client.close()
 
 
 async def test_encrypted_body_is_left_to_aiohttp(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ class FaultyRegistry:
         upload_statuses: answered to the next uploads' bodies, one each.
         uploads_at: base URL that uploads are sent to.
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
-        auth: what to demand.
+        auth: what to demand. realm: another token server than its own.
         referrers: subject → descriptors, given one a page and not filtered; None: no such API.
         requests: ``METHOD path`` → how often, counted before any fault.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.blobs: dict[Digest, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.statuses: list[int] = []
@@ -59,6 +59,7 @@ class FaultyRegistry:
         self.answer = asyncio.Event()
         self.referrers: dict[Digest, list[dict[str, object]]] | None = None
         self.auth: Literal["basic", "bearer"] | None = None
+        self.realm: str | None = None
         self.token_life_seconds = 300
         self.tokens_given = 0
         self.requests: Counter[str] = Counter()
@@ -71,7 +72,7 @@ class FaultyRegistry:
         app.router.add_post("/v2/{path:.*}/blobs/uploads/", self._begin_upload)
         app.router.add_put("/v2/{path:.*}/blobs/uploads/{upload}", self._upload)
         app.router.add_put("/v2/{path:.*}/manifests/{reference}", self._put_manifest)
-        self._server = TestServer(app)
+        self._server = TestServer(app, host=host)
 
     async def __aenter__(self) -> Self:
         await self._server.start_server()
@@ -209,7 +210,7 @@ class FaultyRegistry:
         challenge = (
             'Basic realm="a, b"'
             if self.auth == "basic"
-            else f'Bearer realm="{self.url}/token",service="test",scope="repository:any:pull"'
+            else f'Bearer realm="{self.realm or f"{self.url}/token"}",service="test",scope="repository:any:pull"'
         )
         return web.Response(status=401, headers={"WWW-Authenticate": challenge})
 

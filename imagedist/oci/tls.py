@@ -1,0 +1,72 @@
+"""TLS towards one registry: the system's authorities, one more if there is one, and a certificate of our own."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+from imagedist.errors import ConfigError
+
+
+class Tls:
+    """Verifies always. Files that are replaced (certificates that live for a day) count for the next connection.
+
+    Args:
+        ca_file: authorities besides the system's.
+        certificate, key: shown to a registry that asks for one; ``key`` None: it is in the same file.
+
+    Raises:
+        ConfigError: a file cannot be read or used; names it.
+    """
+
+    def __init__(self, ca_file: Path | None, certificate: Path | None = None, key: Path | None = None) -> None:
+        self._ca_file = ca_file
+        self._certificate = certificate
+        self._key = key
+        self._seen: tuple[object, ...] = ()
+        self._context = ssl.create_default_context()
+        self.refresh()
+
+    def context(self) -> ssl.SSLContext:
+        """The same one always; what it holds is fresh. A file that is being replaced this moment is read next time."""
+        try:
+            self.refresh()
+        except ConfigError:
+            pass
+        return self._context
+
+    def refresh(self) -> None:
+        """Reads what has changed. Raises ConfigError."""
+        files = [path for path in (self._ca_file, self._certificate, self._key) if path is not None]
+        seen = tuple(_state(path) for path in files)
+        if seen == self._seen:
+            return
+        if self._ca_file is not None:
+            try:
+                self._context.load_verify_locations(self._ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(f"cannot use the certificates in {self._ca_file}: {_said(error)}") from error
+        if self._certificate is not None:
+            try:
+                self._context.load_cert_chain(self._certificate, self._key, password=_no_password)
+            except (OSError, ssl.SSLError) as error:
+                names = " and ".join(str(path) for path in (self._certificate, self._key) if path is not None)
+                raise ConfigError(f"cannot use the client certificate in {names}: {_said(error)}") from error
+        self._seen = seen
+
+
+def _no_password() -> str:
+    raise OSError("the key is encrypted; give one that is not")
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _said(error: OSError) -> str:
+    return (error.strerror or str(error)).partition(" (_ssl")[0]
