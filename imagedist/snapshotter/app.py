@@ -19,10 +19,11 @@ from imagedist import __version__
 from imagedist.errors import InputError, StorageError, storage_error
 from imagedist.privileges import is_machine_root
 from imagedist.snapshotter import early
-from imagedist.snapshotter.listening import bound, notify
+from imagedist.snapshotter.listening import bound
 from imagedist.snapshotter.opening import Opening
 from imagedist.snapshotter.relay import Relay
 from imagedist.snapshotter.service import Service
+from imagedist.systemd import notify
 
 if TYPE_CHECKING:
     from imagedist.config import AgentConfig

@@ -1,4 +1,4 @@
-"""The socket that containerd dials: inherited from systemd, or made here; and word to systemd that we serve."""
+"""The socket that containerd dials: inherited from systemd, or made here."""
 
 from __future__ import annotations
 
@@ -9,29 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imagedist.errors import InputError, storage_error
+from imagedist.systemd import inherited_sockets
 from imagedist.unix_socket import clear
 
-_FIRST_INHERITED = 3  # sd_listen_fds(3)
 _BACKLOG = 128
 
 
 def inherited() -> socket.socket | None:
-    """sd_listen_fds(3): the first socket, if it is meant for this very process.
+    """The Unix socket of our .socket unit, if there is one.
 
     Raises:
-        InputError: it is no listening Unix socket. StorageError: it cannot be used.
+        InputError: it is something else. StorageError: it cannot be used.
     """
-    process, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
-    if process != str(os.getpid()) or not count.isdecimal() or int(count) < 1:
+    found = inherited_sockets()
+    if not found:
         return None
-    try:
-        found = socket.socket(fileno=_FIRST_INHERITED)
-    except OSError as error:
-        raise storage_error("use the socket that systemd passed", error) from error
-    if found.family != socket.AF_UNIX or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise InputError("the socket that systemd passed is no listening Unix socket: see ListenStream= of its unit")
-    return found
+    if len(found) > 1 or found[0].family != socket.AF_UNIX:
+        raise InputError("expected one Unix socket from systemd: see ListenStream= of the .socket unit")
+    return found[0]
 
 
 @contextlib.contextmanager
@@ -58,13 +53,3 @@ def bound(path: Path) -> Iterator[socket.socket]:
             yield listener
         finally:
             path.unlink(missing_ok=True)
-
-
-def notify(state: str) -> None:
-    """sd_notify(3), if systemd wants to know; ``READY=1`` or ``STOPPING=1``."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.connect("\0" + address[1:] if address.startswith("@") else address)
-        told.send(state.encode())
