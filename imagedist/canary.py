@@ -30,7 +30,9 @@ REGISTRY = Address("127.0.0.1", 5055)
 
 _SIZE_BYTES = 1_000_000
 _ASK_SECONDS = 10.0
-_MANIFESTS = re.compile(r'^imagedist_registry_requests_total\{route="manifest",status="200"\} (\S+)$', re.MULTILINE)
+_MANIFESTS = re.compile(
+    r'^imagedist_requests_total\{client="[^"]*",route="manifest",status="200"\} (\S+)$', re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ async def _manifests_given(mirror: str) -> float:
     try:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
             async with http.get(f"http://{mirror}/metrics") as answer:
-                found = _MANIFESTS.search(await answer.text())
+                found = _MANIFESTS.findall(await answer.text())
     except (aiohttp.ClientError, TimeoutError) as error:
         raise SourceError(f"the mirror {mirror} does not answer: {error or type(error).__name__}") from error
-    return float(found[1]) if found else 0.0
+    return sum(map(float, found))

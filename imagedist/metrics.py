@@ -1,21 +1,64 @@
-"""Every metric name of every process, in one place (prometheus-client)."""
+"""Every metric name of every process, in one place (prometheus-client). docs/metrics.md is this file for operators."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-BYTES_BY_SOURCE = Counter(
-    "imagedist_received_bytes", "Bytes of blobs received, by source.", ["source"]
-)  # peer | seeder | webseed | proxy | upstream
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+REQUESTS = Counter(
+    "imagedist_requests", "Requests answered, by route, kind of client and status.", ["route", "client", "status"]
+)
+FIRST_BYTE_SECONDS = Histogram(
+    "imagedist_first_byte_seconds",
+    "From a registry request's headers to the first byte of its answer, by route and source.",
+    ["route", "source"],
+    buckets=_SECONDS,
+)
+CACHE_ANSWERS = Counter(
+    "imagedist_cache_answers",
+    "Manifests and blobs given to clients, by whether they were here whole (hit) or not (miss).",
+    ["route", "source"],
+)
 BYTES_SERVED = Counter("imagedist_served_bytes", "Bytes of blobs and manifests sent to registry clients.", ["kind"])
-REQUESTS = Counter("imagedist_registry_requests", "Registry API requests answered.", ["route", "status"])
+BYTES_BY_SOURCE = Counter(
+    "imagedist_received_bytes",
+    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, upstream.",
+    ["source"],
+)
 FETCHES = Counter("imagedist_upstream_fetches", "Fetches from upstream, by what and outcome.", ["kind", "outcome"])
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
-TAGS = Counter("imagedist_tag_answers", "Tags answered, by how.", ["outcome"])
-# fresh | pinned | revalidated | moved | fetched | stale
-PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.")
-SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.")
-STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.")
+TAGS = Counter(
+    "imagedist_tag_answers",
+    "Tags answered, by how: fresh, pinned, revalidated, moved, fetched, stale.",
+    ["outcome"],
+)
+
+IN_FLIGHT = Gauge(
+    "imagedist_in_flight",
+    "Registry requests being answered: answers or downloads.",
+    ["lane"],
+    multiprocess_mode="livesum",
+)
+QUEUED = Gauge("imagedist_queued", "Registry requests that wait for their turn.", ["lane"], multiprocess_mode="livesum")
+REFUSED = Counter(
+    "imagedist_refused", "Registry requests refused for want of room, by lane and cause.", ["lane", "cause"]
+)
+CONNECTIONS = Gauge("imagedist_connections", "Open connections of clients.", multiprocess_mode="livesum")
+CONNECTIONS_REFUSED = Counter(
+    "imagedist_connections_refused",
+    "Times that a connection was kept waiting (full, exhausted) or failed its TLS handshake.",
+    ["cause"],
+)
+CONNECTIONS_CUT = Counter(
+    "imagedist_connections_cut", "Connections ended because the client owed us something for too long.", ["cause"]
+)
+LOG_LINES_DROPPED = Counter("imagedist_access_log_dropped", "Lines of the access log that its reader was too slow for.")
+WORKERS_RESTARTED = Counter("imagedist_workers_restarted", "Worker processes that ended and were started again.")
+
+PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.", multiprocess_mode="livesum")
+SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.", multiprocess_mode="livesum")
+STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.", multiprocess_mode="livemostrecent")
 PULL_SECONDS = Histogram(
     "imagedist_pull_seconds", "Whole pulls into overlay storage.", buckets=(0.5, 1, 2, 5, 10, 20, 60, 300)
 )

@@ -33,7 +33,7 @@ class Mirror:
             return kept
         answer = await self._site.manifest(target, reference)
         self._keep((target, answer.digest), answer)
-        return answer
+        return replace(answer, is_kept=False)
 
     def _keep(self, key: tuple[Target, Digest], answer: ManifestAnswer) -> None:
         if key not in self._manifests:

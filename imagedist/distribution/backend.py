@@ -30,12 +30,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ManifestAnswer:
-    """A manifest's stored bytes. ``warning`` goes to the user as ``Warning: 299`` (a stale answer)."""
+    """A manifest's stored bytes. ``warning`` goes to the user as ``Warning: 299`` (a stale answer).
+
+    ``is_kept``: it was here, rather than asked for.
+    """
 
     digest: Digest
     media_type: str
     body: bytes
     warning: str | None = None
+    is_kept: bool = True
 
 
 class RegistryBackend(Protocol):

@@ -13,6 +13,7 @@ from aiohttp import web
 from imagedist.distribution.ranges import ByteRange
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.sendfile import sendfile
+from imagedist.distribution.served import SERVED, Served
 from imagedist.errors import SourceError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.store.reading import OpenBlob
@@ -38,6 +39,8 @@ async def send_bytes(
     if part.size_bytes == 0:
         await blob.wait_verified()
     await response.prepare(request)
+    served = request.get(SERVED) or Served("blob")
+    served.first_byte_at, served.sent_bytes = asyncio.get_running_loop().time(), 0
     step_bytes = STEP_BYTES if rate is None else CAPPED_STEP_BYTES
     may_sendfile = request.transport is not None and request.transport.get_extra_info("sslcontext") is None
     offset, end = part.offset, part.offset + part.size_bytes
@@ -65,5 +68,6 @@ async def send_bytes(
         if sent == 0:
             raise SourceError(f"a blob ended after {offset} of {part.total_bytes} bytes")
         offset += sent
+        served.sent_bytes += sent
         BYTES_SERVED.labels(kind="blob").inc(sent)
     await response.write_eof()

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
-import time
 from collections.abc import Callable
 
 from aiohttp import web
 
-from imagedist.distribution.admission import Admission
+from imagedist.distribution.admission import MAX_WAIT_SECONDS, Admission
 from imagedist.distribution.backend import ManifestAnswer, Page, RegistryBackend, Target
 from imagedist.distribution.bodies import send_bytes
 from imagedist.distribution.conditions import entity_tag, is_precondition_failed, is_range_meant, is_unchanged
+from imagedist.distribution.holding import HOLD_SECONDS, Fallback, Holding
 from imagedist.distribution.ranges import ByteRange, Unsatisfiable, parse_range
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.rendering import refuse, render, warning_header
 from imagedist.distribution.routes import Refusal, Route, parse_route, pushed_name
+from imagedist.distribution.served import SERVED, Served
 from imagedist.errors import ImagedistError, InputError
-from imagedist.metrics import BYTES_SERVED, REQUESTS
+from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
 
 log = logging.getLogger(__name__)
 
 MAX_REQUESTS = 512
+MAX_DOWNLOADS = 2048
+"""A slow client's download lasts for minutes, and costs three descriptors and some 50 KB."""
+_MAX_HELD = 100_000
+"""Who is held with ``fallback = "never"`` is bounded by the connections there may be, which are fewer."""
 _NAMESPACE = re.compile(r"[A-Za-z0-9.:\[\]_-]{1,255}\Z")
 _MEDIA_TYPE = re.compile(r"[\x21-\x7e]+/[\x20-\x7e]{1,250}\Z")
 _COUNT = re.compile(r"[0-9]{1,9}\Z")
@@ -37,17 +43,26 @@ def add_registry_routes(
     backend: RegistryBackend,
     *,
     max_requests: int = MAX_REQUESTS,
+    max_downloads: int = MAX_DOWNLOADS,
+    fallback: Fallback = "upstream",
     rate: TokenBucket | None = None,
     upstream_name: UpstreamName | None = None,
 ) -> None:
     """Serves ``/v2/`` of an application from a backend.
 
     Args:
-        max_requests: how many run at once; four times as many queue, then 503.
+        max_requests: how many short answers (all but blobs' bytes) run at once; four times as many queue, then 503.
+        max_downloads: how many blobs are sent at once; as many queue.
+        fallback: what happens past these bounds and upon failures: see ``holding``.
         rate: a cap over the bytes of all blobs sent.
         upstream_name: where pushes belong; by ``ns`` alone if not given.
     """
-    surface = _Surface(backend, Admission(max_requests), rate, upstream_name or _by_namespace)
+    is_held = fallback == "never"
+    wait_seconds = HOLD_SECONDS if is_held else MAX_WAIT_SECONDS
+    answers = Admission(max_requests, _MAX_HELD if is_held else 4 * max_requests, wait_seconds, lane="answers")
+    downloads = Admission(max_downloads, _MAX_HELD if is_held else max_downloads, wait_seconds, lane="downloads")
+    holding = Holding() if is_held else None
+    surface = _Surface(backend, answers, downloads, holding, rate, upstream_name or _by_namespace)
     app.router.add_route("*", "/v2", surface.handle)
     app.router.add_route("*", "/v2/{path:.*}", surface.handle)
 
@@ -58,21 +73,29 @@ def _by_namespace(target: Target) -> str | None:
 
 class _Surface:
     def __init__(
-        self, backend: RegistryBackend, admission: Admission, rate: TokenBucket | None, upstream_name: UpstreamName
+        self,
+        backend: RegistryBackend,
+        answers: Admission,
+        downloads: Admission,
+        holding: Holding | None,
+        rate: TokenBucket | None,
+        upstream_name: UpstreamName,
     ) -> None:
         self._backend = backend
-        self._admission = admission
+        self._answers = answers
+        self._downloads = downloads
+        self._holding = holding
         self._rate = rate
         self._upstream_name = upstream_name
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Every request of /v2: parsed, admitted, answered, counted. Errors end here, as OCI JSON."""
-        started = time.monotonic()
+        """Every request of /v2: parsed, admitted, answered. Errors end here, as OCI JSON."""
         path = request.match_info.get("path", "")
         route = parse_route(path)
         namespace = request.query.get("ns")
         if namespace is not None and not _NAMESPACE.match(namespace):
             namespace, route = None, Refusal(400, "NAME_INVALID", "invalid ns: expected a registry host")
+        served = request[SERVED] = _noted(route, namespace)
         response: web.StreamResponse
         if request.method not in ("GET", "HEAD"):
             response = self._refuse_push(request, pushed_name(path), namespace)
@@ -81,27 +104,22 @@ class _Surface:
             response = refuse(route.status, route.code, route.message)
         else:
             try:
-                async with self._admission:
-                    target = Target(namespace, route.name, request.headers.get("Authorization"))
+                target = Target(namespace, route.name, request.headers.get("Authorization"))
+                if self._holding is None:
                     response = await self._answer(request, route, target)
+                else:
+                    response = await self._held(self._holding, request, route, target)
             except ImagedistError as error:
                 log.info("%s %s: %s", request.method, request.path_qs, error)
+                served.error = str(error)
                 response = render(error)
+                if self._holding is not None and response.status >= 500:
+                    response.set_status(429)
+                    response.headers["Retry-After"] = str(random.randint(1, 5))
         if not response.prepared:
             response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
             if namespace is not None:
                 response.headers["OCI-Namespace"] = namespace
-        kind = "refused" if isinstance(route, Refusal) else route.kind
-        REQUESTS.labels(route=kind, status=str(response.status)).inc()
-        log.info(
-            "%s %s %d %s bytes %.3f s %s",
-            request.method,
-            request.path_qs,
-            response.status,
-            response.content_length,
-            time.monotonic() - started,
-            request.remote,
-        )
         return response
 
     def _refuse_push(self, request: web.Request, name: str | None, namespace: str | None) -> web.Response:
@@ -118,7 +136,15 @@ class _Surface:
         response.headers["Allow"] = "GET, HEAD"
         return response
 
+    async def _held(self, holding: Holding, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        return await holding.run(lambda: self._answer(request, route, target), lambda: request.transport is not None)
+
     async def _answer(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
+        is_download = route.kind == "blob" and request.method == "GET"
+        async with self._downloads if is_download else self._answers:
+            return await self._answer_now(request, route, target)
+
+    async def _answer_now(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         if route.kind == "base":
             return web.json_response({})
         if route.kind == "manifest":
@@ -132,6 +158,7 @@ class _Surface:
 
     def _manifest(self, request: web.Request, answer: ManifestAnswer) -> web.Response:
         """As it was pushed, whatever ``Accept`` says: a digest names one document, and every client knows all types."""
+        request[SERVED].source = "hit" if answer.is_kept else "miss"
         headers = _headers(answer.digest)
         if answer.warning:
             headers["Warning"] = warning_header(answer.warning)
@@ -153,6 +180,7 @@ class _Surface:
             if request.method == "HEAD":
                 return web.Response(headers={**headers, "Content-Length": str(size_bytes)})
         blob = await self._backend.open_blob(target, digest)
+        request[SERVED].source = "hit" if blob.is_verified else "miss"
         try:
             total_bytes = blob.size_bytes
             wanted = request.headers.get("Range")
@@ -186,6 +214,14 @@ class _Surface:
             return stream
         finally:
             await blob.close()
+
+
+def _noted(route: Route | Refusal, namespace: str | None) -> Served:
+    if isinstance(route, Refusal):
+        return Served("refused", namespace or "", error=route.message)
+    return Served(
+        route.kind, namespace or "", route.name, route.reference or (str(route.digest) if route.digest else "")
+    )
 
 
 def _headers(digest: Digest) -> dict[str, str]:

@@ -1,0 +1,54 @@
+"""``/livez``, ``/readyz`` and ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+
+import prometheus_client
+from aiohttp import web
+from prometheus_client.multiprocess import MultiProcessCollector
+
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+"""Set when the process has been told to stop: who waits for something on a client's behalf answers now."""
+
+Ready = Callable[[], Awaitable[str | None]]
+Notes = Callable[[], Awaitable[Sequence[str]]]
+
+
+def add_health_routes(app: web.Application, ready: Ready, notes: Notes | None = None) -> None:
+    """
+    Args:
+        ready: None when the process can do its job, else the reason it cannot, which ``/readyz`` answers with 503.
+        notes: what an operator should know although it can, a line of the answer each.
+    """
+
+    async def livez(request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(request: web.Request) -> web.Response:
+        reason = "stopping" if is_stopping(request) else await ready()
+        lines = ["ok" if reason is None else reason, *(await notes() if notes else ())]
+        return web.Response(status=200 if reason is None else 503, text="".join(f"{line}\n" for line in lines))
+
+    async def metrics(request: web.Request) -> web.Response:
+        body = await asyncio.to_thread(_metrics)
+        return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+
+
+def is_stopping(request: web.Request) -> bool:
+    stopping = request.config_dict.get(STOPPING)
+    return stopping is not None and stopping.is_set()
+
+
+def _metrics() -> bytes:
+    """Of this process; of several workers, which share a directory, the sum."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is None:
+        return prometheus_client.generate_latest()
+    registry = prometheus_client.CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry)
