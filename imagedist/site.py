@@ -22,6 +22,7 @@ from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.bulk import BlobStream, Consume, deliver_chunks
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
+from imagedist.oci.http import STALL_SECONDS
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -311,7 +312,9 @@ class Site:
         if client is not None:
             self._clients.move_to_end(key)
         else:
-            client = self._clients[key] = RegistryClient(url, namespace=target.namespace)
+            client = self._clients[key] = RegistryClient(
+                url, namespace=target.namespace, answer_seconds=STALL_SECONDS
+            )  # longer than the proxy may take to ask upstream again
             # One client per registry name; hostile names must not pile up connections.
             while len(self._clients) > _CLIENTS:
                 _, dropped = self._clients.popitem(last=False)

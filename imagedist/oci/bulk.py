@@ -7,8 +7,10 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 
 from imagedist.errors import IntegrityError, SourceError
+from imagedist.oci.breaker import Breaker
 from imagedist.oci.exchange import Exchange
 from imagedist.oci.http import Answer, Http, RawBody, unreachable
 from imagedist.oci.retries import Sleep, TransientError, retrying
@@ -33,6 +35,11 @@ async def deliver_chunks(chunks: AsyncGenerator[bytes, None], consume: Consume, 
             await settled(loop.run_in_executor(threads, consume, chunk))
 
 
+def attempt_at(breaker: Breaker | None, exchange: Exchange) -> AbstractContextManager[None]:
+    """One attempt; what fails elsewhere than at the registry itself is not held against it."""
+    return breaker.attempt(exchange.is_at_home) if breaker is not None else contextlib.nullcontext()
+
+
 class BlobStream:
     """The bytes of one blob from ``offset`` on, in chunks of about ``CHUNK_BYTES``. Made by ``RegistryClient.blob``.
 
@@ -48,7 +55,9 @@ class BlobStream:
         name: str,
         about: str,
         offset: int,
+        answer_seconds: float,
         stall_seconds: float,
+        breaker: Breaker | None,
         sleep: Sleep,
     ) -> None:
         self._http = http
@@ -56,7 +65,9 @@ class BlobStream:
         self._name = name
         self._about = about
         self._position = offset
+        self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
+        self._breaker = breaker
         self._sleep = sleep
         self._answer: Answer | None = None
         self._size_bytes: int | None = None
@@ -151,24 +162,33 @@ class BlobStream:
     async def _connect(self) -> None:
         await self.close()
         exchange = self._exchange()
-        while True:
-            headers = exchange.headers
-            if self._position:
-                headers["Range"] = f"bytes={self._position}-"
-            answer = await self._http.send(
-                "GET", exchange.url, headers, name=self._name, stall_seconds=self._stall_seconds
-            )
-            try:
-                said = await self._said(answer) if answer.status >= 400 else b""
-                if await exchange.again(answer.status, answer.headers, said):
-                    await answer.close()
-                    continue
-                await self._accept(answer)
-            except BaseException:
+        with attempt_at(self._breaker, exchange):
+            while (answer := await self._ask(exchange)) is None:
+                pass
+        self._answer = answer
+
+    async def _ask(self, exchange: Exchange) -> Answer | None:
+        """The answer that counts; None: the exchange goes on."""
+        headers = exchange.headers
+        if self._position:
+            headers["Range"] = f"bytes={self._position}-"
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                answer = await self._http.send(
+                    "GET", exchange.url, headers, name=self._name, stall_seconds=self._stall_seconds
+                )
+        except TimeoutError as error:
+            raise TransientError(unreachable(self._name, error)) from error
+        try:
+            said = await self._said(answer) if answer.status >= 400 else b""
+            if await exchange.again(answer.status, answer.headers, said):
                 await answer.close()
-                raise
-            self._answer = answer
-            return
+                return None
+            await self._accept(answer)
+        except BaseException:
+            await answer.close()
+            raise
+        return answer
 
     async def _said(self, answer: Answer) -> bytes:
         try:

@@ -18,7 +18,8 @@ from urllib.parse import urlencode, urlsplit
 from imagedist.errors import InputError, IntegrityError, SourceError, UnacceptableError, UnauthorizedError
 from imagedist.oci.auth import Credentials, FindCredentials
 from imagedist.oci.authorizer import Authorizer, Authorizing, SentAsItIs, TokenRequest
-from imagedist.oci.bulk import BlobStream
+from imagedist.oci.breaker import Breaker
+from imagedist.oci.bulk import BlobStream, attempt_at
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
 from imagedist.oci.http import STALL_SECONDS, Http, unreachable
@@ -70,7 +71,9 @@ class RegistryClient:
         namespace: added as ``?ns=`` to every request (asking a mirror for another registry).
         path_prefix: put before every repository (asking a mirror that takes the upstream from the path).
         http: closed with this client; aiohttp if not given.
+        answer_seconds: the longest wait for an answer to begin, and the longest pause in a whole answer.
         stall_seconds: the longest pause within a blob's body.
+        breaker: leaves the registry alone while it keeps failing; None: it is always asked.
         sleep: injected by tests.
     """
 
@@ -83,14 +86,18 @@ class RegistryClient:
         namespace: str | None = None,
         path_prefix: str = "",
         http: Http | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
         stall_seconds: float = STALL_SECONDS,
+        breaker: Breaker | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.name = name or urlsplit(base_url).netloc
         self._namespace = namespace
         self._path_prefix = path_prefix.strip("/") + "/" if path_prefix.strip("/") else ""
+        self._answer_seconds = answer_seconds
         self._stall_seconds = stall_seconds
+        self.breaker = breaker
         self._sleep = sleep
         is_plain = urlsplit(base_url).scheme == "http"
         self._own = Authorizer(self.name, credentials, self._fetch_token, is_plain=is_plain)
@@ -201,7 +208,9 @@ class RegistryClient:
             name=self.name,
             about=self._about(repository, str(digest)),
             offset=offset,
+            answer_seconds=self._answer_seconds,
             stall_seconds=self._stall_seconds,
+            breaker=self.breaker,
             sleep=self._sleep,
         )
         try:
@@ -277,11 +286,12 @@ class RegistryClient:
     async def _ask(self, method: str, accept: str, begin: Callable[[], Exchange]) -> _Answer:
         async def attempt() -> _Answer:
             exchange = begin()
-            while True:
-                headers = exchange.headers | {"Accept": accept}
-                answer = await self._send(method, exchange.url, headers, MANIFEST_LIMIT_BYTES)
-                if not await exchange.again(answer.status, answer.headers, answer.body):
-                    return answer
+            with attempt_at(self.breaker, exchange):
+                while True:
+                    headers = exchange.headers | {"Accept": accept}
+                    answer = await self._send(method, exchange.url, headers, MANIFEST_LIMIT_BYTES)
+                    if not await exchange.again(answer.status, answer.headers, answer.body):
+                        return answer
 
         return await retrying(self._sleep)(attempt)
 
@@ -313,7 +323,7 @@ class RegistryClient:
         try:
             async with asyncio.timeout(WHOLE_ANSWER_SECONDS):
                 answer = await self._http.send(
-                    method, url, headers, name=self.name, stall_seconds=ANSWER_SECONDS, form=form
+                    method, url, headers, name=self.name, stall_seconds=self._answer_seconds, form=form
                 )
                 try:
                     body = bytearray()

@@ -15,6 +15,8 @@ _SAID_LENGTH = 300
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = frozenset({200, 206, 416})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_EXPIRED = frozenset({400, 401, 403, 410})
+"""What storage says to a signed URL that is no longer good: the registry signs another one when it is asked again."""
 
 
 class Exchange:
@@ -52,11 +54,15 @@ class Exchange:
         self._has_answered = False
         self._redirects = 0
 
+    def is_at_home(self) -> bool:
+        """Whether it is the registry itself that is asked now, not where it has sent us."""
+        return _origin(self.url) == self._origin
+
     @property
     def headers(self) -> dict[str, str]:
         """``identity``: an encoded body would not have the digest that was asked for."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "imagedist"}
-        if self._authorization is not None and _origin(self.url) == self._origin:
+        if self._authorization is not None and self.is_at_home():
             headers["Authorization"] = self._authorization
         return headers
 
@@ -75,7 +81,10 @@ class Exchange:
         if status in _REDIRECTS:
             self.follow(headers.get("Location", ""))
             return True
-        if status == 401 and not self._has_answered and _origin(self.url) == self._origin:
+        if not self.is_at_home() and status in _EXPIRED:
+            host = urlsplit(self.url).netloc.rpartition("@")[2]
+            raise TransientError(f"registry {self._name} redirects {self._about} to {host}, which answered {status}")
+        if status == 401 and not self._has_answered:
             self._has_answered = True
             challenge = headers.get("WWW-Authenticate", "")
             self._authorization = await self._authorizer.answer(challenge, self._scope, self._authorization)
@@ -89,7 +98,8 @@ class Exchange:
             raise NotFoundError(f"registry {self._name} has no {self._about}{_said(body)}", self._unknown_code)
         message = f"registry {self._name} answered {status} to {self._about}{_said(body)}"
         if status in _TRANSIENT:
-            raise TransientError(f"{message}; try again later", retry_after_seconds(headers.get("Retry-After")))
+            wait_seconds = retry_after_seconds(headers.get("Retry-After"))
+            raise TransientError(f"{message}; try again later", wait_seconds, is_down=status != 429)
         raise SourceError(message)
 
     def follow(self, location: str) -> None:
