@@ -26,7 +26,7 @@ def tags_page(upstream: Page, target: Target, query: Mapping[str, str]) -> Page:
     """One page of tags for who asked for ``n`` of them behind ``last``.
 
     An upstream that pages keeps its own order, whatever that is, and its link is taken over. One that sent more than
-    ``n``, or ``last`` itself, has sent the whole list: that is sorted and cut here.
+    ``n``, or ``last`` itself, knows no pages: its list is sorted and cut here.
 
     Raises:
         SourceError: the upstream did not send a list of tags.
@@ -35,9 +35,10 @@ def tags_page(upstream: Page, target: Target, query: Mapping[str, str]) -> Page:
     count, last = int(query["n"]) if "n" in query else None, query.get("last")
     path = f"/v2/{target.name}/tags/list"
     link = relinked(upstream.link, path, target)
+    is_whole = last in tags if last is not None else link is None and (count is None or len(tags) < count)
     if count == 0:
         tags, link = [], None
-    elif (count is not None and len(tags) > count) or last in tags or (count is None and last is None and not link):
+    elif is_whole or (count is not None and len(tags) > count):
         tags = [tag for tag in sorted(tags) if last is None or tag > last]
         link = None
         if count is not None and len(tags) > count:

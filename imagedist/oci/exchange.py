@@ -12,6 +12,7 @@ from imagedist.oci.retries import TransientError, retry_after_seconds
 
 MAX_REDIRECTS = 5
 _SAID_LENGTH = 300
+_UNKNOWN_CODES = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = frozenset({200, 206, 416})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -27,7 +28,7 @@ class Exchange:
     Args:
         name: the registry, for messages.
         about: what is asked for, for messages: ``registry/repository:tag`` or ``…@digest``.
-        unknown_code: the distribution spec's code when the answer is 404.
+        unknown_code: the distribution spec's code of a 404 that does not say which.
         answers: the statuses that are one; those of a GET or HEAD if not given.
     """
 
@@ -95,7 +96,9 @@ class Exchange:
                 f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})"
             )
         if status == 404:
-            raise NotFoundError(f"registry {self._name} has no {self._about}{_said(body)}", self._unknown_code)
+            said = _first_error(body, "code")
+            code = said if said in _UNKNOWN_CODES else self._unknown_code
+            raise NotFoundError(f"registry {self._name} has no {self._about}{_said(body)}", code)
         message = f"registry {self._name} answered {status} to {self._about}{_said(body)}"
         if status in _TRANSIENT:
             wait_seconds = retry_after_seconds(headers.get("Retry-After"))
@@ -120,13 +123,17 @@ class Exchange:
 
 
 def _said(body: bytes) -> str:
-    """The first message of a registry's error JSON (distribution spec, "Error codes"): one line of bounded length."""
-    try:
-        message = json.loads(body)["errors"][0]["message"]
-    except (ValueError, LookupError, TypeError):
-        return ""
-    line = "".join(letter for letter in str(message) if letter.isprintable())[:_SAID_LENGTH].strip()
+    """The first message of a registry's error JSON: one line of bounded length."""
+    line = "".join(letter for letter in _first_error(body, "message") if letter.isprintable())[:_SAID_LENGTH].strip()
     return f": {line}" if line else ""
+
+
+def _first_error(body: bytes, field: str) -> str:
+    """Of a registry's error JSON (distribution spec, "Error Codes"); empty when it is none."""
+    try:
+        return str(json.loads(body)["errors"][0][field])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
