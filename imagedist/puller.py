@@ -116,7 +116,8 @@ class Puller:
         return stage
 
     def _new_stage(self, build: _Build, layer: Layer) -> LayerStage:
-        stage = LayerStage(self._ramdisk, layer, self._workers.limits, self._workers.spare, self._turns)
+        workers, is_verified = self._workers, self._source.is_verified
+        stage = LayerStage(self._ramdisk, layer, workers.limits, workers.spare, self._turns, is_verified=is_verified)
         build.closing.callback(stage.close)
         return stage
 

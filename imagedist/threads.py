@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -26,6 +26,27 @@ async def settled(work: Awaitable[T]) -> T:
                 await asyncio.wait([future])
         if not future.cancelled():
             future.exception()  # retrieved: the cancellation is what the caller sees
+        raise
+
+
+async def stoppable(threads: Executor, work: Callable[[], None], stop: Callable[[], None]) -> None:
+    """Runs long work in a thread of ``threads``. When cancelled, has it stopped, and waits for its end.
+
+    Args:
+        stop: makes ``work``, under way in its thread, end soon.
+
+    Raises:
+        Whatever ``work`` raises.
+    """
+    future = threads.submit(work)
+    working = asyncio.wrap_future(future)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        future.cancel()  # if it still waits for a thread
+        stop()
+        with suppress(Exception):  # that it was stopped is no news
+            await settled(working)
         raise
 
 

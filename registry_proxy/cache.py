@@ -160,6 +160,11 @@ class SiteCache:
 
     async def _fetch_from(self, place: UpstreamRepository, writer: BlobWriter) -> None:
         received = BYTES_BY_SOURCE.labels(source="upstream")
+
+        def take(chunk: bytes | memoryview) -> None:
+            writer.append(chunk)
+            received.inc(len(chunk))
+
         try:
             async with place.client.blob(place.repository, writer.digest, writer.offset) as stream:
                 if place.may_swarm:
@@ -167,9 +172,7 @@ class SiteCache:
                 else:
                     await self._private.add(writer.digest, place.upstream)
                 await writer.begin(stream.size_bytes)
-                async for chunk in stream:
-                    await writer.write(chunk)
-                    received.inc(len(chunk))
+                await stream.deliver(take, writer.threads)
             writer.check()
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()

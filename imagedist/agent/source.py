@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from concurrent.futures import Executor
 
 from imagedist.agent.mirror import Mirror
 from imagedist.distribution.backend import Target
 from imagedist.errors import IntegrityError, UnacceptableError
-from imagedist.oci.bulk import Consume, deliver_chunks
+from imagedist.oci.bulk import Consume
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
@@ -16,12 +15,18 @@ from imagedist.oci.images import resolve_image
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
+from imagedist.store.reading import deliver
 
 _CHUNK_BYTES = 1 << 20
 
 
 class NodeSource:
-    """A ``fetch.source.Source`` over the agent's own mirror, without a socket in between."""
+    """A ``fetch.source.Source`` over the agent's own mirror, without a socket in between.
+
+    Its blobs are verified: whoever brings one to this node gives nobody its last byte before the digest matched.
+    """
+
+    is_verified = True
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
@@ -30,15 +35,9 @@ class NodeSource:
         return await resolve_image(_Documents(self._mirror, reference.registry), reference, platform)
 
     async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
-        await deliver_chunks(self._chunks(reference, descriptor), consume, threads)
-
-    async def _chunks(self, reference: Reference, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         blob = await self._mirror.open_blob(Target(reference.registry, reference.repository), descriptor.digest)
         try:
-            offset = 0
-            while chunk := await blob.read(offset, _CHUNK_BYTES):
-                offset += len(chunk)
-                yield chunk
+            await deliver(blob, consume, threads)
         finally:
             await blob.close()
 

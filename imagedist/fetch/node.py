@@ -8,7 +8,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, Site
-from imagedist.store.arrival import MAX_FETCHES, Arrivals, BlobWriter
+from imagedist.store.arrival import Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import SwarmSession, Transfer
@@ -81,7 +80,6 @@ class NodeBlobs:
         self._trackers = tuple(trackers)
         self._patience = patience
         self._arrivals = Arrivals(store)
-        self._threads = ThreadPoolExecutor(MAX_FETCHES, "receive")
         self._inbound: dict[Digest, Inbound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._swarm = store.root / "swarm"
@@ -206,7 +204,7 @@ class NodeBlobs:
                 loop.call_soon_threadsafe(self._count, "proxy", len(chunk))
 
             await writer.begin(size_bytes)
-            await self._site.deliver(target, inbound.digest, size_bytes, writer.offset, take, self._threads)
+            await self._site.deliver(target, inbound.digest, size_bytes, writer.offset, take, writer.threads)
 
         inbound.learn_size(size_bytes)
         arrival = await self._arrivals.join(inbound.digest, size_bytes, fetch)
@@ -350,7 +348,6 @@ class NodeBlobs:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._arrivals.close()
-        self._threads.shutdown(wait=False)
 
 
 def _expect(torrent: bytes, digest: Digest) -> TorrentFacts:

@@ -28,6 +28,8 @@ class RegistrySource:
         plain_http: the registry speaks HTTP.
     """
 
+    is_verified = False
+
     def __init__(self, reference: Reference, via: str | None = None, *, plain_http: bool = False) -> None:
         http = None if has_proxies() else ThreadedClient()  # only aiohttp's knows how to use them
         if via is not None:

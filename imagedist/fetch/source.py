@@ -13,12 +13,20 @@ from imagedist.oci.reference import Reference
 
 
 class Source(Protocol):
-    """References become resolved images, descriptors become bytes."""
+    """References become resolved images, descriptors become bytes.
+
+    Attributes:
+        is_verified: what is delivered has the size and digest that were asked for, or ends in an error. Else the
+            consumer checks that; it checks a layer's diff ID in any case.
+    """
+
+    @property
+    def is_verified(self) -> bool: ...
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image: ...
 
     async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
         """Hands a blob's bytes to ``consume`` as they arrive, in order, in a thread of ``threads``.
 
-        The consumer checks size and digest; a slow one slows the source down, nothing piles up.
+        A slow consumer slows the source down, nothing piles up.
         """

@@ -8,13 +8,14 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
+from functools import partial
 
 from imagedist.errors import IntegrityError, SourceError
 from imagedist.oci.breaker import Breaker
 from imagedist.oci.exchange import Exchange
 from imagedist.oci.http import Answer, Http, RawBody, unreachable
 from imagedist.oci.retries import Sleep, TransientError, retrying
-from imagedist.threads import settled
+from imagedist.threads import settled, stoppable
 
 Consume = Callable[[bytes | memoryview], None]
 """Takes the next bytes, which may change as soon as it returns."""
@@ -123,16 +124,7 @@ class BlobStream:
 
     async def _pump(self, body: RawBody, consume: Consume, threads: Executor) -> None:
         try:
-            work = threads.submit(self._pump_here, body, consume)
-            pumping = asyncio.wrap_future(work)
-            try:
-                await asyncio.shield(pumping)
-            except asyncio.CancelledError:
-                work.cancel()  # if it still waits for a thread
-                body.stop()
-                with contextlib.suppress(Exception):  # that it was stopped is no news
-                    await settled(pumping)
-                raise
+            await stoppable(threads, partial(self._pump_here, body, consume), body.stop)
         finally:
             body.close()
 

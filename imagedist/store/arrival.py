@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from io import FileIO
 from pathlib import Path
@@ -36,9 +37,13 @@ class BlobWriter:
     """What a fetch writes to: ``begin`` with the size, then every byte from ``offset`` on, in order.
 
     A fetch may go on at another source where one broke off: it begins again there, from ``offset``.
+
+    Attributes:
+        threads: for a fetch whose thread receives and appends.
     """
 
-    def __init__(self, arrival: Arrival, partial: Partial, stack: AsyncExitStack) -> None:
+    def __init__(self, arrival: Arrival, partial: Partial, stack: AsyncExitStack, threads: Executor) -> None:
+        self.threads = threads
         self._arrival = arrival
         self._partial = partial
         self._stack = stack
@@ -244,6 +249,7 @@ class Arrivals:
     def __init__(self, store: BlobStore, max_fetches: int = MAX_FETCHES) -> None:
         self._store = store
         self._slots = asyncio.Semaphore(max_fetches)
+        self._threads = ThreadPoolExecutor(max_fetches, "receive")
         self._arrivals: dict[Digest, Arrival] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -276,6 +282,7 @@ class Arrivals:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     async def _run(self, arrival: Arrival, fetch: Fetch) -> None:
         try:
@@ -325,7 +332,7 @@ class Arrivals:
         async with AsyncExitStack() as stack:
             try:
                 await asyncio.to_thread(partial.take_over)
-                writer = BlobWriter(arrival, partial, stack)
+                writer = BlobWriter(arrival, partial, stack, self._threads)
                 await fetch(writer)
                 writer.check()
                 final = self._store.path(arrival.digest)

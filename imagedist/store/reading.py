@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+from concurrent.futures import Executor
+from functools import partial
 from io import FileIO
 from typing import NamedTuple, Protocol
+
+from imagedist.errors import StorageError, storage_error
+from imagedist.oci.bulk import CHUNK_BYTES, Consume
+from imagedist.threads import settled, stoppable
 
 
 class Span(NamedTuple):
@@ -49,3 +58,35 @@ class OpenBlob(Protocol):
         """Returns once it ``is_verified``. Raises as ``span``."""
 
     async def close(self) -> None: ...
+
+
+async def deliver(blob: OpenBlob, consume: Consume, threads: Executor) -> None:
+    """Hands a blob's bytes to ``consume``, in order, in a thread of ``threads`` that also reads them if it can.
+
+    Raises:
+        As ``OpenBlob.read``, and what ``consume`` raises.
+    """
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    offset = 0
+    while offset < blob.size_bytes:
+        span = await blob.span(offset)
+        if span is not None:
+            stop = threading.Event()
+            await stoppable(threads, partial(_pump, span, offset, buffer, consume, stop), stop.set)
+            offset = span.end
+        else:
+            chunk = await blob.read(offset, CHUNK_BYTES)
+            await settled(asyncio.get_running_loop().run_in_executor(threads, consume, chunk))
+            offset += len(chunk)
+
+
+def _pump(span: Span, offset: int, buffer: memoryview, consume: Consume, stop: threading.Event) -> None:
+    while offset < span.end and not stop.is_set():
+        try:
+            count = os.preadv(span.file.fileno(), [buffer[: span.end - offset]], offset)
+        except OSError as error:
+            raise storage_error("read a blob", error) from error
+        if not count:
+            raise StorageError(f"cannot read a blob: its file ends at byte {offset}; something else changed it")
+        consume(buffer[:count])
+        offset += count

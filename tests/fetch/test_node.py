@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, Sour
 from imagedist.fetch.node import NodeBlobs, Patience
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving
-from imagedist.store.reading import OpenBlob
+from imagedist.store.reading import OpenBlob, deliver
 from imagedist.swarm import torrent as rules
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from tests.fetch.site import WEB_SEED, MemorySite
@@ -84,6 +85,32 @@ async def fetch(blobs: NodeBlobs, digest: Digest) -> bytes:
         return await read_all(opened)
     finally:
         await opened.close()
+
+
+async def delivered(blobs: NodeBlobs, digest: Digest) -> bytes:
+    """What a puller's thread gets."""
+    content = bytearray()
+    opened = await blobs.open(TARGET, digest)
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            await deliver(opened, content.extend, threads)
+    finally:
+        await opened.close()
+    return bytes(content)
+
+
+@pytest.mark.parametrize("way", ["swarm", "http", "swarm, then http", "cache"])
+async def test_a_puller_gets_every_byte_whichever_way_they_come(world: World, way: str) -> None:
+    blob = world.blob()
+    site = MemorySite([Arriving(size=SIZE_BYTES, action="stream", swarm=False) if way == "http" else blob.torrent])
+    site.served[blob.digest] = blob.content
+    if way != "swarm, then http":
+        await world.seed(blob)
+    async with world.node(site) as (blobs, _):
+        if way == "cache":
+            await fetch(blobs, blob.digest)
+        assert await delivered(blobs, blob.digest) == blob.content
+        assert world.kept == {blob.digest.hex}
 
 
 async def test_many_askers_of_one_blob_bring_it_once_over_the_swarm(world: World) -> None:

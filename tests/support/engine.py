@@ -34,6 +34,8 @@ def engine(directory: Path, budget_bytes: int = 64 << 20, durability: Durability
 class BuiltSource:
     """A ``fetch.source.Source`` over a built image; ``wrong`` blobs arrive changed, ``cut`` ones end early."""
 
+    is_verified = False
+
     def __init__(self, built: layers.BuiltImage, *, wrong: Digest | None = None, cut: Digest | None = None) -> None:
         self._built = built
         self._wrong = wrong

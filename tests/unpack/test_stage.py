@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_wrong_blob_digest_is_an_integrity_error(ramdisk: Ramdisk) -> None:
     stage = LayerStage(ramdisk, layer)
     feed(stage, bytes([blob[0] ^ 1]) + blob[1:])
     with pytest.raises(IntegrityError, match="wrong bytes"):
+        stage.finish()
+    stage.close()
+
+
+def test_what_the_source_has_verified_is_not_hashed_again_but_its_diff_id_is_checked(ramdisk: Ramdisk) -> None:
+    layer, blob = layers.layer(TAR, "none")
+    other = replace(layer.descriptor, digest=Digest.of(b"other"))
+    stage = LayerStage(ramdisk, Layer(other, layer.diff_id, layer.chain_id), is_verified=True)
+    feed(stage, blob)
+    stage.finish()
+    stage.close()
+    stage = LayerStage(ramdisk, layer, is_verified=True)
+    feed(stage, bytes([blob[0] ^ 1]) + blob[1:])
+    with pytest.raises(IntegrityError, match="diff ID"):
         stage.finish()
     stage.close()
 
