@@ -1,7 +1,8 @@
 #!/bin/sh
 # Fetches newer container runtimes than this Debian's for the tests, into a directory of their own: trixie's containerd
-# 1.7 and Docker 26, forky's containerd 2. They are unpacked, not installed: this machine's packages and its apt sources
-# stay as they are. apt checks the signatures by Debian's keyring. About ten seconds; nothing to do when all is there.
+# 1.7 and Docker 26, forky's containerd 2 and Docker 28. They are unpacked, not installed: this machine's packages and
+# its apt sources stay as they are. apt checks the signatures by Debian's keyring. About ten seconds; nothing to do when
+# all is there.
 #
 #     newer-runtimes.sh [DIRECTORY]       default: build/debian; the programs are in DIRECTORY/SUITE/usr/{bin,sbin}
 #
@@ -47,5 +48,5 @@ fetch() (
 
 status=0
 fetch trixie containerd docker.io docker-cli || status=1
-fetch forky containerd || status=1
+fetch forky containerd docker.io docker-cli || status=1
 exit "$status"

@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        return self.mirror == "yes" and "no" not in (self.unpacked, self.ran)
+        return "yes" in (self.mirror, self.unpacked) and "no" not in (self.mirror, self.unpacked, self.ran)
 
 
 async def prove(settings: Settings, names: Sequence[str], image: str | None, socket: Path | None) -> list[Verdict]:
@@ -127,14 +127,16 @@ async def _try(report: RuntimeReport, canary: Canary) -> Verdict:
     before = await _manifests_given(canary.mirror)
     ran: Answer = "no"
     unpacked: Answer = "-"
+    asks_mirror = True
     try:
         outcome = await asyncio.to_thread(TRIALS[report.key], canary)
     except ImagedistError as error:
         detail = str(error)
     else:
-        detail, unpacked = outcome.detail, outcome.unpacked
+        detail, unpacked, asks_mirror = outcome.detail, outcome.unpacked, outcome.asks_mirror
         ran = "-" if outcome.ran is None else _answer(canary.says in outcome.ran)
-    return Verdict(report.key, _answer(await _manifests_given(canary.mirror) > before), unpacked, ran, detail)
+    mirror = _answer(await _manifests_given(canary.mirror) > before) if asks_mirror else "-"
+    return Verdict(report.key, mirror, unpacked, ran, detail)
 
 
 def _answer(is_so: bool) -> Answer:

@@ -29,6 +29,7 @@ _NEWER = {
     "containerd/trixie": "usr/bin/containerd",
     "docker.io/trixie": "usr/sbin/dockerd",
     "containerd/forky": "usr/bin/containerd",
+    "docker.io/forky": "usr/sbin/dockerd",
 }
 """Package of a newer Debian → its program, in a directory that deploy/newer-runtimes.sh fills."""
 _UNPACKED = Path(__file__).parents[1] / "build/debian"

@@ -1,4 +1,8 @@
-"""Docker: by its graph driver the mirror only; with the containerd image store our snapshotter as well."""
+"""Docker: by its graph driver the mirror only; with the containerd image store our snapshotter as well.
+
+With the image store Docker 28 reads hosts.toml. 26, and the graph driver, know a mirror of docker.io only; under our
+snapshotter the layers of every registry come by the agent all the same.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from imagedist.runtimes.settings import SNAPSHOTTER, Settings
 _CONFIG = "/etc/docker/daemon.json"
 _HOSTS_DIRECTORY = "/etc/docker/certs.d"
 _RESTART = ("systemctl", "restart", "docker")
+_READS_HOSTS = (28, 0)
+"""Tried: 26.1 does not, 28.5 does."""
 
 
 def find(settings: Settings) -> Found | None:
@@ -36,21 +42,33 @@ def find(settings: Settings) -> Found | None:
         "docker.io by registry-mirrors; others by `imagedist pull --into docker`",
         "no: Docker's graph driver unpacks by itself",
         "daemon.json: registry-mirrors",
-        edits=(Edit(settings.at(_CONFIG), lambda text: with_mirror(text, settings.mirror)),),
+        edits=(_mirror_edit(settings),),
         restart=("systemctl", "reload", "docker"),
     )
 
 
+def reads_hosts(version: str) -> bool:
+    """Whether a Docker with the image store asks the mirror of every registry, not only that of docker.io."""
+    release = containerd.parse_release(version)
+    return release is None or release >= _READS_HOSTS
+
+
 def _with_image_store(settings: Settings, version: str) -> Found:
+    if reads_hosts(version):
+        p2p, how = "yes, the registries written", "certs.d: hosts.toml; daemon.json: storage-driver"
+        mirrors = hosts_edits(settings.at(_HOSTS_DIRECTORY), settings.mirror, tuple(settings.upstreams))
+    else:
+        p2p, how = "docker.io by registry-mirrors, the layers of all by our snapshotter", "daemon.json"
+        mirrors = (_mirror_edit(settings),)
     return Found(
         "docker",
         "docker (containerd image store)",
         version,
-        "yes, the registries written",
+        p2p,
         "yes, by our snapshotter as its storage driver",
-        f"certs.d: hosts.toml; daemon.json: storage-driver {SNAPSHOTTER}; containerd's config.toml",
+        f"{how}; containerd's config.toml",
         edits=(
-            *hosts_edits(settings.at(_HOSTS_DIRECTORY), settings.mirror, tuple(settings.upstreams)),
+            *mirrors,
             Edit(
                 settings.at(containerd.CONFIG),
                 lambda text: with_values(text, containerd.with_plugin(settings)),
@@ -65,8 +83,14 @@ def _with_image_store(settings: Settings, version: str) -> Found:
             "before, until --undo",
             "dockerd must use the machine's containerd, which is restarted first; one it runs itself reads "
             "another config.toml",
+            "images that our snapshotter unpacked have no layers in the content store: docker save writes none, docker "
+            "push only reaches registries that have them, and before 28 docker images does not list them",
         ),
     )
+
+
+def _mirror_edit(settings: Settings) -> Edit:
+    return Edit(settings.at(_CONFIG), lambda text: with_mirror(text, settings.mirror))
 
 
 def with_mirror(text: str, mirror: str) -> str:

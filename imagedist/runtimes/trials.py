@@ -15,6 +15,7 @@ from imagedist.oci.reference import Reference
 from imagedist.overlay.store import OverlayStore
 from imagedist.runtimes import asking, cri
 from imagedist.runtimes.asking import ask
+from imagedist.runtimes.docker import reads_hosts
 from imagedist.runtimes.handover import Runtime, hand_over
 from imagedist.runtimes.settings import SNAPSHOTTER
 
@@ -52,25 +53,32 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``-``: not for this runtime. ``ran`` is what the container printed, or None if there was none."""
+    """``-``: not for this runtime. ``ran`` is what the container printed, or None if there was none.
+
+    Attributes:
+        asks_mirror: whether it would ask our mirror for this registry.
+    """
 
     unpacked: Answer
     ran: str | None
     detail: str = ""
+    asks_mirror: bool = True
 
 
 def try_docker(canary: Canary) -> Outcome:
-    driver = ask("docker", "info", "--format", "{{.Driver}}")
+    driver, version = ask("docker", "info", "--format", "{{.Driver}} {{.ServerVersion}}").split() or ("", "")
+    detail, asks_mirror = "", True
     if driver == SNAPSHOTTER or canary.reference.registry == "docker.io":
         _run("docker", "pull", canary.name)
-        detail = ""
+        if canary.reference.registry != "docker.io" and not reads_hosts(version):
+            detail, asks_mirror = "Docker before 28 asks our mirror for docker.io only: the layers came by us", False
     else:
         _hand_over("docker", canary)
         detail = "by `pull --into docker`: registry-mirrors are for docker.io only"
     unpacked = _unpacked_by_us(canary, _CONTAINERD, "moby") if driver == SNAPSHOTTER else "-"
     with _removed("docker", "rmi", canary.name):
         run = ["docker", "run", "--rm", "--network", "none", "--pull", "never", canary.name, *canary.command]
-        return Outcome(unpacked, _run(*run), detail)
+        return Outcome(unpacked, _run(*run), detail, asks_mirror)
 
 
 def try_podman(canary: Canary) -> Outcome:

@@ -36,6 +36,7 @@ class Node:
 
     Attributes:
         etc: each directory in it is shown below ``/etc``, by its name.
+        env: what all its commands have; the home is one without anybody's credentials.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Node:
         self.etc = base / "etc"
         self.run_directory = base / "run"
         self._storage = storage
-        self._own_env = dict(env or {})
+        self.env = {"HOME": str(base / "home"), **(env or {})}
         for directory in ("run/lock", "lib/imagedist/storage", "home", "etc"):
             (base / directory).mkdir(parents=True)
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in hosts.items())]
@@ -60,14 +61,10 @@ class Node:
         return ["unshare", "--mount", "sh", "-c", _ENTER, "node", str(self.base), storage, *argv]
 
     def start(self, argv: Sequence[str], name: str) -> Process:
-        return Process(self.wrap(argv), self.base / f"{name}.log", self._env({}))
+        return Process(self.wrap(argv), self.base / f"{name}.log", self.env)
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
-        return processes.run(self.wrap(argv), self._env(env or {}))
+        return processes.run(self.wrap(argv), {**self.env, **(env or {})})
 
     def succeed(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
-        return processes.succeed(self.wrap(argv), self._env(env or {}))
-
-    def _env(self, env: Mapping[str, str]) -> dict[str, str]:
-        """A home without anybody's credentials."""
-        return {"HOME": str(self.base / "home"), **self._own_env, **env}
+        return processes.succeed(self.wrap(argv), {**self.env, **(env or {})})

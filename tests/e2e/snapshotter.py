@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,7 +28,7 @@ from tests.e2e.upstream import NAME
 from tests.support.activation import activated
 from tests.support.cri.client import Runtime
 
-_HOSTS = """\
+HOSTS_TOML = """\
 server = "http://{registry}"
 [host."{mirror}"]
 capabilities = ["pull", "resolve"]
@@ -99,16 +99,17 @@ class CriContainerd:
 
     Args:
         base: the node's directories. agent: its mirror is asked first, then the registry itself.
+        etc: more files below ``/etc``.
     """
 
-    def __init__(self, base: Path, agent: Agent, release: Release = V1_6) -> None:
+    def __init__(self, base: Path, agent: Agent, release: Release = V1_6, etc: Mapping[str, str] | None = None) -> None:
         self.release = release
         self.node = Node(base, HOSTS, agent.storage, release.env)
-        etc = self.node.etc / "containerd"
-        for name in (NAME, PAUSE_REGISTRY):
-            (etc / "certs.d" / name).mkdir(parents=True)
-            (etc / "certs.d" / name / "hosts.toml").write_text(_HOSTS.format(registry=NAME, mirror=agent.url))
-        (etc / "config.toml").write_text(release.config)
+        hosts = HOSTS_TOML.format(registry=NAME, mirror=agent.url)
+        mirrors = {f"containerd/certs.d/{name}/hosts.toml": hosts for name in (NAME, PAUSE_REGISTRY)}
+        for name, content in {"containerd/config.toml": release.config, **mirrors, **(etc or {})}.items():
+            (self.node.etc / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.node.etc / name).write_text(content)
         socket_link = self.node.run_directory / "imagedist/snapshotter.sock"
         socket_link.parent.mkdir()
         socket_link.symlink_to(agent.snapshotter_socket)
@@ -125,6 +126,11 @@ class CriContainerd:
             process.stop()
             raise
         return process
+
+    def start_beside(self, argv: Sequence[str], name: str) -> Process:
+        """Another daemon of this node, in the mount namespace of containerd, which sees what it mounts."""
+        entered = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", *argv]
+        return Process(entered, self.node.base / f"{name}.log", self.node.env)
 
     def restart(self) -> None:
         """Containers go on: their shims are no children of containerd's."""
@@ -157,8 +163,8 @@ class CriContainerd:
         content = self.ctr("content", "ls", "--quiet", namespace=namespace).stdout.split()
         return {str(layer.descriptor.digest) for layer in built.image.layers}.intersection(content)
 
-    def snapshots(self) -> list[str]:
-        rows = self.ctr("snapshots", "--snapshotter", "imagedist", "ls").stdout.splitlines()[1:]
+    def snapshots(self, namespace: str = NAMESPACE) -> list[str]:
+        rows = self.ctr("snapshots", "--snapshotter", "imagedist", "ls", namespace=namespace).stdout.splitlines()[1:]
         return [row.split()[0] for row in rows]
 
     def collect(self) -> None:

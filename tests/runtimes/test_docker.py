@@ -47,9 +47,9 @@ def test_features_that_are_no_object_are_refused() -> None:
 
 
 @pytest.fixture
-def image_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def image_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     facts = {
-        "ServerVersion": "28.2.2",
+        "ServerVersion": getattr(request, "param", "28.5.2"),
         "Driver": "overlayfs",
         "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
     }
@@ -72,3 +72,16 @@ def test_the_image_store_gets_hosts_at_once_and_its_driver_only_by_name(tmp_path
         "features": {"containerd-snapshotter": True},
         "storage-driver": "imagedist",
     }
+
+
+@pytest.mark.usefixtures("image_store")
+@pytest.mark.parametrize("image_store", ["26.1.5+dfsg1"], indirect=True)
+def test_an_image_store_that_reads_no_hosts_gets_the_mirror_of_docker_io(tmp_path: Path) -> None:
+    found = find(Settings(root=tmp_path / "root"))
+    assert found is not None
+
+    (file,) = plan([found], ()).files
+    assert json.loads(file.after) == {"registry-mirrors": [URL]}
+    named = {change.path.name: change.after for change in plan([found], ["docker"]).files}
+    assert set(named) == {"config.toml", "daemon.json"}
+    assert json.loads(named["daemon.json"])["storage-driver"] == "imagedist"
