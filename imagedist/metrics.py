@@ -27,6 +27,11 @@ BYTES_BY_SOURCE = Counter(
     ["source"],
 )
 FETCHES = Counter("imagedist_upstream_fetches", "Fetches from upstream, by what and outcome.", ["kind", "outcome"])
+UPSTREAM_OPEN = Gauge(
+    "imagedist_upstream_open",
+    "1 while a registry that keeps failing is not asked (its circuit breaker is open).",
+    ["upstream"],
+)
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
 TAGS = Counter(
     "imagedist_tag_answers",

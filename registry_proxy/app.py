@@ -15,7 +15,6 @@ from aiohttp import web
 from imagedist.config import ProxyConfig, load, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
-from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError
 from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site_guard import require_site_token
@@ -66,7 +65,6 @@ def create_app(config: ProxyConfig) -> web.Application:
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)
-    trace_hops(app, "proxy")
     app.add_subapp("/site/v1", site)
     add_health_routes(app, ready)
     rate = TokenBucket(settings.egress) if settings.egress else None

@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.paging import tags_page
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
-from imagedist.metrics import BYTES_BY_SOURCE, FAILURES, FETCHES
+from imagedist.metrics import FETCHES
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from registry_proxy.failures import RecentFailures
+from registry_proxy.fetching import LyingSourceError, Siblings, fetch_blob, no_siblings
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, ManifestStore
 from registry_proxy.privacy import PrivateBlobs
@@ -42,9 +43,10 @@ class _Question(NamedTuple):
 class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
 
-    def __init__(self, store: BlobStore, upstreams: Upstreams) -> None:
+    def __init__(self, store: BlobStore, upstreams: Upstreams, siblings: Siblings = no_siblings) -> None:
         self.store = store
         self.upstreams = upstreams
+        self._siblings = siblings
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
         self._manifests = Manifests(ManifestStore(store.root), self._failures, turns)
@@ -159,25 +161,18 @@ class SiteCache:
                     raise
 
     async def _fetch_from(self, place: UpstreamRepository, writer: BlobWriter) -> None:
-        received = BYTES_BY_SOURCE.labels(source="upstream")
-
-        def take(chunk: bytes | memoryview) -> None:
-            writer.append(chunk)
-            received.inc(len(chunk))
+        async def claim() -> None:
+            if place.may_swarm:
+                await self._private.lift(writer.digest)
+            else:
+                await self._private.add(writer.digest, place.upstream)
 
         try:
-            async with place.client.blob(place.repository, writer.digest, writer.offset) as stream:
-                if place.may_swarm:
-                    await self._private.lift(writer.digest)
-                else:
-                    await self._private.add(writer.digest, place.upstream)
-                await writer.begin(stream.size_bytes)
-                await stream.deliver(take, writer.threads)
-            writer.check()
+            await fetch_blob(place, writer, self._siblings, claim)
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
-            FAILURES.labels(source="upstream", cause=type(error).__name__).inc()
-            self._remember(place, writer.digest, error)
+            if not isinstance(error, LyingSourceError):  # else somebody else is asked next
+                self._remember(place, writer.digest, error)
             log.warning("fetch of %s from %s failed: %s", writer.digest, place, error)
             raise
         FETCHES.labels(kind="blob", outcome="done").inc()

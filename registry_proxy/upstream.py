@@ -1,17 +1,27 @@
-"""Which upstream a request means, by the three rules of design.md §4.1, and the client to ask it with."""
+"""Which upstream a request means, by the three rules of design.md §4.1, and the client to ask it with.
+
+With ``allow_any`` a registry's host name will do where a configured upstream's would: in ``ns``, or before the
+repository if it has a dot in it.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from dataclasses import dataclass, replace
 
-from imagedist.config import ProxyConfig, Upstream, read_secret
+from imagedist.config import ProxyConfig, Upstream
 from imagedist.distribution.backend import Target
 from imagedist.errors import ConfigError, NotFoundError
-from imagedist.oci.auth import Credentials
-from imagedist.oci.client import RegistryClient
 from imagedist.oci.reference import is_name
+from registry_proxy.clients import any_client, any_http, upstream_client
+from registry_proxy.upstream_client import UpstreamClient
+
+_HOST = re.compile(r"[a-z0-9]+(?:-+[a-z0-9]+)*(?:\.[a-z0-9]+(?:-+[a-z0-9]+)*)*(?::[0-9]{1,5})?")
+_HOST_LENGTH = 253
+_ANY_CLIENTS = 256
+"""Registries of no file that are remembered (their tokens, whether they fail): hostile names must not pile up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +31,12 @@ class UpstreamRepository:
     upstream: str
     repository: str
     settings: Upstream
-    client: RegistryClient
+    client: UpstreamClient
 
     @property
     def may_swarm(self) -> bool:
         """Whether every node may have its blobs: private ones go by HTTP only (design.md §4.3)."""
-        return self.settings.username is None or self.settings.private_in_swarm
+        return not self.settings.has_credentials or self.settings.private_in_swarm
 
     def __str__(self) -> str:
         return f"{self.upstream}/{self.repository}"
@@ -56,7 +66,9 @@ class Upstreams:
                     raise ConfigError(f"bad value for upstreams.{key}.hosts: {host} belongs to another upstream")
         if self._default is not None and self._default not in self._settings:
             raise ConfigError(f"bad value for proxy.default_upstream: {self._default!r} is none of {self._names()}")
-        self._clients = {key: _client(key, settings) for key, settings in config.upstreams.items()}
+        self._clients = {key: upstream_client(key, settings) for key, settings in config.upstreams.items()}
+        self._any_http = any_http(config.proxy) if config.proxy.allow_any else None
+        self._any: OrderedDict[str, UpstreamRepository] = OrderedDict()
 
     def resolve(self, target: Target) -> UpstreamRepository:
         """First match wins: ``ns``, then the path's first component, then the default.
@@ -66,6 +78,8 @@ class Upstreams:
         """
         if target.namespace is not None:
             key = self._by_namespace.get(target.namespace)
+            if key is None and self._any_http is not None and _is_host(target.namespace):
+                return self._any_place(target.namespace, target.name)
             if key is None:
                 raise NotFoundError(
                     f"no upstream for ns={target.namespace}; configured: {self._names()}", "NAME_UNKNOWN"
@@ -74,6 +88,8 @@ class Upstreams:
         first, slash, rest = target.name.partition("/")
         if slash and first in self._settings:
             return self._place(first, rest)
+        if slash and self._any_http is not None and _is_host(first):
+            return self._any_place(first, rest)
         if self._default is not None:
             return self._place(self._default, target.name)
         raise NotFoundError(
@@ -92,6 +108,19 @@ class Upstreams:
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()
+        if self._any_http is not None:
+            await self._any_http.close()
+
+    def _any_place(self, host: str, repository: str) -> UpstreamRepository:
+        assert self._any_http is not None
+        kept = self._any.get(host)
+        if kept is None:
+            settings = Upstream(url=f"https://{host}")
+            kept = self._any[host] = UpstreamRepository(host, "", settings, any_client(host, self._any_http))
+            if len(self._any) > _ANY_CLIENTS:
+                self._any.popitem(last=False)
+        self._any.move_to_end(host)
+        return replace(kept, repository=repository)
 
     def _place(self, key: str, repository: str) -> UpstreamRepository:
         return UpstreamRepository(key, repository, self._settings[key], self._clients[key])
@@ -100,12 +129,6 @@ class Upstreams:
         return ", ".join(sorted(self._settings))
 
 
-def _client(key: str, settings: Upstream) -> RegistryClient:
-    credentials = None
-    if settings.username is not None:
-        password = read_secret(settings.password_file)
-        if password is None:
-            raise ConfigError(f"missing key upstreams.{key}.password_file: a username needs one")
-        credentials = Credentials(settings.username, password)
-    name = key if urlsplit(settings.url).hostname == "registry-1.docker.io" else None
-    return RegistryClient(settings.url, name=name, credentials=credentials)
+def _is_host(text: str) -> bool:
+    """A registry by its name: with a dot or a port, as references tell it from a repository ("localhost" is none)."""
+    return bool(_HOST.fullmatch(text)) and ("." in text or ":" in text) and len(text) <= _HOST_LENGTH

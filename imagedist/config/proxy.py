@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Self
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
 from imagedist.config.tagging import StaleAge, TagRule
 from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
@@ -15,8 +16,27 @@ class Upstream(Table):
 
     url: Url
     hosts: tuple[str, ...] = ()
+    mirrors: tuple[Url, ...] = ()
+    """Asked before ``url``, in this order; a path that begins with ``/v2/`` is put before every repository."""
     username: str | None = None
     password_file: AbsolutePath | None = None
+    """Read again when it has changed."""
+    username_env: str | None = None
+    password_env: str | None = None
+    """Names of environment variables."""
+    docker_config: AbsolutePath | None = None
+    """A ``config.json`` of Docker's: logins and credential helpers, for ``url`` and the mirrors by their hosts."""
+    ca_file: AbsolutePath | None = None
+    """Authorities besides the system's."""
+    client_certificate: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    """Shown to ``url`` and the mirrors when they ask for one, and to nobody else."""
+    proxy: str | None = None
+    """URL of an HTTP or SOCKS proxy, or ``none``; else the environment's HTTPS_PROXY and its kin count."""
+    answer_timeout: Duration = timedelta(seconds=10)
+    """The longest wait for the beginning of an answer."""
+    allow_addresses: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that redirects and token servers may be in although they are this machine or its link."""
     tag_ttl: Duration = timedelta(seconds=60)
     stale_if_error: StaleAge = timedelta.max
     """Whether, or up to which age, a tag is answered from here while the registry fails."""
@@ -27,12 +47,37 @@ class Upstream(Table):
     private_in_swarm: bool = False
     """All nodes may have what this upstream's credentials can read, so its blobs may enter the swarm."""
 
+    @property
+    def has_credentials(self) -> bool:
+        given = (self.username, self.username_env, self.docker_config, self.client_certificate)
+        return any(each is not None for each in given)
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        if self.username is not None and self.username_env is not None:
+            raise ValueError("username and username_env: give one of them")
+        if self.password_file is not None and self.password_env is not None:
+            raise ValueError("password_file and password_env: give one of them")
+        has_name = self.username is not None or self.username_env is not None
+        has_password = self.password_file is not None or self.password_env is not None
+        if has_password and not has_name:
+            raise ValueError("a password needs username or username_env beside it")
+        if has_name and self.docker_config is not None:
+            raise ValueError("docker_config has its own names: give it or a username")
+        if self.client_key is not None and self.client_certificate is None:
+            raise ValueError("client_key needs client_certificate beside it")
+        return self
+
 
 class ProxyTable(Table):
     listen: Listen
     site_blobs: AbsolutePath
     site_blobs_quota: ByteSize | None = None
     default_upstream: str | None = None
+    allow_any: bool = False
+    """Also registries that are no upstream of this file, by their host name, if they are at public addresses."""
+    allow_addresses: tuple[IPvAnyNetwork, ...] = ()
+    """Networks that those may be in although they are not public."""
     site_seeders: tuple[Url, ...] = ()
     site_proxies: tuple[Url, ...] = ()
     """The other proxies of this site: told of every purge."""
@@ -46,4 +91,10 @@ class ProxyTable(Table):
 
 class ProxyConfig(Table):
     proxy: ProxyTable
-    upstreams: dict[str, Upstream] = Field(min_length=1)
+    upstreams: dict[str, Upstream] = {}
+
+    @model_validator(mode="after")
+    def _something_to_ask(self) -> Self:
+        if not self.upstreams and not self.proxy.allow_any:
+            raise ValueError("expected at least one table [upstreams.NAME], or allow_any = true")
+        return self

@@ -35,7 +35,8 @@ class FaultyRegistry:
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand. realm: another token server than its own.
         referrers: subject → descriptors, given one a page and not filtered; None: no such API.
-        requests: ``METHOD path`` → how often, counted before any fault.
+        requests: ``METHOD path`` → how often, counted before any fault. queries, ranges, authorizations: what came
+            with the requests of /v2.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
@@ -63,6 +64,9 @@ class FaultyRegistry:
         self.token_life_seconds = 300
         self.tokens_given = 0
         self.requests: Counter[str] = Counter()
+        self.queries: list[dict[str, str]] = []
+        self.ranges: list[str] = []
+        self.authorizations: set[str | None] = set()
         self.blob_gets: Counter[Digest] = Counter()
         self.bytes_sent = 0
         app = web.Application(client_max_size=1 << 30)
@@ -132,6 +136,10 @@ class FaultyRegistry:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests[f"{request.method} {request.path}"] += 1
+        self.queries.append(dict(request.query))
+        self.authorizations.add(request.headers.get("Authorization"))
+        if "Range" in request.headers:
+            self.ranges.append(request.headers["Range"])
         if self.refuses_authorization and "Authorization" in request.headers:
             return web.Response(status=400)
         if self.statuses:
