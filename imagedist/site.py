@@ -23,6 +23,8 @@ from imagedist.oci.bulk import BlobStream, Consume, deliver_chunks
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.http import STALL_SECONDS
+from imagedist.oci.http_aiohttp import AiohttpClient
+from imagedist.oci.tls import Tls
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 
 _LOG = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Site:
         node_id: who we are, for the first wave and the inventory.
         token: the site token, for routes that change the site's state.
         rate: caps the bytes of blobs fetched by HTTP.
+        tls: for https URLs of the site, if the system's authorities are not enough.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class Site:
         node_id: str,
         token: str | None = None,
         rate: TokenBucket | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._proxies = [_Proxy(url) for url in proxies]
         self._seeders = tuple(seeders)
         self._node_id = node_id
         self._token = token
         self._rate = rate
+        self._tls = tls
         self._clients: OrderedDict[tuple[str, str | None], RegistryClient] = OrderedDict()
         self._session: aiohttp.ClientSession | None = None
 
@@ -271,7 +276,11 @@ class Site:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=timeout, headers={"X-Imagedist-Node": self._node_id})
+            self._session = aiohttp.ClientSession(
+                timeout=timeout,
+                headers={"X-Imagedist-Node": self._node_id, "User-Agent": "imagedist"},
+                connector=aiohttp.TCPConnector(ssl=self._tls.context()) if self._tls is not None else None,
+            )
         if self._token and method != "GET":
             authorization = f"Bearer {self._token}"
         headers = {"Authorization": authorization} if authorization else {}
@@ -313,8 +322,11 @@ class Site:
             self._clients.move_to_end(key)
         else:
             client = self._clients[key] = RegistryClient(
-                url, namespace=target.namespace, answer_seconds=STALL_SECONDS
-            )  # longer than the proxy may take to ask upstream again
+                url,
+                namespace=target.namespace,
+                http=AiohttpClient(tls=self._tls) if self._tls is not None else None,
+                answer_seconds=STALL_SECONDS,  # longer than the proxy may take to ask upstream again
+            )
             # One client per registry name; hostile names must not pile up connections.
             while len(self._clients) > _CLIENTS:
                 _, dropped = self._clients.popitem(last=False)

@@ -1,5 +1,37 @@
 """``python -m registry_proxy``: the console script ``imagedist-proxy``."""
 
-from registry_proxy.app import main
+from __future__ import annotations
 
-main()
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagedist.config import ProxyConfig, load
+from imagedist.errors import ImagedistError
+from imagedist.share import shared
+
+
+def main() -> None:
+    typer.run(_serve)
+
+
+def _serve(config: Annotated[Path, typer.Option(help="The proxy's TOML file.")]) -> None:
+    """Pulls blobs from upstream registries once, and serves them to the nodes of a site."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = load(config, ProxyConfig)
+        with shared(settings.proxy.workers) as share:  # before anything that counts is imported
+            from registry_proxy.app import run
+
+            run(settings, share)
+    except ImagedistError as error:
+        print(f"imagedist-proxy: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Annotated
+from functools import partial
 
-import typer
 from aiohttp import web
 
-from imagedist.config import ProxyConfig, load, read_secret
+from imagedist.config import ProxyConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.shared_rate import SharedTokenBucket
 from imagedist.distribution.surface import add_registry_routes
-from imagedist.errors import ImagedistError
-from imagedist.service import add_health_routes, render_site_errors, run_service
+from imagedist.service import Limits, ServerTls, ServiceOptions, add_health_routes, render_site_errors, run_service
+from imagedist.share import Share
 from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
@@ -29,8 +26,27 @@ _BODY_LIMIT_BYTES = 64 << 10
 """The largest body that any route reads is a fetch order."""
 
 
-def create_app(config: ProxyConfig) -> web.Application:
-    """Assembles the proxy. Called inside the running event loop.
+def run(config: ProxyConfig, share: Share) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError, StorageError: as ``create_app``. InputError: the address is in use.
+    """
+    settings = config.proxy
+    tls = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        tls = partial(ServerTls, settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    options = ServiceOptions(
+        limits=Limits(connections=share.part(settings.max_connections)),
+        tls=tls,
+        drain_seconds=settings.drain.total_seconds(),
+        access_log=settings.access_log,
+    )
+    run_service(lambda: create_app(config, share), settings.listen, options, workers=share.workers)
+
+
+def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
+    """Assembles the proxy, or one worker's part of it. Called inside the running event loop.
 
     Raises:
         ConfigError: the upstreams or the secret files are wrong. StorageError: the blob store cannot be opened.
@@ -41,7 +57,7 @@ def create_app(config: ProxyConfig) -> web.Application:
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota)
     cache = SiteCache(store, upstreams)
     seeds = Seeds(settings.site_seeders, token)
-    torrents = Torrents(cache, seeds, settings)
+    torrents = Torrents(cache, seeds, settings, share)
     purges = Purges(cache, settings.site_proxies, token)
     store.may_evict = torrents.let_go
 
@@ -51,6 +67,12 @@ def create_app(config: ProxyConfig) -> web.Application:
     async def ready() -> str | None:
         return None if os.access(store.root, os.W_OK) else f"cannot write to {store.root}"
 
+    rate: TokenBucket | None = None
+    if settings.egress and share.directory is None:
+        rate = TokenBucket(settings.egress)
+    elif settings.egress and share.directory is not None:
+        rate = SharedTokenBucket(share.directory / "egress", settings.egress)
+
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         yield
         await torrents.close()
@@ -58,6 +80,8 @@ def create_app(config: ProxyConfig) -> web.Application:
         await cache.close()
         await seeds.close()
         await upstreams.close()
+        if rate is not None:
+            rate.close()
 
     site = web.Application(middlewares=[require_site_token(token)])
     torrents.add_routes(site)
@@ -67,24 +91,14 @@ def create_app(config: ProxyConfig) -> web.Application:
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)
     app.add_subapp("/site/v1", site)
     add_health_routes(app, ready)
-    rate = TokenBucket(settings.egress) if settings.egress else None
-    add_registry_routes(app, cache, max_requests=settings.max_requests, rate=rate, upstream_name=upstreams.name)
+    add_registry_routes(
+        app,
+        cache,
+        max_requests=share.part(settings.max_requests),
+        max_downloads=share.part(settings.max_downloads),
+        fallback=settings.fallback,
+        rate=rate,
+        upstream_name=upstreams.name,
+    )
     app.cleanup_ctx.append(lifetime)
     return app
-
-
-def main() -> None:
-    """The console script ``imagedist-proxy``."""
-    typer.run(_serve)
-
-
-def _serve(config: Annotated[Path, typer.Option(help="The proxy's TOML file.")]) -> None:
-    """Pulls blobs from upstream registries once, and serves them to the nodes of a site."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        settings = load(config, ProxyConfig)
-        run_service(lambda: create_app(settings), settings.proxy.listen)
-    except ImagedistError as error:
-        print(f"imagedist-proxy: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error

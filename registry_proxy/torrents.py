@@ -15,12 +15,15 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
+from imagedist.service import wait_unless_stopping
+from imagedist.share import Share
 from imagedist.store.arrival import Arrival
 from imagedist.store.files import write_aside
 from imagedist.swarm.torrent import build
 from registry_proxy.cache import SiteCache
 from registry_proxy.flights import Flights
 from registry_proxy.seeds import Seeds
+from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.wave import Waves
 
@@ -43,17 +46,19 @@ class _FetchOrder(BaseModel):
 class Torrents:
     """Torrents of the site's blobs, kept in ``torrents/<hex>.torrent`` beside them."""
 
-    def __init__(self, cache: SiteCache, seeds: Seeds, settings: ProxyTable) -> None:
+    def __init__(self, cache: SiteCache, seeds: Seeds, settings: ProxyTable, share: Share) -> None:
         self._cache = cache
         self._seeds = seeds
         self._min_size_bytes = max(1, int(settings.swarm_min_size))
         self._directory = cache.store.root / "torrents"
         self._making: Flights[Digest, bytes] = Flights()
+        self._turns = Turns(self._directory / ".turns")
         self._waiting = 0
         self._waves = Waves(
             settings.first_wave_nodes,
             settings.first_wave_wait.total_seconds(),
             asyncio.get_running_loop().time,
+            share.directory,
         )
 
     def add_routes(self, app: web.Application) -> None:
@@ -62,6 +67,7 @@ class Torrents:
 
     async def close(self) -> None:
         await self._making.close()
+        self._turns.close()
 
     async def get_torrent(self, request: web.Request) -> web.Response:
         """``GET /site/v1/torrents/{digest}?ns=&repo=&wait=S``: 200 with the torrent, or 202 with what to do meanwhile.
@@ -88,7 +94,7 @@ class Torrents:
         if hold_seconds > 0 and self._waiting < _MAX_WAITING:
             self._waiting += 1
             try:
-                await asyncio.wait([making], timeout=hold_seconds)
+                await wait_unless_stopping(request, making, hold_seconds)
             finally:
                 self._waiting -= 1
         if making.done():
@@ -127,9 +133,12 @@ class Torrents:
         try:
             with self._cache.store.pin(digest):
                 await arrival.wait()
-                torrent = await asyncio.to_thread(build, self._cache.store.path(digest), digest)
-                await asyncio.to_thread(write_aside, self._path(digest), torrent)
-                await self._seeds.put(digest, torrent)
+                async with self._turns.take(digest.hex):
+                    torrent = await asyncio.to_thread(self._read, digest)
+                    if torrent is None:  # else another worker has made it, and told the seeders
+                        torrent = await asyncio.to_thread(build, self._cache.store.path(digest), digest)
+                        await asyncio.to_thread(write_aside, self._path(digest), torrent)
+                        await self._seeds.put(digest, torrent)
             return torrent
         finally:
             self._waves.forget(digest)

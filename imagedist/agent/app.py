@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import socket as sockets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,19 @@ from imagedist.distribution.surface import add_registry_routes
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
 from imagedist.errors import ImagedistError, storage_error
 from imagedist.fetch.node import NodeBlobs
+from imagedist.oci.tls import Tls
 from imagedist.puller import Puller
-from imagedist.service import add_health_routes, raise_open_files_limit, serving, stop_signals
+from imagedist.service import (
+    add_health_routes,
+    raise_open_files_limit,
+    ready_for_systemd,
+    recording,
+    serving,
+    stop_signals,
+)
 from imagedist.site import Site
 from imagedist.swarm.libtorrent_session import LibtorrentSession
+from imagedist.systemd import inherited_sockets
 from imagedist.unix_socket import clear
 
 _LOG = logging.getLogger(__name__)
@@ -43,16 +52,25 @@ async def run(config: AgentConfig) -> None:
     Raises:
         InputError: a port or the socket is in use. StorageError, ConfigError.
     """
+    passed = inherited_sockets()
     raise_open_files_limit()
-    with stop_signals() as stop:
-        async with started(config) as mirror:
+    with stop_signals() as signals:
+        async with started(config, passed, signals.cut) as mirror:
             _LOG.info("agent %s: mirror on %s, socket %s", __version__, mirror, config.agent.socket)
-            await stop.wait()
+            async with ready_for_systemd():
+                await signals.wait()
 
 
 @asynccontextmanager
-async def started(config: AgentConfig) -> AsyncIterator[str]:
-    """A running agent; yields its mirror's ``host:port``."""
+async def started(
+    config: AgentConfig, passed: Sequence[sockets.socket] = (), cut: asyncio.Event | None = None
+) -> AsyncIterator[str]:
+    """A running agent; yields its mirror's ``host:port``.
+
+    Args:
+        passed: listening sockets to use instead of ``agent.listen`` (TCP) and ``agent.socket`` (Unix).
+        cut: ends the wait for running requests when the context is left.
+    """
     table = config.agent
     unpack = config.unpack
     if unpack.workers is None and unpack.cpus is None:
@@ -65,7 +83,8 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
         node_id = f"{sockets.gethostname()}-{table.bittorrent}"
         limits = config.limits
         rate = TokenBucket(limits.download) if limits.download else None
-        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate)
+        tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
+        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
         session = await LibtorrentSession.open(table.bittorrent, upload=limits.upload, download=limits.download)
         stack.push_async_callback(session.close)
@@ -77,14 +96,30 @@ async def started(config: AgentConfig) -> AsyncIterator[str]:
 
         app = web.Application()
         backend = Mirror(site, blobs)
-        add_registry_routes(app, backend, max_requests=table.max_requests)
+        add_registry_routes(
+            app,
+            backend,
+            max_requests=table.max_requests,
+            max_downloads=table.max_downloads,
+            fallback=table.fallback,
+        )
         add_health_routes(app, site.unready)
-        mirror = await stack.enter_async_context(serving(app, table.listen))
+        recorder = await stack.enter_async_context(recording(table.access_log))
+        mirror = await stack.enter_async_context(
+            serving(
+                app,
+                [found for found in passed if found.family != sockets.AF_UNIX] or table.listen,
+                recorder=recorder,
+                drain_seconds=table.drain.total_seconds(),
+                cut=cut,
+            )
+        )
 
         puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
-        await stack.enter_async_context(listening(api.create_app(), table.socket))
+        unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
+        await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
         await stack.enter_async_context(_running(_heartbeat(site, config)))
         await stack.enter_async_context(_running(keep_collected(engine.store, unpack.ramdisk)))
         yield str(mirror)
@@ -102,12 +137,21 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def listening(app: web.Application, path: Path) -> AsyncIterator[None]:
-    """Serves on a Unix socket only its owner and group may use; a dead agent's socket is replaced."""
+async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIterator[None]:
+    """Serves on a Unix socket only its owner and group may use; a dead agent's socket is replaced.
+
+    Args:
+        at: its path, or the socket itself, listening, which stays systemd's.
+    """
     # A client that goes away (Ctrl-C) cancels its pull.
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
     try:
         await runner.setup()
+        if isinstance(at, sockets.socket):
+            await web.SockSite(runner, at).start()
+            yield
+            return
+        path = at
         try:
             await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
             await asyncio.to_thread(clear, path, "agent", "agent.socket")

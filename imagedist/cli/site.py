@@ -46,7 +46,8 @@ def purge(
     proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
     proxies = proxies or _agents_proxies(socket)
     token = read_secret(token_file or (table.site_token_file if table else None))
-    done = interruptible(_purge(proxies, token, reference, reference.tag if is_tag else None))
+    ca_file = table.site_ca_file if table else None
+    done = interruptible(_purge(proxies, token, ca_file, reference, reference.tag if is_tag else None))
     if as_json:
         print(done.model_dump_json())
     else:
@@ -66,10 +67,13 @@ def _agents_proxies(socket: Path | None) -> list[str]:
     return list(AgentClient(found).status().site_proxies)
 
 
-async def _purge(proxies: list[str], token: str | None, reference: Reference, tag: str | None) -> Purged:
+async def _purge(
+    proxies: list[str], token: str | None, ca_file: Path | None, reference: Reference, tag: str | None
+) -> Purged:
+    from imagedist.oci.tls import Tls
     from imagedist.site import Site
 
-    site = Site(proxies, (), "imagedist-purge", token)
+    site = Site(proxies, (), "imagedist-purge", token, tls=Tls(ca_file) if ca_file else None)
     try:
         return await site.purge(reference.registry, reference.repository, tag)
     finally:

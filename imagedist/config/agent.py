@@ -8,7 +8,19 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 
-from imagedist.config.values import AbsolutePath, Address, CgroupName, Cpus, Duration, Listen, Rate, Table, Url
+from imagedist.config.values import (
+    AbsolutePath,
+    AccessLog,
+    Address,
+    CgroupName,
+    Cpus,
+    Duration,
+    Fallback,
+    Listen,
+    Rate,
+    Table,
+    Url,
+)
 
 
 class AgentTable(Table):
@@ -21,7 +33,18 @@ class AgentTable(Table):
     node_blobs_quota: ByteSize = ByteSize(50 << 30)
     labels: dict[str, str] = {}
     site_token_file: AbsolutePath | None = None
+    site_ca_file: AbsolutePath | None = None
+    """Authorities that the site's certificates may come from, besides the system's."""
     max_requests: int = Field(default=256, ge=1)
+    """Short answers under way at once; four times as many queue."""
+    max_downloads: int = Field(default=1024, ge=1)
+    """Blobs being sent at once; as many queue."""
+    fallback: Fallback = "upstream"
+    """Whether clients that cannot be served now are sent on to the upstream, or held here."""
+    drain: Duration = timedelta(seconds=10)
+    """How long running requests may finish after SIGTERM."""
+    access_log: AccessLog = "off"
+    """The form of the lines on standard output, one for each request."""
 
 
 class StorageTable(Table):

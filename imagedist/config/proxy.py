@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
 from imagedist.config.tagging import StaleAge, TagRule
-from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
+from imagedist.config.values import AbsolutePath, AccessLog, Duration, Fallback, Listen, Rate, Table, Url
 
 
 class Upstream(Table):
@@ -87,6 +87,32 @@ class ProxyTable(Table):
     swarm_min_size: ByteSize = ByteSize(1 << 20)
     egress: Rate = None
     max_requests: int = Field(default=512, ge=1)
+    """Short answers (manifests, tags, referrers) under way at once; four times as many queue."""
+    max_downloads: int = Field(default=2048, ge=1)
+    """Blobs being sent at once; as many queue."""
+    max_connections: int = Field(default=10_000, ge=16)
+    """Further ones wait in the kernel's queue. All three are bounds on all worker processes together."""
+    fallback: Fallback = "upstream"
+    """Whether clients that cannot be served now are sent on to the upstream, or held here."""
+    drain: Duration = timedelta(seconds=30)
+    """How long running requests may finish after SIGTERM."""
+    access_log: AccessLog = "text"
+    """The form of the lines on standard output, one for each request."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that serve the one port."""
+    tls_certificate: AbsolutePath | None = None
+    tls_key: AbsolutePath | None = None
+    """With both, HTTPS only. Read again when they change."""
+    tls_client_ca: AbsolutePath | None = None
+    """Only clients with a certificate of this authority are served."""
+
+    @model_validator(mode="after")
+    def _tls_needs_both(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: give both")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs HTTPS: give tls_certificate and tls_key as well")
+        return self
 
 
 class ProxyConfig(Table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import durationpy
 from pydantic import (
@@ -126,6 +126,8 @@ def _parse_cgroup(value: Any) -> str:
     return name
 
 
+Fallback = Literal["upstream", "never"]
+AccessLog = Literal["json", "text", "off"]
 Listen = Annotated[Address, BeforeValidator(parse_address)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Rate = Annotated[int | None, BeforeValidator(_parse_rate)]

@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from imagedist.errors import OverloadedError, SourceError, StorageError, UnauthorizedError
-
-Fallback = Literal["upstream", "never"]
 
 HOLD_SECONDS = 45.0
 _FIRST_PAUSE_SECONDS = 0.5

@@ -36,6 +36,14 @@ class TokenBucket:
     async def take(self, size_bytes: int) -> None:
         """Returns when ``size_bytes`` may be sent."""
         now = self._clock()
+        moment = self.pay(size_bytes, now)
+        if moment > now:
+            await self._sleep(moment - now)
+
+    def pay(self, size_bytes: int, now: float) -> float:
+        """Puts ``size_bytes`` on the account. Returns the moment from which on they may be sent."""
         self._paid_until = max(self._paid_until, now - self._burst_seconds) + size_bytes / self._rate
-        if self._paid_until > now:
-            await self._sleep(self._paid_until - now)
+        return self._paid_until
+
+    def close(self) -> None:
+        """Nothing to do, but for one that is shared."""

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from imagedist.config.values import Fallback
 from imagedist.distribution.admission import MAX_WAIT_SECONDS, Admission
 from imagedist.distribution.backend import ManifestAnswer, Page, RegistryBackend, Target
 from imagedist.distribution.bodies import send_bytes
 from imagedist.distribution.conditions import entity_tag, is_precondition_failed, is_range_meant, is_unchanged
-from imagedist.distribution.holding import HOLD_SECONDS, Fallback, Holding
+from imagedist.distribution.holding import HOLD_SECONDS, Holding
 from imagedist.distribution.ranges import ByteRange, Unsatisfiable, parse_range
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.rendering import refuse, render, warning_header

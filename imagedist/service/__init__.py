@@ -1,6 +1,6 @@
 """What every HTTP service of ours shares: listening, bounds on clients, health, the access log, a clean stop."""
 
-from imagedist.service.health import STOPPING, add_health_routes, is_stopping
+from imagedist.service.health import STOPPING, add_health_routes, wait_unless_stopping
 from imagedist.service.limits import Limits
 from imagedist.service.running import (
     ServiceOptions,
@@ -20,7 +20,6 @@ __all__ = [
     "ServerTls",
     "ServiceOptions",
     "add_health_routes",
-    "is_stopping",
     "raise_open_files_limit",
     "ready_for_systemd",
     "recording",
@@ -30,4 +29,5 @@ __all__ = [
     "site_error",
     "stop_signals",
     "until_signalled",
+    "wait_unless_stopping",
 ]

@@ -9,11 +9,9 @@ import queue
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
 
+from imagedist.config.values import AccessLog as Form
 from imagedist.metrics import LOG_LINES_DROPPED
-
-Form = Literal["json", "text", "off"]
 
 _FLUSH_SECONDS = 0.2
 _MAX_LINES = 20_000

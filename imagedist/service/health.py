@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import prometheus_client
 from aiohttp import web
@@ -28,7 +29,8 @@ def add_health_routes(app: web.Application, ready: Ready, notes: Notes | None = 
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        reason = "stopping" if is_stopping(request) else await ready()
+        stopping = app.get(STOPPING)
+        reason = "stopping" if stopping is not None and stopping.is_set() else await ready()
         lines = ["ok" if reason is None else reason, *(await notes() if notes else ())]
         return web.Response(status=200 if reason is None else 503, text="".join(f"{line}\n" for line in lines))
 
@@ -39,9 +41,18 @@ def add_health_routes(app: web.Application, ready: Ready, notes: Notes | None = 
     app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
 
 
-def is_stopping(request: web.Request) -> bool:
+async def wait_unless_stopping(request: web.Request, work: asyncio.Task[Any], seconds: float) -> None:
+    """Returns when the work is done, the time is over, or the process has been told to stop: a long poll would hold
+    up the stop of everything else."""
     stopping = request.config_dict.get(STOPPING)
-    return stopping is not None and stopping.is_set()
+    if stopping is None:
+        await asyncio.wait([work], timeout=seconds)
+        return
+    told = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait([work, told], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
 
 
 def _metrics() -> bytes:

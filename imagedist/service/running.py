@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import logging
 import resource
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
 from imagedist.config import Address
+from imagedist.config.values import AccessLog as Form
 from imagedist.errors import InputError
-from imagedist.service.access_log import AccessLog, Form
+from imagedist.service.access_log import AccessLog
 from imagedist.service.limits import Limits
-from imagedist.service.listener import bind
+from imagedist.service.listener import ACCEPTED_AT_ONCE, bind
 from imagedist.service.recording import Recorder
 from imagedist.service.server import DRAIN_SECONDS, serving
-from imagedist.service.signals import stop_signals
+from imagedist.service.signals import StopSignals, stop_signals
 from imagedist.service.tls import ServerTls
+from imagedist.service.workers import Link, Supervisor
 from imagedist.systemd import inherited_sockets, notify, watchdog_seconds
 
 _LOG = logging.getLogger(__name__)
@@ -46,19 +49,37 @@ class ServiceOptions:
     access_log: Form = "off"
 
 
-def run_service(create: Callable[[], web.Application], address: Address, options: ServiceOptions | None = None) -> None:
+def run_service(
+    create: Callable[[], web.Application],
+    address: Address,
+    options: ServiceOptions | None = None,
+    *,
+    workers: int = 1,
+) -> None:
     """Runs one service until SIGTERM or SIGINT; running requests may then finish. The second signal ends them.
 
     Listens on the sockets that systemd passed, if there are any, else at the address.
 
     Args:
-        create: makes the app; called inside the running event loop.
+        create: makes the app; called inside the running event loop, in each worker.
+        workers: how many processes serve.
 
     Raises:
         InputError: the address is in use. Whatever the app's start-up raises.
+        SystemExit: the workers could not start, and have said why.
     """
+    options = options or ServiceOptions()
     sockets = service_sockets() or bind(address)
-    asyncio.run(serve(create, sockets, options or ServiceOptions()))
+    if workers == 1:
+        asyncio.run(serve(create, sockets, options))
+        return
+
+    def work(link: Link) -> None:
+        asyncio.run(serve(create, sockets, options, link))
+
+    code = Supervisor(workers, work, sockets, options.drain_seconds).run()
+    if code:
+        raise SystemExit(code)
 
 
 def service_sockets() -> list[socket.socket]:
@@ -77,24 +98,54 @@ async def serve(
     create: Callable[[], web.Application],
     sockets: Sequence[socket.socket],
     options: ServiceOptions,
+    link: Link | None = None,
 ) -> None:
-    """The life of one listening process."""
+    """The life of one listening process.
+
+    Args:
+        link: to the parent that does the talking to systemd, if there is one.
+    """
     files = raise_open_files_limit()
     limits = affordable(options.limits, files)
-    with stop_signals() as signals:
+    tls = options.tls() if options.tls else None
+    with stop_signals() as signals, reloading(tls):
+        if link is not None:
+            asyncio.get_running_loop().add_reader(link.lifeline, _orphaned, link, signals)
         async with recording(options.access_log) as recorder:
             async with serving(
                 create(),
                 sockets,
                 limits=limits,
-                tls=options.tls() if options.tls else None,
+                tls=tls,
                 recorder=recorder,
                 drain_seconds=options.drain_seconds,
                 cut=signals.cut,
+                accept_at_once=1 if link else ACCEPTED_AT_ONCE,
+                each_sweep=link.alive if link else lambda: None,
             ) as bound:
-                _LOG.info("listening on %s", bound)
-                async with ready_for_systemd():
+                if link is None:
+                    _LOG.info("listening on %s", bound)
+                    async with ready_for_systemd():
+                        await signals.wait()
+                else:
+                    link.alive()
                     await signals.wait()
+
+
+def _orphaned(link: Link, signals: StopSignals) -> None:
+    asyncio.get_running_loop().remove_reader(link.lifeline)
+    signals.stop.set()
+
+
+@contextlib.contextmanager
+def reloading(tls: ServerTls | None) -> Iterator[None]:
+    """While open, SIGHUP has the certificate read again now (which happens by itself within a second)."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, tls.reload if tls is not None else lambda: None)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 @contextlib.asynccontextmanager
