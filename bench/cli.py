@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
 from bench import memory as memory_benchmark
+from bench import proxy as proxy_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
@@ -88,8 +90,12 @@ def _settings(image: str, rounds: int, store: Path, ext4: str | None, cache: Pat
         ext4_bytes=parse_size(ext4) if ext4 else None,
         image="small" if quick else image,
         rounds=min(rounds, _QUICK_ROUNDS) if quick else rounds,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=_say,
     )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _give(result: Result, file: Path | None) -> None:
@@ -204,6 +210,19 @@ def runtimes(
 ) -> None:
     """Pull as kubelet does, by CRI: containerd with imagedist's snapshotter, and with overlayfs."""
     _give(runtimes_benchmark.run(_settings(image, rounds, store, ext4, cache, quick)), json)
+
+
+@app.command()
+@explained
+def proxy(
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller blobs, fewer clients, three rounds.")] = False,
+    json: Json = None,
+) -> None:
+    """Measure the site's proxy: warm beside nginx and docker-registry, cold beside its upstream; its memory."""
+    scale = proxy_benchmark.QUICK if quick else proxy_benchmark.FULL
+    scale = replace(scale, rounds=min(rounds, scale.rounds) if quick else rounds)
+    _give(proxy_benchmark.run(scale, _say), json)
 
 
 @app.command()

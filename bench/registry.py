@@ -72,7 +72,7 @@ class LayoutRegistry:
         self.account: Account = ProcessAccount()
 
     def add(self, built: BuiltImage, name: str) -> str:
-        address = f"{_HOST}:{_free_port()}"
+        address = f"{_HOST}:{free_port()}"
         options = ["--layout", str(built.layout), "--listen", address, "--name", name]
         command = [sys.executable, "-m", "imagedist.demo.registry", *options]
         log = self._directory / f"registry-{address.rpartition(':')[2]}.log"
@@ -94,7 +94,7 @@ def registry(directory: Path) -> Iterator[Registry]:
         with ExitStack() as stack:
             yield LayoutRegistry(directory, stack)
         return
-    address = f"{_HOST}:{_free_port()}"
+    address = f"{_HOST}:{free_port()}"
     config = directory / "config.yml"
     config.write_text(_CONFIG.format(root=directory / "storage", address=address))
     with cgroup_account() as cgroup:
@@ -116,7 +116,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server((_HOST, 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
