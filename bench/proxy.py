@@ -24,14 +24,14 @@ class Scale:
 
     rounds: int
     blob_bytes: int
-    manifest_seconds: float
+    manifest_seconds: int
     crowd: int
     crowd_bytes: int
     downloads: int
 
 
-FULL = Scale(5, 100 * MEGABYTE, 3.0, 500, 200 * MEGABYTE, 1000)
-QUICK = Scale(3, 100 * MEGABYTE, 1.0, 100, 20 * MEGABYTE, 200)
+FULL = Scale(5, 100 * MEGABYTE, 3, 500, 200 * MEGABYTE, 1000)
+QUICK = Scale(3, 100 * MEGABYTE, 1, 100, 20 * MEGABYTE, 200)
 
 
 def run(scale: Scale, say: Say) -> Result:

@@ -50,7 +50,7 @@ class Measured:
     verdicts: tuple[Verdict, ...]
 
 
-def measure(directory: Path, cores: Cores, rounds: int, size_bytes: int, seconds: float, say: Say) -> list[Measured]:
+def measure(directory: Path, cores: Cores, rounds: int, size_bytes: int, seconds: int, say: Say) -> list[Measured]:
     """Blobs to 1, 16 and 64 clients, then manifests.
 
     Args:
@@ -94,11 +94,11 @@ def _blobs(
             runs[name].append(_run(number, server, partial(_download, url, clients, requests_each, cores, size_bytes)))
     what = f"{size_bytes / 1e6:.0f} MB cached, {clients} client{'s' if clients > 1 else ''}"
     rows = tuple(Contestant(name=f"{what}: {name}", runs=tuple(one)) for name, one in runs.items())
-    return Measured(rows, _ratio(f"{what}: bytes/s ÷ nginx", rows, "at least 0.9"))
+    return Measured(rows, ratio(f"{what}: bytes/s ÷ nginx", rows, "at least 0.9"))
 
 
 def _manifests(
-    upstream: Server, ours: Server, manifest: Digest, cores: Cores, rounds: int, seconds: float, say: Say
+    upstream: Server, ours: Server, manifest: Digest, cores: Cores, rounds: int, seconds: int, say: Say
 ) -> Measured:
     reason = missing("wrk")
     if reason is not None:
@@ -118,7 +118,7 @@ def _manifests(
                 runs[name].append(_run(number, server, partial(_requests, url, seconds, cores), seconds))
         what = f"{_MANIFESTS} manifests by {kind}"
         rows = tuple(Contestant(name=f"{what}: {name}", runs=tuple(one)) for name, one in runs.items())
-        verdicts = _ratio(f"{what}: requests/s ÷ docker-registry", rows, "at least 1.0")
+        verdicts = ratio(f"{what}: requests/s ÷ docker-registry", rows, "at least 1.0")
         measured.append(Measured(rows, verdicts))
     return Measured(
         tuple(row for one in measured for row in one.rows), tuple(said for one in measured for said in one.verdicts)
@@ -152,8 +152,8 @@ def _download(
     return told["seconds"], {"bytes_per_second": told["body_bytes"] / told["seconds"]}
 
 
-def _requests(url: str, seconds: float, cores: Cores) -> tuple[float, dict[str, float]]:
-    flags = ["-t1", f"-c{_CONNECTIONS_FOR_MANIFESTS}", f"-d{seconds:g}s", "-H", f"Accept: {OCI_MANIFEST}"]
+def _requests(url: str, seconds: int, cores: Cores) -> tuple[float, dict[str, float]]:
+    flags = ["-t1", f"-c{_CONNECTIONS_FOR_MANIFESTS}", f"-d{seconds}s", "-H", f"Accept: {OCI_MANIFEST}"]
     said = run(pinned(["wrk", *flags, url], cores.load))
     rate = _RATE.search(said)
     if rate is None or "Non-2xx" in said or float(rate[1]) <= 0:
@@ -168,7 +168,7 @@ def load(url: str, clients: int, requests_each: int, cpus: Sequence[int] | None)
     return told
 
 
-def _ratio(what: str, rows: Sequence[Contestant], aim: str) -> tuple[Verdict, ...]:
+def ratio(what: str, rows: Sequence[Contestant], aim: str) -> tuple[Verdict, ...]:
     """The peer's seconds by ours, pair by pair; the peer's row comes first."""
     theirs, ours = ({run.round: run.seconds for run in row.runs} for row in rows)
     middle = median(pair_ratios(ours, theirs))

@@ -19,7 +19,7 @@ from imagedist.errors import (
 )
 from imagedist.oci import client as module
 from imagedist.oci.auth import Credentials
-from imagedist.oci.bulk import CHUNK_BYTES
+from imagedist.oci.bulk import CHUNK_BYTES, FIRST_CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.http import Http
@@ -111,12 +111,13 @@ async def test_huge_manifest_is_not_read_to_its_end(registry: FaultyRegistry, cl
         await client.manifest("team/app", "1")
 
 
-async def test_blob_arrives_in_large_chunks(registry: FaultyRegistry, client: RegistryClient) -> None:
+async def test_blob_arrives_at_once_and_then_in_large_chunks(registry: FaultyRegistry, client: RegistryClient) -> None:
     digest = registry.add_blob(CONTENT)
     async with client.blob("team/app", digest) as stream:
         chunks = [chunk async for chunk in stream]
     assert b"".join(chunks) == CONTENT
-    assert [len(chunk) for chunk in chunks] == [CHUNK_BYTES] * 3 + [123]
+    first = [FIRST_CHUNK_BYTES, 2 * FIRST_CHUNK_BYTES, 4 * FIRST_CHUNK_BYTES]
+    assert [len(chunk) for chunk in chunks] == [*first, CHUNK_BYTES, CHUNK_BYTES, FIRST_CHUNK_BYTES + 123]
     assert await client.blob_size("team/app", digest) == len(CONTENT)
 
 
