@@ -12,6 +12,7 @@ from imagedist.config import ProxyConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.shared_rate import SharedTokenBucket
 from imagedist.distribution.surface import add_registry_routes
+from imagedist.distribution.tracing import trace_hops
 from imagedist.service import Limits, ServerTls, ServiceOptions, add_health_routes, render_site_errors, run_service
 from imagedist.share import Share
 from imagedist.site_guard import require_site_token
@@ -89,6 +90,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)
+    trace_hops(app, "proxy")
     app.add_subapp("/site/v1", site)
     add_health_routes(app, ready)
     add_registry_routes(

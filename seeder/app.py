@@ -13,12 +13,14 @@ import typer
 from aiohttp import web
 
 from imagedist.config import SeederConfig, load, read_secret
+from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError
 from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder.nodes import Nodes, add_node_routes
+from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
 from seeder.tracker import Tracker, add_tracker_routes
@@ -49,8 +51,12 @@ def create_app(config: SeederConfig) -> web.Application:
         yield
         await opened.close()
 
+    peers_come_to = settings.bittorrent
+
     async def seeds(app: web.Application) -> AsyncIterator[None]:
         session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
+        nonlocal peers_come_to
+        peers_come_to = session.address
         tracker.seeder_listens_at(session.address)
         app[SEEDS_KEY] = seeds = Seeds(session, settings.site_blobs)
         # In the background: the tracker serves at once, and readyz says when everything is seeded.
@@ -65,6 +71,8 @@ def create_app(config: SeederConfig) -> web.Application:
         return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
 
     app.cleanup_ctx.extend([journal, seeds])
+    trace_hops(app, "seeder")
+    add_reach_routes(app, lambda: peers_come_to.port)
     add_tracker_routes(app, tracker)
     add_seed_routes(app)
     add_node_routes(app, Nodes())

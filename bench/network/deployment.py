@@ -5,6 +5,7 @@ Every node has a loopback interface of its own, so agents listen where users' ag
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ _PROXY = """\
 listen = "{address}:{port}"
 site_blobs = "{directory}/site"
 site_seeders = ["http://{address}:{seeder_port}"]
+site_token_file = "{token_file}"
 {settings}
 [upstreams.registry]
 url = "http://{registry}"
@@ -46,6 +48,7 @@ bittorrent = "{address}:6881"
 site_blobs = "{directory}/site"
 site_proxies = ["http://{address}:{proxy_port}"]
 database = "sqlite:///{directory}/seeder.db"
+site_token_file = "{token_file}"
 {settings}
 """
 _AGENT = """\
@@ -56,6 +59,8 @@ socket = "{directory}/agent.sock"
 site_proxies = ["http://{site}:{proxy_port}"]
 site_seeders = ["http://{site}:{seeder_port}"]
 node_blobs = "{directory}/blobs"
+node_blobs_quota = "2GiB"
+site_token_file = "{token_file}"
 {settings}
 [storage]
 root = "{directory}/storage"
@@ -88,6 +93,16 @@ class Registry:
         flags = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
         self.node.run(["skopeo", *flags, source, target])
         return f"{self.address}/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site's proxy and seeder that run on one node."""
+
+    node: Node
+    proxy_process: int
+    seeder_process: int
+    token_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +139,8 @@ def registry(node: Node, directory: Path) -> Iterator[Registry]:
 
 
 @contextmanager
-def site(
-    node: Node, directory: Path, upstream: Registry, proxy: str = "", seeder: str = ""
-) -> Iterator[tuple[int, int]]:
-    """A site's proxy and seeder on one node; their process ids.
+def site(node: Node, directory: Path, upstream: Registry, proxy: str = "", seeder: str = "") -> Iterator[Site]:
+    """A site's proxy and seeder on one node.
 
     Args:
         proxy, seeder: more lines of their configurations' first tables.
@@ -135,7 +148,9 @@ def site(
     Raises:
         ImagedistError: one did not start.
     """
-    values = {"address": node.address, "directory": directory, "name": node.name, "registry": upstream.address}
+    token_file = _written(directory / "site.token", "{secret}\n", secret=secrets.token_hex())
+    places = {"directory": directory, "token_file": token_file}
+    values = {"address": node.address, "name": node.name, "registry": upstream.address, **places}
     ports = {"proxy_port": _PROXY_PORT, "seeder_port": _SEEDER_PORT}
     first = _written(directory / "proxy.toml", _PROXY, **values, **ports, port=_PROXY_PORT, settings=proxy)
     second = _written(directory / "seeder.toml", _SEEDER, **values, **ports, port=_SEEDER_PORT, settings=seeder)
@@ -144,21 +159,21 @@ def site(
         node.daemon(_python("registry_proxy", first), directory / "proxy.log", urls[0]) as proxy_process,
         node.daemon(_python("seeder", second), directory / "seeder.log", urls[1]) as seeder_process,
     ):
-        yield proxy_process, seeder_process
+        yield Site(node, proxy_process, seeder_process, token_file)
 
 
 @contextmanager
-def agent(node: Node, directory: Path, site: Node, settings: str = "") -> Iterator[Agent]:
+def agent(node: Node, directory: Path, site: Site, settings: str = "") -> Iterator[Agent]:
     """An agent on a node, its store and cache in ``directory``.
 
     Args:
-        site: the node of the site's proxy and seeder.
         settings: more lines of its configuration's first table.
 
     Raises:
         ImagedistError: it did not start.
     """
-    values = {"address": node.address, "directory": directory, "site": site.address, "settings": settings}
+    places = {"directory": directory, "token_file": site.token_file}
+    values = {"address": node.address, "site": site.node.address, "settings": settings, **places}
     ports = {"proxy_port": _PROXY_PORT, "seeder_port": _SEEDER_PORT}
     config = _written(directory / "agent.toml", _AGENT, **values, **ports)
     command = _python("imagedist", config, "agent")

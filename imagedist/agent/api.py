@@ -72,6 +72,9 @@ class SocketApi:
             site_proxies=self._config.agent.site_proxies,
             site_seeders=self._config.agent.site_seeders,
             received_bytes=dict(self._blobs.received_bytes),
+            bittorrent=str(self._config.agent.bittorrent),
+            node_blobs=str(self._config.agent.node_blobs),
+            ramdisk=str(self._config.unpack.ramdisk),
         )
         return web.json_response(body=_STATUS.dump_json(status))
 

@@ -23,6 +23,7 @@ from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
+from imagedist.distribution.tracing import trace_hops
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
 from imagedist.errors import ImagedistError, storage_error
 from imagedist.fetch.node import NodeBlobs
@@ -96,6 +97,7 @@ async def started(
 
         app = web.Application()
         backend = Mirror(site, blobs)
+        trace_hops(app, "agent")
         add_registry_routes(
             app,
             backend,
@@ -117,6 +119,8 @@ async def started(
 
         puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
+        in_use = table.model_copy(update={"bittorrent": session.address})  # port 0 has become a port
+        config = config.model_copy(update={"agent": in_use})
         api = SocketApi(config, str(mirror), site, blobs, session, puller)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))

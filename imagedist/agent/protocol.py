@@ -41,6 +41,10 @@ class AgentStatus:
     used_by: tuple[str, ...] = ()
     """Stores whose containers may use layers of ``storage_root``."""
     received_bytes: dict[str, int] = field(default_factory=dict)
+    bittorrent: str = ""
+    """``host:port`` at which peers are let in."""
+    node_blobs: str = ""
+    ramdisk: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,11 @@ app = typer.Typer(
 
 Root = Annotated[Path | None, typer.Option("--root", help="The image store. Default: the agent's or the user's own.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines instead of text.")]
-Socket = Annotated[Path | None, typer.Option("--socket", help="The agent's socket.", envvar="IMAGEDIST_SOCKET")]
+Socket = Annotated[
+    Path | None,
+    # Whoever talks to it says better than an option could why it does not work.
+    typer.Option("--socket", help="The agent's socket.", envvar="IMAGEDIST_SOCKET", readable=False),
+]
 
 
 def explained(command: Callable[P, R]) -> Callable[P, R]:

@@ -78,20 +78,23 @@ def swarm(socket: Socket = None, as_json: Json = False) -> None:
 @app.command()
 @explained
 def doctor(
-    config: Annotated[Path | None, typer.Option("--config", help="agent.toml to check as well")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Default: /etc/imagedist/agent.toml, if there.")
+    ] = None,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, its agent, and the site behind it; say what to do about each finding."""
+    """Check this node as its runtimes meet it: the machine, its agent, the site. Says what to do about each finding."""
     from imagedist.doctor import examine
+    from imagedist.doctor.text import text
 
     findings = interruptible(examine(config, socket))
+    problems = sum(finding.severity == "bad" for finding in findings)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
+        print(json.dumps({"format": 1, "problems": problems, "findings": [asdict(finding) for finding in findings]}))
     else:
-        for finding in findings:
-            print(f"{finding.verdict:<5} {finding.what}{': ' if finding.detail else ''}{finding.detail}")
-    if any(finding.verdict == "bad" for finding in findings):
+        print(text(findings))
+    if problems:
         raise typer.Exit(1)
 
 

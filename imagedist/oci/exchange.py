@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
+from imagedist import hops
 from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.authorizer import Authorizing
 from imagedist.oci.retries import TransientError, retry_after_seconds
@@ -77,6 +78,7 @@ class Exchange:
             NotFoundError: 404. UnauthorizedError: 401 or 403 and nothing better to offer.
             TransientError: the registry may answer later. SourceError: anything else.
         """
+        hops.heard(headers)
         if status in self._answers:
             return False
         if status in _REDIRECTS:

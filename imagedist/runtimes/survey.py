@@ -72,10 +72,11 @@ def survey(settings: Settings | None = None, names: Sequence[str] = ()) -> list[
     Raises:
         InputError: a name that is none, or of a runtime that is not here.
     """
-    return [_report(runtime, names) for runtime in found(settings or Settings(), names)]
+    return [report(runtime, names) for runtime in found(settings or Settings(), names)]
 
 
-def _report(runtime: Found, names: Sequence[str]) -> RuntimeReport:
+def report(runtime: Found, names: Sequence[str] = ()) -> RuntimeReport:
+    """What one runtime gets, and what its files lack."""
     changes: dict[str, str] = {}
     problem = None
     try:

@@ -47,9 +47,9 @@ def running() -> Iterator[Running]:
             image = build(directory / "image", name="team/app:1", size_bytes=_IMAGE_BYTES)
             reference = registry.add(image, "team/app:1")
             host = bj.node("site", _SITE_LINK)
-            stack.enter_context(deployment.site(host, directory / "site", registry))
+            site = stack.enter_context(deployment.site(host, directory / "site", registry))
             nodes = [bj.node(f"n{number}", _NODE_LINK) for number in range(_NODES)]
-            agents = [stack.enter_context(deployment.agent(node, directory / node.name, host)) for node in nodes]
+            agents = [stack.enter_context(deployment.agent(node, directory / node.name, site)) for node in nodes]
             yield Running(uplink, registry, agents, image, reference)
     finally:
         shutil.rmtree(directory)

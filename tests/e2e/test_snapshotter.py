@@ -127,7 +127,7 @@ def test_a_containers_start_survives_the_snapshotter_being_killed(
         assert (again.returncode, again.stdout.strip()) == (0, GREETING), again.stderr
         cri.end(f"at{number}")
     cri.collect()
-    assert "bad   snap" not in first.try_imagedist("doctor", "--config", str(first.config)).stdout
+    assert "bad     snapshot" not in first.try_imagedist("doctor", "--config", str(first.config)).stdout
 
 
 def test_podman_runs_the_very_layers_that_kubelet_pulled(
@@ -199,7 +199,7 @@ def test_a_pull_survives_the_snapshotter_being_killed(
             assert (done.returncode, done.stdout.strip()) == (0, GREETING), done.stderr
             service.remove(BASE)
         cri.collect()
-    assert "bad   snap" not in first.try_imagedist("doctor", "--config", str(first.config)).stdout
+    assert "bad     snapshot" not in first.try_imagedist("doctor", "--config", str(first.config)).stdout
 
 
 @pytest.mark.prove

@@ -1,0 +1,160 @@
+"""Where the node writes: room, inodes, a writable file system, quotas that fit, a ramdisk that is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from imagedist.config import AgentConfig
+from imagedist.doctor.asking import in_thread
+from imagedist.doctor.finding import Finding, Severity
+from imagedist.doctor.subject import Subject
+from imagedist.engine import is_tmpfs
+from imagedist.memory import available_bytes
+from imagedist.privileges import is_machine_root
+
+LITTLE_BYTES = 5 << 30
+HARDLY_ANY_BYTES = 256 << 20
+_FEW_INODES = 100_000
+"""A large image has 50,000 files."""
+_HARDLY_ANY_INODES = 1_000
+
+Statvfs = Callable[[Path], os.statvfs_result]
+
+
+async def check(subject: Subject) -> list[Finding]:
+    return await in_thread(_all, subject)
+
+
+def _all(subject: Subject) -> list[Finding]:
+    findings = [finding for name, path in subject.paths.items() for finding in room(name, path)]
+    findings += quotas(subject.config) if subject.config else []
+    return [*findings, *ramdisk(subject.ramdisk, subject.config, is_agents=subject.agent is not None)]
+
+
+def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
+    """Whether a directory can be written, and how much fits into its file system."""
+    existing = _existing(path)
+    try:
+        sizes = statvfs(existing)
+    except OSError as error:
+        return [Finding("unknown", "disk-unknown", f"{name} {path}: {error.strerror}", "its disk cannot be asked")]
+    if sizes.f_flag & os.ST_RDONLY:
+        why = "nothing can be pulled into it"
+        return [
+            Finding(
+                "bad",
+                "disk-read-only",
+                f"{name} {path} is on a file system that is mounted read-only",
+                why,
+                f"mount -o remount,rw {_mount_point(existing)}; dmesg says why the kernel made it so",
+            )
+        ]
+    if not os.access(existing, os.W_OK):
+        if os.geteuid() != 0:
+            why = "whether it can be written is not ours to say"
+            return [
+                Finding(
+                    "unknown",
+                    "disk-unwritable",
+                    f"{name} {path}: {existing} is not writable for you",
+                    why,
+                    "sudo imagedist doctor",
+                )
+            ]
+        return [
+            Finding("bad", "disk-unwritable", f"{name} {path}: {existing} is not writable", "nothing can be pulled")
+        ]
+    return [_bytes(name, path, sizes), *_inodes(name, path, sizes)]
+
+
+def _bytes(name: str, path: Path, sizes: os.statvfs_result) -> Finding:
+    free_bytes = sizes.f_bavail * sizes.f_frsize
+    what = f"{name} {path}: {_size(free_bytes)} free of {_size(sizes.f_blocks * sizes.f_frsize)}"
+    if free_bytes >= LITTLE_BYTES:
+        return Finding("ok", "disk-space", what)
+    why = "a pull of a large image ends in 'no space left on device'"
+    return Finding(
+        "bad" if free_bytes < HARDLY_ANY_BYTES else "warn",
+        "disk-space",
+        what,
+        why,
+        "imagedist gc --quota 20GiB, or move it to a larger disk",
+    )
+
+
+def _inodes(name: str, path: Path, sizes: os.statvfs_result) -> list[Finding]:
+    """Some file systems (btrfs) count none: then there is nothing to say."""
+    if not sizes.f_files or sizes.f_favail >= _FEW_INODES:
+        return []
+    severity: Severity = "bad" if sizes.f_favail < _HARDLY_ANY_INODES else "warn"
+    what = f"{name} {path}: {sizes.f_favail} inodes free of {sizes.f_files}"
+    why = "a large image has 50,000 files: the disk is full with room left"
+    return [
+        Finding(severity, "disk-inodes", what, why, "imagedist gc --quota 20GiB, or make it anew: mkfs.ext4 -i 4096")
+    ]
+
+
+def quotas(config: AgentConfig) -> list[Finding]:
+    """A quota above its disk's size is none."""
+    findings = []
+    limits = (
+        ("agent.node_blobs_quota", config.agent.node_blobs, int(config.agent.node_blobs_quota)),
+        ("storage.quota", config.storage.root, int(config.storage.quota or 0)),
+    )
+    for key, path, quota_bytes in limits:
+        try:
+            sizes = os.statvfs(_existing(path))
+        except OSError:
+            continue  # ``room`` says so
+        total_bytes = sizes.f_blocks * sizes.f_frsize
+        if quota_bytes > total_bytes:
+            what = f"{key} is {_size(quota_bytes)}, and the disk of {path} holds {_size(total_bytes)}"
+            why = "the disk is full before the quota makes room"
+            fix = f'{key.partition(".")[2]} = "{max(total_bytes // 2 >> 30, 1)}GiB" in agent.toml'
+            findings.append(Finding("warn", "quota-too-large", what, why, fix))
+    return findings
+
+
+def ramdisk(path: Path, config: AgentConfig | None, *, is_agents: bool) -> list[Finding]:
+    """Whether staged tars wait in memory, and whether there is enough of it."""
+    budget_bytes = int(config.unpack.ramdisk_budget) if config else 0
+    if not is_agents and is_machine_root() and config is not None and not os.path.ismount(path):
+        findings = [Finding("ok", "ramdisk", f"ramdisk {path}: the agent mounts it when it starts")]
+    else:
+        try:
+            findings = [_mounted(path)]
+        except OSError as error:
+            return [Finding("unknown", "ramdisk", f"ramdisk {path}: {error.strerror}", "it cannot be asked")]
+    if budget_bytes > (available := available_bytes()):
+        what = f"ramdisk_budget is {_size(budget_bytes)}, and {_size(available)} of memory are available"
+        why = "the agent takes no more than half of what there is; layers that do not fit are staged on disk"
+        findings.append(Finding("warn", "ramdisk-budget", what, why, 'a smaller ramdisk_budget in agent.toml ("1GiB")'))
+    return findings
+
+
+def _mounted(path: Path) -> Finding:
+    sizes = os.statvfs(_existing(path))
+    free_bytes = sizes.f_bavail * sizes.f_frsize
+    if not is_tmpfs(path):
+        why = "layers are staged on a disk, which makes unpacking slower"
+        fix = f"mkdir -p {path} && mount -t tmpfs -o size=4g,mode=700 tmpfs {path}"
+        return Finding("warn", "ramdisk", f"ramdisk {path} is not on a tmpfs, so it is none", why, fix)
+    if free_bytes < 1 << 30 and not os.path.ismount(path):
+        why = "layers that do not fit are staged on disk"
+        fix = f"mount -o remount,size=4g {_mount_point(_existing(path))}"
+        return Finding("warn", "ramdisk", f"ramdisk {path}: only {_size(free_bytes)} free", why, fix)
+    return Finding("ok", "ramdisk", f"ramdisk {path}: {_size(free_bytes)} free")
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+
+
+def _mount_point(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
+
+
+def _size(count: int) -> str:
+    return f"{count >> 30} GiB" if count >= 10 << 30 else f"{count >> 20} MiB"

@@ -1,0 +1,137 @@
+"""What is examined: the node as its configuration says, or as its agent does, or as everything is by default."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as sockets
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagedist.agent.client import DEFAULT_SOCKET, AgentClient, find_socket
+from imagedist.agent.protocol import AgentStatus
+from imagedist.config import Address, AgentConfig, parse_address, read_secret
+from imagedist.doctor.asking import in_thread
+from imagedist.doctor.finding import Finding
+from imagedist.engine import default_ramdisk, default_root
+from imagedist.errors import ConfigError, ImagedistError, InputError
+
+START = "systemctl start imagedist-agent"
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The node.
+
+    Attributes:
+        config: None: nobody gave one, and there is none at the usual place.
+        agent: what the running agent says; None: none runs, or it does not talk to us.
+        agent_process: its id.
+        paths: what it is for → where the node writes.
+    """
+
+    config: AgentConfig | None
+    agent: AgentStatus | None
+    agent_process: int | None
+    proxies: tuple[str, ...]
+    seeders: tuple[str, ...]
+    mirror: Address
+    bittorrent: Address
+    token: str | None
+    root: Path
+    ramdisk: Path
+    paths: dict[str, Path]
+
+
+async def learn(config: AgentConfig | None, socket: Path | None) -> tuple[Subject, list[Finding]]:
+    """Finds the agent and asks it. What it says of itself counts more than what a file says."""
+    findings: list[Finding] = []
+    named = socket or (config.agent.socket if config else None)
+    status = process = None
+    try:
+        found = find_socket(named)
+    except InputError as error:
+        found = None
+        findings.append(_silent(str(error)))
+    else:
+        if found is None:
+            findings.append(
+                Finding(
+                    "warn",
+                    "agent-none",
+                    f"no agent runs on this node (nobody listens at {DEFAULT_SOCKET})",
+                    "`imagedist pull` works without one; the runtimes have no mirror, and nothing comes by the swarm",
+                    START,
+                )
+            )
+    if found is not None:
+        process = _owner(found)
+        status, finding = await _ask(found)
+        findings.append(finding)
+    token = None
+    try:
+        token = read_secret(config.agent.site_token_file) if config else None
+    except ConfigError as error:
+        findings.append(_token_unread(error, config))
+    return _subject(config, status, process, token), findings
+
+
+async def _ask(found: Path) -> tuple[AgentStatus | None, Finding]:
+    try:
+        status = await in_thread(AgentClient(found).status)
+    except ImagedistError as error:
+        if not os.access(found, os.R_OK | os.W_OK):
+            why = "only root and the socket's group may talk to the agent"
+            return None, Finding("unknown", "agent-unasked", f"the agent at {found}", why, "sudo imagedist doctor")
+        return None, _silent(str(error))
+    return status, Finding("ok", "agent", f"agent {status.version}, images in {status.storage_root}")
+
+
+def _silent(message: str) -> Finding:
+    why = "no runtime of this node gets anything from the site"
+    return Finding("bad", "agent-silent", message, why, f"{START}; journalctl -u imagedist-agent says why it ended")
+
+
+def _token_unread(error: ConfigError, config: AgentConfig | None) -> Finding:
+    path = config.agent.site_token_file if config else None
+    if path is not None and path.exists() and not os.access(path, os.R_OK):
+        return Finding("unknown", "token-unread", f"the site token in {path}", str(error), "sudo imagedist doctor")
+    why = "the agent does not start without it"
+    return Finding("bad", "token-missing", str(error), why, f"copy the site's token file to {path}")
+
+
+def _owner(socket: Path) -> int | None:
+    """The process that listens (unix(7), SO_PEERCRED)."""
+    with contextlib.suppress(OSError), sockets.socket(sockets.AF_UNIX) as asking:
+        asking.settimeout(1)
+        asking.connect(str(socket))
+        process, _, _ = _CREDENTIALS.unpack(
+            asking.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return int(process)
+    return None
+
+
+def _subject(config: AgentConfig | None, status: AgentStatus | None, process: int | None, token: str | None) -> Subject:
+    root = Path(status.storage_root) if status else config.storage.root if config else default_root()
+    blobs = Path(status.node_blobs) if status and status.node_blobs else config.agent.node_blobs if config else None
+    ramdisk = (
+        Path(status.ramdisk) if status and status.ramdisk else config.unpack.ramdisk if config else default_ramdisk()
+    )
+    defaults = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:5001"]}}).agent
+    table = config.agent if config else defaults
+    return Subject(
+        config=config,
+        agent=status,
+        agent_process=process,
+        proxies=status.site_proxies if status else config.agent.site_proxies if config else (),
+        seeders=status.site_seeders if status else config.agent.site_seeders if config else (),
+        mirror=parse_address(status.mirror) if status else table.listen,
+        bittorrent=parse_address(status.bittorrent) if status and status.bittorrent else table.bittorrent,
+        token=token,
+        root=root,
+        ramdisk=ramdisk,
+        paths={"image store": root, **({"blob cache": blobs} if blobs else {})},
+    )

@@ -1,0 +1,92 @@
+"""The swarm's ports and directions: peers come in here, the site's seeder and tracker are reached from here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import urlsplit
+
+from imagedist.config import Address
+from imagedist.doctor.asking import ask, connects
+from imagedist.doctor.finding import Finding
+from imagedist.doctor.subject import START, Subject
+from imagedist.errors import ImagedistError
+
+_REACH_SECONDS = 6.0
+"""The site itself tries for three."""
+
+
+async def check(subject: Subject) -> list[Finding]:
+    if subject.agent is None and subject.config is None:
+        return []
+    asked = [_listening(subject)]
+    asked += [tracker(url) for url in subject.seeders]
+    if subject.agent is not None:  # who does not listen is not reached either
+        asked += [reach(url, subject.bittorrent) for url in subject.seeders]
+    return [finding for found in await asyncio.gather(*asked) for finding in found]
+
+
+async def _listening(subject: Subject) -> list[Finding]:
+    return await listening(subject.bittorrent, is_running=subject.agent is not None)
+
+
+async def listening(own: Address, *, is_running: bool) -> list[Finding]:
+    """Whether the agent lets peers in at its own port, seen from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(own.host, own.host)
+    obstacle = await connects(host, own.port)
+    if obstacle is None:
+        return [Finding("ok", "peer-port", f"peers are let in at {own}")]
+    if not is_running:
+        return []  # that no agent runs is said elsewhere
+    why = "this node gets pieces but gives none to its neighbours"
+    return [Finding("bad", "peer-port-closed", f"nobody listens at {own} ({obstacle})", why, f"{START} (restart)")]
+
+
+async def tracker(seeder: str) -> list[Finding]:
+    """A scrape of an infohash that nobody has changes nothing at the tracker."""
+    try:
+        heard = await ask(f"{seeder}/scrape?info_hash={'%00' * 20}")
+    except ImagedistError:
+        return []  # that the seeder is not reached is said elsewhere
+    if heard.status == 200 and heard.body.startswith(b"d"):
+        return [Finding("ok", "tracker", f"tracker {seeder}/announce answers")]
+    why = "this node finds no peers: everything comes from the site's proxy"
+    return [
+        Finding(
+            "bad",
+            "tracker",
+            f"tracker {seeder}: HTTP {heard.status} {heard.said}",
+            why,
+            "on its host: journalctl -u imagedist-seeder",
+        )
+    ]
+
+
+async def reach(seeder: str, own: Address) -> list[Finding]:
+    """Both directions: the site tries this node's port, and this node the seeder's."""
+    try:
+        heard = await ask(f"{seeder}/site/v1/reach?port={own.port}", seconds=_REACH_SECONDS)
+    except ImagedistError:
+        return []
+    try:
+        answer = json.loads(heard.body)
+        obstacle, address, port = answer["obstacle"], str(answer["address"]), int(answer["peer_port"])
+    except (ValueError, KeyError, TypeError):
+        why = "a seeder of an earlier version, or a full one"
+        return [Finding("unknown", "peer-port-blocked", f"{seeder} does not try this node's port", why)]
+    findings = [Finding("ok", "peer-port-open", f"the site reaches this node's peer port at {address}:{own.port}")]
+    if obstacle is not None:
+        why = "peers cannot connect: this node gets pieces but gives fewer, and two such nodes exchange none"
+        fix = (
+            f"let TCP port {own.port} in from the site's nodes (iptables -I INPUT -p tcp --dport {own.port} -j ACCEPT)"
+        )
+        what = f"the site cannot connect to this node's peer port {address}:{own.port}: {obstacle}"
+        findings = [Finding("bad", "peer-port-blocked", what, why, fix)]
+    host = urlsplit(seeder).hostname or ""
+    obstacle = await connects(host, port)
+    if obstacle is None:
+        return [*findings, Finding("ok", "seeder-peer-port", f"the seeder's peer port {host}:{port} is reached")]
+    why = "the seeder gives this node no pieces: what no neighbour has comes from the proxy"
+    fix = f"let this node out to {host} TCP port {port}, and in there"
+    what = f"the seeder's peer port {host}:{port}: {obstacle}"
+    return [*findings, Finding("bad", "seeder-peer-port", what, why, fix)]
