@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from imagedist.config import Address
+from imagedist.doctor import asking
 from imagedist.doctor.asking import in_thread
 from imagedist.doctor.finding import Finding
 from imagedist.doctor.subject import Subject
+from imagedist.errors import ImagedistError
 from imagedist.runtimes import RuntimeReport, Settings
 from imagedist.runtimes.asking import ask
 from imagedist.runtimes.report import Found
@@ -20,8 +25,26 @@ _DAEMONS = {"containerd": "containerd", "crio": "crio", "k3s": "k3s-server", "rk
 """Runtimes that read their own file at their start only → the name of their process."""
 
 
+_CLIENTS = {"docker": "docker", "podman": "podman", "crio": "cri-o"}
+"""How the agent's metrics call them; the others ask as containerd."""
+
+_ASKED = re.compile(r'^imagedist_requests_total\{client="([^"]+)",.*\} (\S+)$', re.MULTILINE)
+
+
 async def check(subject: Subject) -> list[Finding]:
-    return await in_thread(_all, settings_of(subject))
+    return await in_thread(_all, settings_of(subject), await askers(subject.mirror) if subject.agent else None)
+
+
+async def askers(mirror: Address) -> Counter[str] | None:
+    """Kind of client → its requests since the agent's start. None: it does not say."""
+    try:
+        heard = await asking.ask(f"http://{mirror}/metrics")
+    except ImagedistError:
+        return None
+    counts: Counter[str] = Counter()
+    for client, count in _ASKED.findall(heard.body.decode(errors="replace")):
+        counts[client] += round(float(count))
+    return counts
 
 
 def settings_of(subject: Subject) -> Settings:
@@ -33,16 +56,21 @@ def settings_of(subject: Subject) -> Settings:
     )
 
 
-def _all(settings: Settings) -> list[Finding]:
-    return [finding for runtime in found(settings) for finding in examine(runtime, report(runtime), settings)]
+def _all(settings: Settings, asked: Mapping[str, int] | None) -> list[Finding]:
+    return [finding for one in found(settings) for finding in examine(one, report(one), settings, asked)]
 
 
 def examine(
-    runtime: Found, said: RuntimeReport, settings: Settings, started: Callable[[str], float | None] | None = None
+    runtime: Found,
+    said: RuntimeReport,
+    settings: Settings,
+    asked: Mapping[str, int] | None,
+    started: Callable[[str], float | None] | None = None,
 ) -> list[Finding]:
     """One runtime of this machine.
 
     Args:
+        asked: what ``askers`` says.
         started: a process's name → when the eldest of that name started, seconds since the epoch.
     """
     if said.problem is not None:
@@ -53,9 +81,14 @@ def examine(
         what = f"{said.name} is not pointed at the mirror {settings.mirror}: {files} would have to say so"
         return [Finding("warn", "runtime-unconfigured", what, _WHY, f"imagedist runtimes --apply {said.key}")]
     unheeded = docker_heeds(settings, ask) if said.key == "docker" else _unread(runtime, said, started or started_at)
-    return unheeded or [
-        Finding("ok", "runtime", f"{said.name} {said.version} is pointed at the mirror {settings.mirror}")
-    ]
+    if unheeded:
+        return unheeded
+    findings = [Finding("ok", "runtime", f"{said.name} {said.version} is pointed at the mirror {settings.mirror}")]
+    if asked is not None and not asked.get(_CLIENTS.get(said.key, "containerd")):
+        why = "its files are right; whether it heeds them shows with its next pull, or with a proof"
+        what = f"{said.name} has asked the mirror nothing since the agent's start"
+        findings.append(Finding("unknown", "runtime-unproven", what, why, f"imagedist runtimes --prove {said.key}"))
+    return findings
 
 
 def docker_heeds(settings: Settings, ask: Callable[..., str]) -> list[Finding]:

@@ -41,7 +41,10 @@ async def service(url: str, kind: str, own_version: str) -> list[Finding]:
     try:
         heard = await ask(f"{url}/readyz")
     except UntrustedError as error:
-        fix = f"openssl s_client -connect {url.partition('://')[2]} shows it; give this node the site's CA certificate"
+        fix = (
+            "copy the site's CA certificate to /usr/local/share/ca-certificates/site.crt && update-ca-certificates; "
+            f"openssl s_client -connect {url.partition('://')[2]} shows what it sends"
+        )
         return [Finding("bad", f"{kind}-untrusted", f"{kind} {url}: {error}", _WITHOUT[kind], fix)]
     except ImagedistError as error:
         fix = (

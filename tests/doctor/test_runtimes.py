@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from imagedist.config import parse_address
 from imagedist.doctor import runtimes
+from imagedist.doctor.asking import ask
 from imagedist.doctor.finding import Finding
 from imagedist.runtimes import Settings
 from imagedist.runtimes.applying import apply
 from imagedist.runtimes.plan import plan
 from imagedist.runtimes.survey import found, report
 from tests.runtimes.trees import DEBIANS_CONTAINERD, program, put, settings
+from tests.support.site import Site
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def examined(node: Settings, started: float | None = None) -> dict[str, Finding]
     return {
         runtime.key: finding
         for runtime in found(node)
-        for finding in runtimes.examine(runtime, report(runtime), node, lambda name: started)
+        for finding in runtimes.examine(runtime, report(runtime), node, None, lambda name: started)
     }
 
 
@@ -82,6 +85,24 @@ def test_hosts_toml_is_read_at_every_pull(node: Settings) -> None:
 def test_what_dockerd_says_that_it_uses_counts(told: str, is_bad: bool) -> None:
     found = runtimes.docker_heeds(Settings(), lambda *command: told)
     assert [finding.code for finding in found] == (["runtime-unheeded"] if is_bad else [])
+
+
+def test_a_runtime_that_has_never_asked_is_not_proven(node: Settings) -> None:
+    configure(node)
+    (runtime,) = found(node)
+    proven = runtimes.examine(runtime, report(runtime), node, {"containerd": 3}, lambda name: None)
+    assert [finding.code for finding in proven] == ["runtime"]
+    unproven = runtimes.examine(runtime, report(runtime), node, {"docker": 3}, lambda name: None)
+    assert [(finding.severity, finding.code) for finding in unproven][1:] == [("unknown", "runtime-unproven")]
+
+
+async def test_who_has_asked_the_mirror_is_in_its_metrics(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site, site.agent() as (_, mirror, _):
+        await ask(f"http://{mirror}/v2/")
+        asked = await runtimes.askers(parse_address(mirror))
+    assert asked is not None
+    assert asked["other"] >= 1
+    assert asked["docker"] == 0
 
 
 def test_a_process_is_found_by_its_name_with_the_time_of_its_start(tmp_path: Path) -> None:
