@@ -8,6 +8,7 @@ ImagedistError
 ├── NotFoundError         nobody has it: HTTP 404 with the distribution spec's code
 ├── SourceError           this source failed: try the next one
 │   ├── UnauthorizedError the source wants (other) credentials
+│   │   └── ChallengeError of whoever asks: HTTP 401, so that the client sends its own
 │   └── OverloadedError   the source (or we) queue no more: HTTP 503, try later or elsewhere
 ├── IntegrityError        the bytes are wrong: drop them, blame the source, try another
 ├── UnacceptableError     the image or a layer of it is unsafe or unsupported: stop
@@ -59,7 +60,25 @@ class SourceError(ImagedistError):
 
 
 class UnauthorizedError(SourceError):
-    pass
+    """The source wants (other) credentials.
+
+    Args:
+        status: 401 when it challenged, 403 when it denied.
+    """
+
+    def __init__(self, message: str, status: int = 403) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ChallengeError(UnauthorizedError):
+    """The credentials of whoever asks decide, and he sent none, or not the right ones.
+
+    Attributes:
+        code: of a site route's 401, which otherwise means the node and its site token.
+    """
+
+    code = "LOGIN_REQUIRED"
 
 
 class OverloadedError(SourceError):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.rate import TokenBucket
-from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import ChallengeError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.bulk import BlobStream, Consume, deliver_chunks
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _UNHEALTHY_SECONDS = 10.0
 """A proxy that failed is asked last for this long."""
+PRIVATE_HEADER = "X-Imagedist-Private"
+"""Of an answer with a torrent: the blob is not for everyone."""
 _CLIENTS = 64
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
@@ -51,6 +53,8 @@ class Arriving(BaseModel):
     action: Literal["stream", "wait"]
     is_swarm: bool = Field(alias="swarm", default=True)
     """Whether a torrent will follow; small and private blobs have none."""
+    is_private: bool = Field(alias="private", default=False)
+    """Whether whoever has the blob must ask the site before giving it on."""
 
 
 class Purged(BaseModel):
@@ -64,6 +68,14 @@ class Purged(BaseModel):
     tag: str | None
     tags: int
     proxies: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTorrent:
+    """A blob's torrent. ``is_private``: whoever has the blob asks the site before giving it on."""
+
+    content: bytes
+    is_private: bool = False
 
 
 @dataclass
@@ -152,12 +164,14 @@ class Site:
                     else:
                         await deliver_chunks(_capped(stream, self._rate), counted, threads)
                 return
+            except UnauthorizedError as error:
+                raise _told(error) from error
             except SourceError as error:
                 self._failed(proxy)
                 failure = error
         raise failure or SourceError("no site proxy is configured")
 
-    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> FoundTorrent | Arriving:
         """The blob's torrent, or what to do while the blob arrives at the site.
 
         Args:
@@ -168,7 +182,9 @@ class Site:
         """
         return await self._first(lambda url: self._ask_torrent(url, target, digest, wait_seconds))
 
-    async def _ask_torrent(self, url: str, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+    async def _ask_torrent(
+        self, url: str, target: Target, digest: Digest, wait_seconds: float
+    ) -> FoundTorrent | Arriving:
         query = {"repo": target.name, "wait": f"{wait_seconds:g}"}
         if target.namespace is not None:
             query["ns"] = target.namespace
@@ -179,11 +195,27 @@ class Site:
                 body = await response.content.read(MAX_TORRENT_BYTES + 1)
                 while len(body) <= MAX_TORRENT_BYTES and (more := await response.content.read(MAX_TORRENT_BYTES)):
                     body += more
-                return body
+                return FoundTorrent(body, response.headers.get(PRIVATE_HEADER) == "1")
             try:
                 return Arriving.model_validate_json(await response.read())
             except ValidationError as error:
                 raise SourceError(f"{url} answered nonsense about {digest}; is it an imagedist proxy?") from error
+
+    async def wants_credentials(self) -> bool:
+        """Whether the site's mirror asks clients for their own credentials, as ``GET /v2/`` tells.
+
+        Raises:
+            SourceError: no proxy answers.
+        """
+
+        async def ask(url: str) -> bool:
+            try:
+                async with self._ask("GET", f"{url}/v2/", 0, {}):
+                    return False
+            except UnauthorizedError:
+                return True
+
+        return await self._first(ask)
 
     def blob_url(self, target: Target, digest: Digest) -> str:
         """The proxy's URL of a blob, as a web seed (BEP 19)."""
@@ -300,6 +332,8 @@ class Site:
         for proxy in self._by_health():
             try:
                 answer = await ask(proxy.url)
+            except UnauthorizedError as error:
+                raise _told(error) from error
             except SourceError as error:
                 self._failed(proxy)
                 failure = error
@@ -346,12 +380,20 @@ async def _capped(stream: BlobStream, rate: TokenBucket) -> AsyncGenerator[bytes
         yield chunk
 
 
+def _told(error: UnauthorizedError) -> UnauthorizedError:
+    """What the node's client is told: a proxy that challenges means him."""
+    return ChallengeError(str(error), error.status) if error.status == 401 else error
+
+
 async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError:
+    code = ""
     try:
-        document = json.loads(await response.read())
-        message = str(document["error"]["message"])
+        said = json.loads(await response.read())["error"]
+        message, code = str(said["message"]), said["code"]
     except (ValueError, KeyError, TypeError):
         message = f"{url} answered {response.status}"
+    if response.status == 401 and code == ChallengeError.code:
+        return ChallengeError(message, 401)
     if response.status == 404:
         return NotFoundError(message)
     if response.status in (401, 403):

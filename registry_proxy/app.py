@@ -65,6 +65,9 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     async def get_upstreams(request: web.Request) -> web.Response:
         return web.json_response({"format": 1, "upstreams": upstreams.hosts()})
 
+    async def wants_credentials() -> bool:
+        return upstreams.wants_credentials
+
     async def ready() -> str | None:
         return None if os.access(store.root, os.W_OK) else f"cannot write to {store.root}"
 
@@ -101,6 +104,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         fallback=settings.fallback,
         rate=rate,
         upstream_name=upstreams.name,
+        wants_credentials=wants_credentials,
     )
     app.cleanup_ctx.append(lifetime)
     return app

@@ -9,17 +9,18 @@ from weakref import WeakKeyDictionary
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.paging import tags_page
-from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
+from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.metrics import FETCHES
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
+from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.reading import OpenBlob
+from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
 from registry_proxy.fetching import LyingSourceError, Siblings, fetch_blob, no_siblings
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, ManifestStore
-from registry_proxy.privacy import PrivateBlobs
 from registry_proxy.referrers import Referrers
 from registry_proxy.tags import Manifests
 from registry_proxy.turns import Turns
@@ -33,7 +34,11 @@ _MAX_JOINS = 3
 
 
 class _Question(NamedTuple):
-    """Whether an upstream has a blob. A purge of the repository makes it another question."""
+    """Whether an upstream has a blob. A purge of the repository makes it another question.
+
+    Attributes:
+        place: ``UpstreamRepository.key``.
+    """
 
     place: str
     digest: Digest
@@ -49,17 +54,20 @@ class SiteCache:
         self._siblings = siblings
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
-        self._manifests = Manifests(ManifestStore(store.root), self._failures, turns)
+        manifests = ManifestStore(store.root)
+        self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
+        self._manifests = Manifests(manifests, self._access, self._failures, turns)
         self._referrers = Referrers(self._manifests, self._failures)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
-        self._heads: Flights[_Question, int] = Flights()
+        self._heads: Flights[_Question, tuple[UpstreamRepository, int]] = Flights()
         store.removed = self._private.forget
         self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
     async def close(self) -> None:
         await self._manifests.close()
         await self._heads.close()
+        await self._access.close()
         await self._arrivals.close()
 
     async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
@@ -86,7 +94,7 @@ class SiteCache:
         place = self.upstreams.resolve(target)
         size_bytes = self._size_here(digest)
         if size_bytes is None:
-            return await self._head(place, digest)
+            return (await self._head(place, digest))[1]
         await self._check_may_have(place, digest)
         return size_bytes
 
@@ -145,10 +153,14 @@ class SiteCache:
     async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         place = self.upstreams.resolve(target)
         asked = {**query, "n": "1"} if query.get("n") == "0" else query  # what n=0 means is not the same everywhere
-        return tags_page(await place.client.tags(place.repository, asked), target, query)
+        with self._access.asking(place):
+            page = await place.client.tags(place.repository, asked)
+        return tags_page(page, target, query)
 
     async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
-        return await self._referrers.of(self.upstreams.resolve(target), target, digest, query)
+        place = self.upstreams.resolve(target)
+        with self._access.asking(place):
+            return await self._referrers.of(place, target, digest, query)
 
     async def _fetch(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
         """From the first place that has it, of all that were asked for meanwhile."""
@@ -162,13 +174,18 @@ class SiteCache:
 
     async def _fetch_from(self, place: UpstreamRepository, writer: BlobWriter) -> None:
         async def claim() -> None:
-            if place.may_swarm:
-                await self._private.lift(writer.digest)
+            self._access.note(place, may_read=True)
+            if place.is_private:
+                await self._private.add(writer.digest, place.owner)
             else:
-                await self._private.add(writer.digest, place.upstream)
+                await self._private.lift(writer.digest)
 
         try:
-            await fetch_blob(place, writer, self._siblings, claim)
+            with self._access.asking(place):
+                place = await self._access.settled(place, lambda place: _size_upstream(place, writer.digest))
+                if place.needs_grant and self._siblings():
+                    await _size_upstream(place, writer.digest)  # that a sibling has it is no grant of upstream's
+                await fetch_blob(place, writer, self._siblings, claim)
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             if not isinstance(error, LyingSourceError):  # else somebody else is asked next
@@ -177,6 +194,16 @@ class SiteCache:
             raise
         FETCHES.labels(kind="blob", outcome="done").inc()
 
+    def may_swarm(self, place: UpstreamRepository, digest: Digest) -> bool:
+        """Whether all nodes may have a blob that was brought for this asker."""
+        if not place.needs_grant or place.settings.private_in_swarm:
+            return place.may_swarm
+        return not self.is_private(digest)
+
+    def is_private(self, digest: Digest) -> bool:
+        """Whether who has the blob must ask before giving it on. Known once it has begun to arrive."""
+        return self._private.has(digest)
+
     def _size_here(self, digest: Digest) -> int | None:
         if self.store.has(digest):
             return self.store.size_bytes(digest)
@@ -184,39 +211,59 @@ class SiteCache:
         return arrival.size_bytes if arrival is not None else None
 
     async def _check_may_have(self, place: UpstreamRepository, digest: Digest) -> None:
-        """Whoever names another upstream than a private blob came from gets it when that one has the blob as well.
+        """A private blob is given to who may read in a repository that has it, as upstream says if we do not know.
 
         Raises:
-            NotFoundError: it has not. SourceError: it cannot be asked.
+            NotFoundError: it is not there. SourceError: it cannot be asked. ChallengeError: not for this asker.
         """
         owners = await self._private.owners(digest)
         if owners is None:
             return
-        if place.upstream not in owners:
-            size_bytes = await self._head(place, digest)
-            if self._size_here(digest) not in (None, size_bytes):  # a server that says 200 to anything
-                raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
-            if not place.may_swarm:
-                await self._private.add(digest, place.upstream)
-        if place.may_swarm:
+        is_known = place.owner in owners
+        if is_known and self._access.may_read(place):
+            if not place.is_private and not place.needs_grant:  # the configuration says so since the note was written
+                await self._private.lift(digest)
+            return
+        try:
+            place, size_bytes = await self._head(place, digest)
+        except UnauthorizedError:
+            raise
+        except SourceError as error:
+            if not is_known or not self._access.may_read(place, has_failed=True):
+                raise
+            log.warning("giving %s of %s unasked: %s", digest, place, error)
+            return
+        if self._size_here(digest) not in (None, size_bytes):  # a server that says 200 to anything
+            raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
+        if place.is_private:
+            await self._private.add(digest, place.owner)
+        else:
             await self._private.lift(digest)
 
-    async def _head(self, place: UpstreamRepository, digest: Digest) -> int:
-        """The blob's size as the upstream says it, asked once however many ask."""
+    async def _head(self, place: UpstreamRepository, digest: Digest) -> tuple[UpstreamRepository, int]:
+        """The blob's size as the upstream says it, asked once however many ask, and the place as it is known then."""
 
-        async def ask() -> int:
+        async def ask() -> tuple[UpstreamRepository, int]:
             try:
-                return await place.client.blob_size(place.repository, digest)
-            except NotFoundError as error:
+                with self._access.asking(place):
+                    known = await self._access.settled(place, lambda place: _size_upstream(place, digest))
+                    size_bytes = await _size_upstream(known, digest)
+            except (NotFoundError, UnauthorizedError) as error:
                 self._remember(place, digest, error)
                 raise
+            self._access.note(known, may_read=True)
+            return known, size_bytes
 
         question = self._question(place, digest)
         self._failures.check(question)
         return await self._heads.run(question, ask)
 
     def _question(self, place: UpstreamRepository, digest: Digest) -> _Question:
-        return _Question(str(place), digest, self._manifests.generation(place))
+        return _Question(place.key, digest, self._access.generation(place))
 
     def _remember(self, place: UpstreamRepository, digest: Digest, error: ImagedistError) -> None:
         self._failures.remember(self._question(place, digest), error, place.settings.negative_ttl.total_seconds())
+
+
+async def _size_upstream(place: UpstreamRepository, digest: Digest) -> int:
+    return await place.client.blob_size(place.repository, digest)

@@ -28,7 +28,8 @@ class _Described(BaseModel):
 
 
 class KeptManifest(NamedTuple):
-    """``private_to``: the private upstreams that are known to have it; None: everyone may have it."""
+    """``private_to``: the private upstreams, or repositories of such, that are known to have it; None: everyone may
+    have it."""
 
     answer: ManifestAnswer
     private_to: frozenset[str] | None
@@ -81,22 +82,21 @@ class ManifestStore:
             return None
         return KeptManifest(ManifestAnswer(digest, described.media_type, body), described.private_to)
 
-    def put(self, manifest: ManifestAnswer, private_upstream: str | None) -> None:
+    def put(self, manifest: ManifestAnswer, owner: str | None) -> None:
         """The description first: a manifest that is there can be served.
 
         Args:
-            private_upstream: the upstream that has it, if a private one. What everyone may have stays so.
+            owner: the private upstream, or repository of one, that has it; None: everyone may have it. That stays so.
 
         Raises:
             StorageError: the disk failed or is full.
         """
+        kept = self.get(manifest.digest)
+        if kept is not None and (kept.private_to is None or owner in kept.private_to):
+            return
+        others = kept.private_to or frozenset() if kept is not None else frozenset()
+        private_to = None if owner is None else frozenset({*others, owner})
         path = self._path(manifest.digest)
-        private_to: frozenset[str] | None = None
-        if private_upstream is not None:
-            kept = self.get(manifest.digest)
-            if kept is not None and kept.private_to is None:
-                return
-            private_to = (kept.private_to or frozenset() if kept else frozenset()) | {private_upstream}
         described = _Described(media_type=manifest.media_type, private_to=private_to)
         write_aside(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())
         write_aside(path, manifest.body)

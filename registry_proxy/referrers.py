@@ -34,7 +34,7 @@ class Referrers:
         Raises:
             SourceError: the upstream does not answer.
         """
-        key = ("referrers API", str(place))
+        key = ("referrers API", place.key)
         try:
             self._failures.check(key)
             page = await place.client.referrers(place.repository, digest, query)

@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from imagedist.distribution.backend import ManifestAnswer
-from imagedist.errors import IntegrityError, NotFoundError, SourceError
+from imagedist.errors import IntegrityError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.metrics import FETCHES, TAGS
+from imagedist.oci.client import ManifestHead
 from imagedist.oci.digest import Digest
+from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
 from registry_proxy.flights import Flights
-from registry_proxy.manifests import Generation, KeptTag, ManifestStore, TagRecord
+from registry_proxy.manifests import Generation, KeptManifest, KeptTag, ManifestStore, TagRecord
 from registry_proxy.policy import TagPolicy, tag_policy
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository
@@ -24,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class _Question(NamedTuple):
-    """What is asked of upstream; one at a time. A purge makes it another question."""
+    """What is asked of upstream; one at a time. A purge makes it another question.
+
+    Attributes:
+        place: ``UpstreamRepository.key``.
+    """
 
     place: str
     reference: str
@@ -35,14 +41,22 @@ class Manifests:
     """Pull-through manifests of all upstreams: by digest from the site for ever, by tag as its policy says.
 
     Args:
+        access: who may have what is here already.
         turns: keeps the other processes of this site from asking the same.
         clock: seconds since the epoch; records outlive the process. Injected by tests.
     """
 
     def __init__(
-        self, store: ManifestStore, failures: RecentFailures, turns: Turns, *, clock: Callable[[], float] = time.time
+        self,
+        store: ManifestStore,
+        access: Access,
+        failures: RecentFailures,
+        turns: Turns,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
+        self._access = access
         self._failures = failures
         self._turns = turns
         self._clock = clock
@@ -55,16 +69,9 @@ class Manifests:
             NotFoundError, SourceError, IntegrityError: the upstream's answer. StorageError.
         """
         kept = await asyncio.to_thread(self._store.get, digest)
-        if kept is not None and (kept.private_to is None or place.upstream in kept.private_to):
+        if kept is not None and self._is_for(place, kept):
             return kept.answer
-        answer = kept.answer if kept is not None else None
-
-        async def ask() -> ManifestAnswer:
-            found = await self._from_upstream(place, str(digest), answer)
-            await self._put(place, found)
-            return found
-
-        return await self._once(place, _Question(str(place), str(digest), self.generation(place)), ask)
+        return await self._ask_by_digest(place, digest, kept)
 
     async def by_tag(self, place: UpstreamRepository, tag: str) -> ManifestAnswer:
         """Raises as ``by_digest``; a failing upstream only when there is nothing stale to serve."""
@@ -73,25 +80,24 @@ class Manifests:
         age_seconds = self._clock() - kept.record.checked_at if kept.record else float("inf")
         if policy.is_kept and kept.record is not None:
             is_pinned = policy.fresh_seconds == float("inf")
-            if is_pinned and kept.manifest is None:
-                return await self.by_digest(place, kept.record.digest)
-            if kept.manifest is not None and (is_pinned or 0 <= age_seconds < policy.fresh_seconds):
+            is_fresh = is_pinned or 0 <= age_seconds < policy.fresh_seconds
+            if is_fresh and kept.manifest is not None and self._access.may_read(place):
                 TAGS.labels(outcome="pinned" if is_pinned else "fresh").inc()
                 return kept.manifest.answer
-        question = _Question(str(place), tag, kept.generation)
+            if is_pinned:
+                return await self._ask_by_digest(place, kept.record.digest, kept.manifest)
+        question = _Question(place.key, tag, kept.generation)
         try:
             return await self._once(place, question, lambda: self._resolve(place, tag, policy, kept.record))
         except (SourceError, IntegrityError) as error:
-            if not policy.is_kept or kept.manifest is None or age_seconds > policy.stale_seconds:
+            is_denied = isinstance(error, UnauthorizedError) and place.needs_grant
+            may_read = not is_denied and self._access.may_read(place, has_failed=True)
+            if not policy.is_kept or kept.manifest is None or age_seconds > policy.stale_seconds or not may_read:
                 raise
             TAGS.labels(outcome="stale").inc()
             log.warning("serving %s:%s as of %d s ago: %s", place, tag, age_seconds, error)
             warning = f"{place}:{tag} is stale, last checked {age_seconds:.0f} s ago: {error}"
             return replace(kept.manifest.answer, warning=warning)
-
-    def generation(self, place: UpstreamRepository) -> Generation:
-        """Changes when the repository is purged, whichever process does it. One stat."""
-        return self._store.generation(place.upstream, place.repository)
 
     async def purge(self, place: UpstreamRepository, tag: str | None) -> int:
         """Forgets what the tag means, or every tag of the repository; all processes of the site hold to it at once.
@@ -109,6 +115,26 @@ class Manifests:
     async def close(self) -> None:
         await self._flights.close()
         self._turns.close()
+
+    def _is_for(self, place: UpstreamRepository, kept: KeptManifest, *, has_failed: bool = False) -> bool:
+        """Whether the asker may have what is here without asking upstream, or as it cannot be asked."""
+        if kept.private_to is None:
+            return True
+        return place.owner in kept.private_to and self._access.may_read(place, has_failed=has_failed)
+
+    async def _ask_by_digest(
+        self, place: UpstreamRepository, digest: Digest, kept: KeptManifest | None
+    ) -> ManifestAnswer:
+        question = _Question(place.key, str(digest), self._access.generation(place))
+        answer = kept.answer if kept is not None else None
+        try:
+            return await self._once(place, question, lambda: self._from_upstream(place, str(digest), answer))
+        except SourceError as error:
+            is_denied = isinstance(error, UnauthorizedError)
+            if kept is None or is_denied or not self._is_for(place, kept, has_failed=True):
+                raise
+            log.warning("giving %s@%s unasked: %s", place, digest, error)
+            return kept.answer
 
     async def _kept(self, place: UpstreamRepository, tag: str) -> KeptTag:
         return await asyncio.to_thread(self._store.get_tag, place.upstream, place.repository, tag)
@@ -135,21 +161,19 @@ class Manifests:
         """Asks upstream what the tag means, unless another process has done so since its record was ``seen``."""
         if not policy.is_kept:
             answer = await self._from_upstream(place, tag, None)
-            await self._put(place, answer)
             TAGS.labels(outcome="fetched").inc()
             return answer
         async with self._turns.take(f"{place}:{tag}"):
             kept = await self._kept(place, tag)
             before = kept.manifest.answer if kept.manifest is not None else None
-            if before is not None and kept.record != seen:
+            if before is not None and kept.record != seen and self._access.may_read(place):
                 return before
             try:
                 answer = await self._from_upstream(place, tag, before)
             except NotFoundError:
-                await asyncio.to_thread(self._store.drop_tag, place.upstream, place.repository, tag)
+                if not place.needs_grant:  # else it may be there for others
+                    await asyncio.to_thread(self._store.drop_tag, place.upstream, place.repository, tag)
                 raise
-            if answer is not before:
-                await self._put(place, answer)
             record = TagRecord(digest=answer.digest, media_type=answer.media_type, checked_at=self._clock())
             await asyncio.to_thread(self._store.put_tag, place.upstream, place.repository, tag, record, kept.generation)
         if kept.record is None or kept.record.digest == answer.digest:
@@ -159,14 +183,22 @@ class Manifests:
             log.info("%s:%s moved from %s to %s", place, tag, kept.record.digest, answer.digest)
         return answer
 
-    async def _put(self, place: UpstreamRepository, answer: ManifestAnswer) -> None:
-        await asyncio.to_thread(self._store.put, answer, None if place.may_swarm else place.upstream)
+    async def _from_upstream(
+        self, place: UpstreamRepository, reference: str, kept: ManifestAnswer | None
+    ) -> ManifestAnswer:
+        """Asks as the asker, keeps the answer, and notes that he may read there."""
 
-    @staticmethod
-    async def _from_upstream(place: UpstreamRepository, reference: str, kept: ManifestAnswer | None) -> ManifestAnswer:
-        if kept is not None:  # HEAD costs nothing against Docker Hub's pull limit
-            head = await place.client.head_manifest(place.repository, reference)
-            if head.digest == kept.digest:
-                return kept
-        fetched = await place.client.manifest(place.repository, reference)
-        return ManifestAnswer(fetched.digest, fetched.media_type, fetched.body)
+        async def head(place: UpstreamRepository) -> ManifestHead:
+            return await place.client.head_manifest(place.repository, reference)
+
+        with self._access.asking(place):
+            place = await self._access.settled(place, head)
+            # HEAD costs nothing against Docker Hub's pull limit
+            if kept is not None and (await head(place)).digest == kept.digest:
+                answer = kept
+            else:
+                fetched = await place.client.manifest(place.repository, reference)
+                answer = ManifestAnswer(fetched.digest, fetched.media_type, fetched.body, is_kept=False)
+        self._access.note(place, may_read=True)
+        await asyncio.to_thread(self._store.put, answer, place.owner if place.is_private else None)
+        return answer

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagedist.config import ProxyTable
 from imagedist.distribution.backend import Target
+from imagedist.distribution.challenges import sent_authorization
 from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
 from imagedist.service import wait_unless_stopping
 from imagedist.share import Share
+from imagedist.site import PRIVATE_HEADER
 from imagedist.store.arrival import Arrival
 from imagedist.store.files import write_aside
 from imagedist.swarm.torrent import build
@@ -77,16 +79,17 @@ class Torrents:
             SourceError, IntegrityError, StorageError: the blob did not arrive.
         """
         digest = Digest.parse(request.match_info["digest"])
-        authorization = request.headers.get("Authorization")
+        authorization = sent_authorization(request)
         target = _target(request.query.get("ns"), request.query.get("repo", ""), authorization)
         wait_seconds = _wait_seconds(request.query.get("wait", "0"))
         place = self._cache.upstreams.resolve(target)
         arrival = await self._cache.arrival(target, digest)
         size_bytes = await arrival.wait_begun()
+        is_private = self._cache.is_private(digest)
         if not self._is_shared(place, digest, size_bytes):
-            return _arriving(arrival, "stream", is_swarm=False)
+            return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         if arrival.is_committed and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
-            return _torrent(torrent)
+            return _torrent(torrent, is_private=is_private)
         making = self._making.start(digest, lambda: self._make(digest, arrival))
         node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]
         patience = self._waves.patience(digest, node)
@@ -98,8 +101,9 @@ class Torrents:
             finally:
                 self._waiting -= 1
         if making.done():
-            return _torrent(making.result())
-        return _arriving(arrival, "wait" if self._waves.patience(digest, node) > 0 else "stream", is_swarm=True)
+            return _torrent(making.result(), is_private=is_private)
+        action = "wait" if self._waves.patience(digest, node) > 0 else "stream"
+        return _arriving(arrival, action, is_swarm=True, is_private=is_private)
 
     async def fetch(self, request: web.Request) -> web.Response:
         """``POST /site/v1/blobs/{digest}/fetch`` with ``{"ns", "repo"}``: 200 once in the site, 202 on its way."""
@@ -127,7 +131,8 @@ class Torrents:
         return True
 
     def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:
-        return place.may_swarm and digest.algorithm == "sha256" and size_bytes >= self._min_size_bytes
+        is_of_a_kind = digest.algorithm == "sha256" and size_bytes >= self._min_size_bytes
+        return is_of_a_kind and self._cache.may_swarm(place, digest)
 
     async def _make(self, digest: Digest, arrival: Arrival) -> bytes:
         try:
@@ -171,16 +176,18 @@ def _wait_seconds(text: str) -> float:
     return min(seconds, LONGEST_WAIT_SECONDS)
 
 
-def _torrent(content: bytes) -> web.Response:
-    return web.Response(body=content, content_type="application/x-bittorrent")
+def _torrent(content: bytes, *, is_private: bool) -> web.Response:
+    headers = {PRIVATE_HEADER: "1"} if is_private else {}
+    return web.Response(body=content, content_type="application/x-bittorrent", headers=headers)
 
 
-def _arriving(arrival: Arrival, action: str, *, is_swarm: bool) -> web.Response:
+def _arriving(arrival: Arrival, action: str, *, is_swarm: bool, is_private: bool) -> web.Response:
     body = {
         "format": 1,
         "size": arrival.size_bytes,
         "present": arrival.present_bytes,
         "action": action,
         "swarm": is_swarm,
+        "private": is_private,
     }
     return web.json_response(body, status=202)

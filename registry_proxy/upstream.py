@@ -6,12 +6,14 @@ repository if it has a dot in it.
 
 from __future__ import annotations
 
+import hmac
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from imagedist.config import ProxyConfig, Upstream
+from imagedist.config import ProxyConfig, Upstream, matches
 from imagedist.distribution.backend import Target
 from imagedist.errors import ConfigError, NotFoundError
 from imagedist.oci.reference import is_name
@@ -26,17 +28,54 @@ _ANY_CLIENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRepository:
-    """One repository of a configured upstream. ``upstream`` is the table's key."""
+    """One repository of a configured upstream, and who asks for it.
+
+    Attributes:
+        upstream: the table's key.
+        client: asks upstream as the asker, or with the proxy's own credentials, as the mode says.
+        own_client: asks upstream as the proxy itself does, where ``client`` does not.
+        asker: a hash of the asker's credentials where those decide (``passthrough``); empty: anonymous, or all alike.
+        is_open: upstream gives this repository to anonymous askers, so who asks does not matter.
+    """
 
     upstream: str
     repository: str
     settings: Upstream
-    client: UpstreamClient
+    client: UpstreamClient = field(compare=False)
+    own_client: UpstreamClient | None = field(default=None, compare=False)
+    asker: str = ""
+    is_open: bool = False
+
+    @property
+    def needs_grant(self) -> bool:
+        """Whether upstream has to say, for each asker, who may have what is here already."""
+        return self.settings.access == "passthrough"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether what comes from here is for those alone who may ask here."""
+        if self.needs_grant:
+            return self.asker != "" and not self.is_open
+        return self.settings.access == "service-account" and not self.settings.private_in_swarm
 
     @property
     def may_swarm(self) -> bool:
         """Whether every node may have its blobs: private ones go by HTTP only (design.md §4.3)."""
-        return not self.settings.has_credentials or self.settings.private_in_swarm
+        return not self.is_private or self.settings.private_in_swarm
+
+    @property
+    def owner(self) -> str:
+        """What notes of private content call it: all that a service account reads is for the same people."""
+        return str(self) if self.needs_grant else self.upstream
+
+    def anonymously(self) -> UpstreamRepository:
+        """The same, asked by nobody in particular. For ``passthrough``."""
+        return replace(self, client=self.own_client or self.client, own_client=None, asker="")
+
+    @property
+    def key(self) -> str:
+        """Of what was asked here: the answer to one asker is not another's."""
+        return f"{self.asker}@{self}" if self.asker else str(self)
 
     def __str__(self) -> str:
         return f"{self.upstream}/{self.repository}"
@@ -50,6 +89,7 @@ class Upstreams:
     """
 
     def __init__(self, config: ProxyConfig) -> None:
+        self._salt = os.urandom(32)  # the hashes mean nothing outside this process
         self._settings: Mapping[str, Upstream] = config.upstreams
         self._default = config.proxy.default_upstream
         self._by_namespace: dict[str, str] = {}
@@ -74,7 +114,7 @@ class Upstreams:
         """First match wins: ``ns``, then the path's first component, then the default.
 
         Raises:
-            NotFoundError: no upstream is meant; names those there are.
+            NotFoundError: no upstream is meant; names those there are. The repository is not among those served.
         """
         if target.namespace is not None:
             key = self._by_namespace.get(target.namespace)
@@ -84,14 +124,14 @@ class Upstreams:
                 raise NotFoundError(
                     f"no upstream for ns={target.namespace}; configured: {self._names()}", "NAME_UNKNOWN"
                 )
-            return self._place(key, target.name)
+            return self._place(key, target.name, target.authorization)
         first, slash, rest = target.name.partition("/")
         if slash and first in self._settings:
-            return self._place(first, rest)
+            return self._place(first, rest, target.authorization)
         if slash and self._any_http is not None and _is_host(first):
             return self._any_place(first, rest)
         if self._default is not None:
-            return self._place(self._default, target.name)
+            return self._place(self._default, target.name, target.authorization)
         raise NotFoundError(
             f"no upstream for {target.name}: expected a path that begins with one of {self._names()}", "NAME_UNKNOWN"
         )
@@ -122,8 +162,21 @@ class Upstreams:
         self._any.move_to_end(host)
         return replace(kept, repository=repository)
 
-    def _place(self, key: str, repository: str) -> UpstreamRepository:
-        return UpstreamRepository(key, repository, self._settings[key], self._clients[key])
+    @property
+    def wants_credentials(self) -> bool:
+        """Whether clients are to send their own, to some upstream at least."""
+        return any(settings.access == "passthrough" for settings in self._settings.values())
+
+    def _place(self, key: str, repository: str, authorization: str | None) -> UpstreamRepository:
+        settings, client = self._settings[key], self._clients[key]
+        if not matches(settings.repositories, repository):
+            raise NotFoundError(f"{key}/{repository} is not among the repositories that are served", "NAME_UNKNOWN")
+        if authorization is None or settings.access != "passthrough":
+            return UpstreamRepository(key, repository, settings, client)
+        asker = hmac.new(self._salt, authorization.encode("utf-8", "surrogateescape"), "sha256").hexdigest()
+        return UpstreamRepository(
+            key, repository, settings, client.with_authorization(authorization), own_client=client, asker=asker
+        )
 
     def _names(self) -> str:
         return ", ".join(sorted(self._settings))

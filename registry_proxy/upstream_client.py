@@ -49,9 +49,9 @@ class UpstreamClient:
     def name(self) -> str:
         return self._registry.name
 
-    def with_authorization(self, header: str) -> RegistryClient:
-        """The registry itself, on behalf of another user; mirrors never see what clients send."""
-        return self._registry.with_authorization(header)
+    def with_authorization(self, header: str) -> UpstreamClient:
+        """The registry itself, on behalf of another user; mirrors never see what clients send. Not closed."""
+        return UpstreamClient(self._registry.with_authorization(header))
 
     async def manifest(self, repository: str, reference: str) -> FetchedManifest:
         return await self._first(lambda client: client.manifest(repository, reference))

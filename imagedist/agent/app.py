@@ -104,6 +104,7 @@ async def started(
             max_requests=table.max_requests,
             max_downloads=table.max_downloads,
             fallback=table.fallback,
+            wants_credentials=backend.wants_credentials,
         )
         add_health_routes(app, site.unready)
         recorder = await stack.enter_async_context(recording(table.access_log))

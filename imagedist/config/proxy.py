@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
-from imagedist.config.tagging import StaleAge, TagRule
+from imagedist.config.tagging import Pattern, StaleAge, TagRule
 from imagedist.config.values import AbsolutePath, AccessLog, Duration, Fallback, Listen, Rate, Table, Url
 
 
@@ -44,8 +44,33 @@ class Upstream(Table):
     """How long "no such manifest or blob" is remembered: short, as whoever has just pushed wants to pull."""
     tags: tuple[TagRule, ...] = ()
     """The first that matches decides; else ``tag_ttl`` and ``stale_if_error``."""
+    mode: Literal["public", "service-account", "passthrough"] | None = None
+    """``public``: asked anonymously; ``service-account``: with the credentials given here, whoever asks us;
+    ``passthrough``: with those of whoever asks. None: a service account if there are credentials, else public."""
+    repositories: tuple[Pattern, ...] = ()
+    """Those that are served; none given: all."""
     private_in_swarm: bool = False
-    """All nodes may have what this upstream's credentials can read, so its blobs may enter the swarm."""
+    """All nodes may have what needs credentials here, so its blobs may enter the swarm."""
+    grant_ttl: Duration = timedelta(seconds=60)
+    """``passthrough``: for how long a user who could read a repository may go on reading what is here."""
+    grant_if_error: Duration = timedelta(hours=1)
+    """The same while the registry fails."""
+
+    @property
+    def access(self) -> Literal["public", "service-account", "passthrough"]:
+        """The mode in force."""
+        return self.mode or ("service-account" if self.has_credentials else "public")
+
+    @model_validator(mode="after")
+    def _credentials_belong_to_a_service_account(self) -> Self:
+        has_login = any(each is not None for each in (self.username, self.username_env, self.docker_config))
+        if has_login and self.mode in ("public", "passthrough"):
+            raise ValueError(f'credentials are for mode = "service-account", not {self.mode!r}')
+        if not self.has_credentials and self.mode == "service-account":
+            raise ValueError('mode = "service-account" needs credentials: username, username_env or docker_config')
+        if self.mirrors and self.mode == "passthrough":
+            raise ValueError('mirrors cannot say who may read: they do not go with mode = "passthrough"')
+        return self
 
     @property
     def has_credentials(self) -> bool:

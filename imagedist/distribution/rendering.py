@@ -7,6 +7,7 @@ import random
 from aiohttp import web
 
 from imagedist.errors import (
+    ChallengeError,
     ImagedistError,
     InputError,
     IntegrityError,
@@ -18,8 +19,9 @@ from imagedist.errors import (
 )
 
 # First match wins. Never 429 or 408: containerd asks the same host again at once; all of these send it on.
-# An upstream that wants credentials is a 403 of ours: a 401 would have to challenge for credentials we do not take.
+# An upstream that wants our credentials is a 403 of ours: a 401 asks the client for its own, which only some take.
 _STATUSES: tuple[tuple[type[ImagedistError], int, str], ...] = (
+    (ChallengeError, 401, "UNAUTHORIZED"),
     (UnauthorizedError, 403, "DENIED"),
     (OverloadedError, 503, "UNAVAILABLE"),
     (SourceError, 502, "UNAVAILABLE"),

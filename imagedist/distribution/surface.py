@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from imagedist.config.values import Fallback
 from imagedist.distribution.admission import MAX_WAIT_SECONDS, Admission
 from imagedist.distribution.backend import ManifestAnswer, Page, RegistryBackend, Target
 from imagedist.distribution.bodies import send_bytes
+from imagedist.distribution.challenges import TOKEN_PATH, challenge, give_token, sent_authorization
 from imagedist.distribution.conditions import entity_tag, is_precondition_failed, is_range_meant, is_unchanged
 from imagedist.distribution.holding import HOLD_SECONDS, Holding
 from imagedist.distribution.ranges import ByteRange, Unsatisfiable, parse_range
@@ -20,7 +21,7 @@ from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.rendering import refuse, render, warning_header
 from imagedist.distribution.routes import Refusal, Route, parse_route, pushed_name
 from imagedist.distribution.served import SERVED, Served
-from imagedist.errors import ImagedistError, InputError
+from imagedist.errors import ChallengeError, ImagedistError, InputError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
 
@@ -37,6 +38,7 @@ _COUNT = re.compile(r"[0-9]{1,9}\Z")
 
 UpstreamName = Callable[[Target], str | None]
 """What a request's target is called upstream, as users type it: ``docker.io/library/nginx``."""
+WantsCredentials = Callable[[], Awaitable[bool]]
 
 
 def add_registry_routes(
@@ -48,6 +50,7 @@ def add_registry_routes(
     fallback: Fallback = "upstream",
     rate: TokenBucket | None = None,
     upstream_name: UpstreamName | None = None,
+    wants_credentials: WantsCredentials | None = None,
 ) -> None:
     """Serves ``/v2/`` of an application from a backend.
 
@@ -57,13 +60,16 @@ def add_registry_routes(
         fallback: what happens past these bounds and upon failures: see ``holding``.
         rate: a cap over the bytes of all blobs sent.
         upstream_name: where pushes belong; by ``ns`` alone if not given.
+        wants_credentials: whether ``/v2/`` asks for some: Docker and podman send none that were not asked for there.
     """
     is_held = fallback == "never"
     wait_seconds = HOLD_SECONDS if is_held else MAX_WAIT_SECONDS
     answers = Admission(max_requests, _MAX_HELD if is_held else 4 * max_requests, wait_seconds, lane="answers")
     downloads = Admission(max_downloads, _MAX_HELD if is_held else max_downloads, wait_seconds, lane="downloads")
     holding = Holding() if is_held else None
-    surface = _Surface(backend, answers, downloads, holding, rate, upstream_name or _by_namespace)
+    name = upstream_name or _by_namespace
+    surface = _Surface(backend, answers, downloads, holding, rate, name, wants_credentials)
+    app.router.add_get(TOKEN_PATH, give_token)
     app.router.add_route("*", "/v2", surface.handle)
     app.router.add_route("*", "/v2/{path:.*}", surface.handle)
 
@@ -81,6 +87,7 @@ class _Surface:
         holding: Holding | None,
         rate: TokenBucket | None,
         upstream_name: UpstreamName,
+        wants_credentials: WantsCredentials | None,
     ) -> None:
         self._backend = backend
         self._answers = answers
@@ -88,6 +95,7 @@ class _Surface:
         self._holding = holding
         self._rate = rate
         self._upstream_name = upstream_name
+        self._wants_credentials = wants_credentials
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every request of /v2: parsed, admitted, answered. Errors end here, as OCI JSON."""
@@ -105,7 +113,7 @@ class _Surface:
             response = refuse(route.status, route.code, route.message)
         else:
             try:
-                target = Target(namespace, route.name, request.headers.get("Authorization"))
+                target = Target(namespace, route.name, sent_authorization(request))
                 if self._holding is None:
                     response = await self._answer(request, route, target)
                 else:
@@ -114,6 +122,9 @@ class _Surface:
                 log.info("%s %s: %s", request.method, request.path_qs, error)
                 served.error = str(error)
                 response = render(error)
+                if isinstance(error, ChallengeError):
+                    scope = f"repository:{route.name}:pull" if route.name else None
+                    response.headers["WWW-Authenticate"] = challenge(request, scope)
                 if self._holding is not None and response.status >= 500:
                     response.set_status(429)
                     response.headers["Retry-After"] = str(random.randint(1, 5))
@@ -147,6 +158,8 @@ class _Surface:
 
     async def _answer_now(self, request: web.Request, route: Route, target: Target) -> web.StreamResponse:
         if route.kind == "base":
+            if self._wants_credentials and "Authorization" not in request.headers and await self._wants_credentials():
+                raise ChallengeError("log in, or ask for an anonymous token")
             return web.json_response({})
         if route.kind == "manifest":
             return self._manifest(request, await self._backend.manifest(target, route.reference))

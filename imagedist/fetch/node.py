@@ -14,12 +14,14 @@ from typing import Any
 
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError, StorageError, storage_error
+from imagedist.fetch.grants import Grants
 from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.digest import Digest
-from imagedist.site import Arriving, Site
+from imagedist.site import Arriving, FoundTorrent, Site
 from imagedist.store.arrival import Arrivals, BlobWriter
 from imagedist.store.blobs import BlobStore
+from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.session import SwarmSession, Transfer
 from imagedist.swarm.torrent import TorrentFacts, build, parse
@@ -29,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 _LONG_POLL_SECONDS = 20.0
 _LONG_POLLS = 15
 _SEED_ATTEMPTS = 30
+_SITE = "site"
+"""The owner of every private blob here: the site knows whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class NodeBlobs:
         patience: Patience = _PATIENCE,
     ) -> None:
         self._store = store = BlobStore(root, quota_bytes, may_evict=self._let_go)
+        self._private = PrivateBlobs(store)
+        store.removed = self._private.forget
+        self._grants = Grants(site.blob_size)
         self._site = site
         self._session = session
         self._trackers = tuple(trackers)
@@ -117,8 +124,11 @@ class NodeBlobs:
         """The blob, committed or on its way; the caller closes it.
 
         Raises:
-            NotFoundError: nobody has it. SourceError: the site cannot be reached. StorageError.
+            NotFoundError: nobody has it. ChallengeError: not for this asker. SourceError: the site cannot be reached.
+            StorageError.
         """
+        if self._store.has(digest):
+            await self._check_may_have(target, digest)
         with contextlib.suppress(NotFoundError):
             return await self._store.open(digest)
         inbound = self._inbound.get(digest)
@@ -128,6 +138,7 @@ class NodeBlobs:
         inbound.join()
         try:
             size_bytes = await inbound.known_size()
+            await self._check_may_have(target, digest)  # another asker's credentials may have brought it here
         except BaseException:
             await inbound.leave()
             raise
@@ -135,12 +146,26 @@ class NodeBlobs:
 
     async def size_bytes(self, target: Target, digest: Digest) -> int:
         """The blob's length, without bringing it here."""
-        with contextlib.suppress(NotFoundError):
-            return self._store.size_bytes(digest)
-        inbound = self._inbound.get(digest)
-        if inbound is not None and inbound.size_bytes is not None:
-            return inbound.size_bytes
+        if not self._private.has(digest):
+            with contextlib.suppress(NotFoundError):
+                return self._store.size_bytes(digest)
+            inbound = self._inbound.get(digest)
+            if inbound is not None and inbound.size_bytes is not None:
+                return inbound.size_bytes
         return await self._site.blob_size(target, digest)
+
+    async def _check_may_have(self, target: Target, digest: Digest) -> None:
+        """Knowing a digest is not a grant: who may have a private blob, the site says."""
+        if self._private.has(digest):
+            await self._grants.check(target, digest)
+
+    async def _learn(self, target: Target, digest: Digest, answer: FoundTorrent | Arriving) -> None:
+        """Before anyone can read the blob: whether it is private. The asker may have it."""
+        if answer.is_private:
+            self._grants.note(target, digest)
+            await self._private.add(digest, _SITE)
+        else:
+            await self._private.lift(digest)
 
     async def _bring(self, inbound: Inbound, target: Target) -> None:
         try:
@@ -164,6 +189,7 @@ class NodeBlobs:
             inbound.learn_size(self._store.size_bytes(inbound.digest))
             return
         answer = await self._site.torrent(target, inbound.digest, wait_seconds=0)
+        await self._learn(target, inbound.digest, answer)
         for _ in range(_LONG_POLLS):
             if not isinstance(answer, Arriving):
                 break
@@ -178,7 +204,7 @@ class NodeBlobs:
             await self._by_http(inbound, target, answer.size_bytes)
             return
         try:
-            await self._by_swarm(inbound, target, answer)
+            await self._by_swarm(inbound, target, answer.content)
         except ImagedistError as error:
             await self._drop(inbound.digest)
             if not isinstance(error, SourceError | IntegrityError):
@@ -187,7 +213,7 @@ class NodeBlobs:
             _LOG.warning("the swarm failed for %s, going on by HTTP: %s", inbound.digest, error)
             await self._by_http(inbound, target, await self._site.blob_size(target, inbound.digest))
             if inbound.gave_pieces:
-                await self._check_pieces(inbound, answer)
+                await self._check_pieces(inbound, answer.content)
 
     async def _check_pieces(self, inbound: Inbound, torrent: bytes) -> None:
         """Whoever read pieces and goes on by HTTP has a right whole only if the torrent was of this very blob."""
@@ -257,6 +283,8 @@ class NodeBlobs:
                     moved_at = now  # all here: only the flush is missing
                 if web_seed_since is None:
                     if now - moved_at >= (patience.stalled if status.peers else patience.alone):
+                        if self._private.has(transfer.digest):
+                            raise SourceError(f"nobody sends {transfer.digest}, and a web seed has no credentials")
                         web_seed_since = now
                         transfer.set_web_seed(self._site.blob_url(target, transfer.digest))
                 elif from_peers > by_peers and now - web_seed_since >= patience.hold:
@@ -284,8 +312,8 @@ class NodeBlobs:
         for _ in range(_SEED_ATTEMPTS):
             try:
                 answer = await self._site.torrent(target, digest, wait_seconds=_LONG_POLL_SECONDS)
-                if isinstance(answer, bytes):
-                    await self._seed(digest, answer)
+                if isinstance(answer, FoundTorrent):
+                    await self._seed(digest, answer.content)
                     return
             except ImagedistError as error:
                 _LOG.info("not seeding %s: %s", digest, error)

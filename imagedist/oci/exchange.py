@@ -95,7 +95,8 @@ class Exchange:
                 return True
         if status in (401, 403):
             raise UnauthorizedError(
-                f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})"
+                f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})",
+                status,
             )
         if status == 404:
             said = _first_error(body, "code")

@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from imagedist.errors import (
+    ChallengeError,
     ImagedistError,
     InputError,
     IntegrityError,
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _LIMITS = Limits()
 _STATUSES: tuple[tuple[type[ImagedistError], int, str], ...] = (
     (NotFoundError, 404, "NOT_FOUND"),
+    (ChallengeError, 401, ChallengeError.code),
     (UnauthorizedError, 401, "UNAUTHORIZED"),
     (OverloadedError, 503, "OVERLOADED"),
     (SourceError, 502, "SOURCE_FAILED"),

@@ -10,7 +10,7 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
-from imagedist.site import Arriving
+from imagedist.site import Arriving, FoundTorrent
 
 WEB_SEED = "http://proxy/blob"
 
@@ -23,6 +23,8 @@ class MemorySite:
         cut: how many bytes of a body it sends before it breaks off, if at all.
         gate: bodies pause in the middle until it is set.
         asked: set when a body was asked for.
+        refusal: raised to who asks for a blob's size.
+        heads: how often that was asked.
     """
 
     def __init__(self, answers: Sequence[bytes | Arriving | Exception] = ()) -> None:
@@ -32,17 +34,22 @@ class MemorySite:
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
+        self.refusal: Exception | None = None
+        self.heads = 0
 
-    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> bytes | Arriving:
+    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> FoundTorrent | Arriving:
         await asyncio.sleep(0)
         if not self.answers:
             raise NotFoundError(f"nobody has {digest}")
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return FoundTorrent(answer) if isinstance(answer, bytes) else answer
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
+        self.heads += 1
+        if self.refusal is not None:
+            raise self.refusal
         return len(self.served[digest])
 
     async def deliver(

@@ -17,9 +17,9 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
+from imagedist.store.privacy import PrivateBlobs
 from registry_proxy.app import create_app
 from registry_proxy.cache import SiteCache
-from registry_proxy.privacy import PrivateBlobs
 from registry_proxy.upstream import Upstreams
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
 

@@ -14,6 +14,7 @@ from imagedist.config import ProxyConfig, Upstream
 from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.digest import Digest
+from registry_proxy.access import Access
 from registry_proxy.failures import SOURCE_SECONDS, RecentFailures
 from registry_proxy.manifests import ManifestStore
 from registry_proxy.policy import TagPolicy, tag_policy
@@ -22,7 +23,7 @@ from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
 from tests.support.registry import FaultyRegistry
 
-DOWN = [500] * 100
+DOWN = [400] * 100
 FOREVER = float("inf")
 
 
@@ -35,15 +36,12 @@ class Site:
         self.upstreams = Upstreams(ProxyConfig.model_validate({"proxy": proxy, "upstreams": {"up": table}}))
         self.upstream = upstream
         self.now = 1_000_000.0
-        self.processes = [
-            Manifests(
-                ManifestStore(root),
-                RecentFailures(lambda: self.now),
-                Turns(root / "tags" / ".turns"),
-                clock=lambda: self.now,
-            )
-            for _ in range(3)
-        ]
+        self.processes = [self._start(ManifestStore(root), root) for _ in range(3)]
+
+    def _start(self, store: ManifestStore, root: Path) -> Manifests:
+        access = Access(lambda place: store.generation(place.upstream, place.repository), lambda: self.now)
+        failures, turns = RecentFailures(lambda: self.now), Turns(root / "tags" / ".turns")
+        return Manifests(store, access, failures, turns, clock=lambda: self.now)
 
     @property
     def place(self) -> UpstreamRepository:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections import Counter
 from typing import Literal, Self
 
@@ -35,6 +36,9 @@ class FaultyRegistry:
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand. realm: another token server than its own.
         referrers: subject → descriptors, given one a page and not filtered; None: no such API.
+        readers: repositories that want credentials, and who may read them; every other is open. Given this, ``auth``
+            only says how users log in. A user's password is ``PASSWORD``.
+        holders: the repositories that have a blob, of those that not all have.
         requests: ``METHOD path`` → how often, counted before any fault. queries, ranges, authorizations: what came
             with the requests of /v2.
     """
@@ -61,6 +65,8 @@ class FaultyRegistry:
         self.referrers: dict[Digest, list[dict[str, object]]] | None = None
         self.auth: Literal["basic", "bearer"] | None = None
         self.realm: str | None = None
+        self.readers: dict[str, set[str]] = {}
+        self.holders: dict[Digest, set[str]] = {}
         self.token_life_seconds = 300
         self.tokens_given = 0
         self.requests: Counter[str] = Counter()
@@ -119,7 +125,13 @@ class FaultyRegistry:
 
     async def _token(self, request: web.Request) -> web.Response:
         self.requests["GET /token"] += 1
-        if request.headers.get("Authorization") != basic():
+        sent = request.headers.get("Authorization")
+        users = {user for users in self.readers.values() for user in users}
+        user = next((user for user in users if sent == basic(user)), None)
+        if self.readers and (sent is None or user is not None):
+            self.tokens_given += 1
+            return web.json_response({"token": f"token-of-{user}", "expires_in": self.token_life_seconds})
+        if sent != basic():
             return web.Response(status=401)
         self.tokens_given += 1
         assert request.query["service"] == "test"
@@ -210,10 +222,7 @@ class FaultyRegistry:
         return web.Response(status=201, headers={"Docker-Content-Digest": str(digest)})
 
     def _challenge(self, request: web.Request) -> web.Response | None:
-        if self.auth is None:
-            return None
-        wanted = basic() if self.auth == "basic" else f"Bearer {TOKEN}"
-        if request.headers.get("Authorization") == wanted:
+        if self.auth is None or self._is_welcome(request):
             return None
         challenge = (
             'Basic realm="a, b"'
@@ -222,11 +231,23 @@ class FaultyRegistry:
         )
         return web.Response(status=401, headers={"WWW-Authenticate": challenge})
 
+    def _is_welcome(self, request: web.Request) -> bool:
+        sent = request.headers.get("Authorization")
+        if not self.readers:
+            return sent == (basic() if self.auth == "basic" else f"Bearer {TOKEN}")
+        readers = self.readers.get(re.split("/(?:manifests|blobs|tags|referrers)/", request.match_info["path"])[0])
+        if readers is None and self.auth == "basic":
+            return sent is None or any(sent == basic(user) for users in self.readers.values() for user in users)
+        if readers is None:
+            return sent is not None and sent.startswith("Bearer token-of-")
+        return any(sent == (basic(user) if self.auth == "basic" else f"Bearer token-of-{user}") for user in readers)
+
     async def _blob(self, request: web.Request, digest: Digest) -> web.StreamResponse:
         if self.redirect_to is not None:
             return web.Response(status=307, headers={"Location": f"{self.redirect_to}{request.path}?signature=%2Fx"})
         content = self.blobs.get(digest)
-        if content is None:
+        repository = request.path.removeprefix("/v2/").rpartition("/blobs/")[0]
+        if content is None or repository not in self.holders.get(digest, {repository}):
             return web.json_response({"errors": [{"code": "BLOB_UNKNOWN"}]}, status=404)
         if request.method == "HEAD":
             return web.Response(headers={"Content-Length": str(len(content))})

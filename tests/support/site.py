@@ -22,10 +22,17 @@ REGISTRY = "registry.example"
 
 
 class Site:
-    """Use as an async context manager; ``agent`` starts a node. ``stop_*`` takes a part away."""
+    """Use as an async context manager; ``agent`` starts a node. ``stop_*`` takes a part away.
 
-    def __init__(self, directory: Path, **proxy_settings: object) -> None:
+    Args:
+        upstream_settings: of the upstream's table, besides its address.
+    """
+
+    def __init__(
+        self, directory: Path, upstream_settings: dict[str, object] | None = None, **proxy_settings: object
+    ) -> None:
         self._directory = directory
+        self._upstream_settings = upstream_settings or {}
         self._proxy_settings = proxy_settings
         self._stack = AsyncExitStack()
         self._upstream_stack = AsyncExitStack()
@@ -54,7 +61,13 @@ class Site:
         proxy = ProxyConfig.model_validate(
             {
                 "proxy": {**settings, "default_upstream": REGISTRY, **self._proxy_settings},
-                "upstreams": {REGISTRY: {"url": self.upstream.url, "hosts": ["registry.local:5000"]}},
+                "upstreams": {
+                    REGISTRY: {
+                        "url": self.upstream.url,
+                        "hosts": ["registry.local:5000"],
+                        **self._upstream_settings,
+                    }
+                },
             }
         )
         self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy))

@@ -1,9 +1,10 @@
 """Which blobs came through an upstream with credentials: notes beside the store that outlive the process.
 
 A blob is private by where its bytes came from, not by the upstream that a request names. ``private/<algorithm>-<hex>``
-names the private upstreams that are known to have it, one key a line; no note: everyone may have the blob. A note is
-written before the first byte can be read, goes when a public upstream says that it has the blob as well, and goes
-behind the blob when that is evicted. A note that was cut short names nobody: still private.
+names the owners that are known to have it, one a line: ``upstream`` where one service account reads for all,
+``upstream/repository`` where each user needs a grant. No note: everyone may have the blob. A note is written before the
+first byte can be read, goes when a public upstream says that it has the blob as well, and goes behind the blob when
+that is evicted. A note that was cut short names nobody: still private.
 """
 
 from __future__ import annotations
@@ -41,14 +42,18 @@ class PrivateBlobs:
         except OSError as error:
             raise storage_error(f"read the notes of private blobs in {self._directory}", error) from error
 
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob is private. One stat."""
+        return self._path(digest).exists()
+
     async def owners(self, digest: Digest) -> frozenset[str] | None:
-        """The keys of the private upstreams that have the blob; None: it is not private."""
+        """The owners that have the blob (``UpstreamRepository.owner``); None: it is not private."""
         return await asyncio.to_thread(self._read, digest)
 
-    async def add(self, digest: Digest, upstream: str) -> None:
-        """Notes that a private upstream has the blob."""
+    async def add(self, digest: Digest, owner: str) -> None:
+        """Notes that a private upstream, or a repository of one, has the blob."""
         async with self._changing:
-            await asyncio.to_thread(self._add, digest, upstream)
+            await asyncio.to_thread(self._add, digest, owner)
 
     async def lift(self, digest: Digest) -> None:
         """A public upstream has the blob."""
@@ -71,10 +76,10 @@ class PrivateBlobs:
         except OSError as error:
             raise storage_error(f"read {path}", error) from error
 
-    def _add(self, digest: Digest, upstream: str) -> None:
+    def _add(self, digest: Digest, owner: str) -> None:
         owners = self._read(digest) or frozenset()
-        if upstream not in owners:
-            lines = "".join(f"{key}\n" for key in sorted({*owners, upstream}))
+        if owner not in owners:
+            lines = "".join(f"{each}\n" for each in sorted({*owners, owner}))
             write_aside(self._path(digest), lines.encode(), durable=True)
 
     def _drop_unless_here(self, digest: Digest) -> None:

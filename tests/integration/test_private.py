@@ -1,0 +1,101 @@
+"""Private images through a node's agent: its cache gives nothing to whom the site would not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from imagedist.oci.digest import Digest
+from tests.support.registry import basic
+from tests.support.site import REGISTRY, Site
+
+LAYER = os.urandom(2 << 20)
+BLOB = Digest.of(LAYER)
+BLOB_PATH = f"/v2/team/app/blobs/{BLOB}?ns={REGISTRY}"
+TAG_PATH = f"/v2/team/app/manifests/1?ns={REGISTRY}"
+
+
+class Mirror:
+    """A node's mirror as its clients ask it."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: str) -> None:
+        self._session = session
+        self._url = f"http://{address}"
+
+    async def ask(self, path: str, user: str | None = None, method: str = "GET") -> tuple[int, bytes]:
+        headers = {"Authorization": basic(user)} if user else {}
+        async with self._session.request(method, self._url + path, headers=headers) as response:
+            return response.status, await response.read()
+
+    async def statuses(self, path: str, *users: str | None) -> list[int]:
+        return [(await self.ask(path, user))[0] for user in users]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+def private(directory: Path, **settings: object) -> Site:
+    site = Site(directory, {"mode": "passthrough", **settings})
+    site.upstream.auth = "bearer"
+    site.upstream.readers = {"team/app": {"alice", "carol"}, "team/bobs": {"bob"}}
+    for repository in ("team/app", "open/app"):
+        site.upstream.add_image(repository, "1", LAYER)
+    return site
+
+
+async def test_private_image_in_a_nodes_cache_is_given_only_to_who_may_read_it(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with private(tmp_path) as site, site.agent() as (_, address, _):
+        mirror = Mirror(session, address)
+        assert await mirror.statuses("/v2/", None, "alice") == [401, 200]
+        _, manifest = await mirror.ask(TAG_PATH, "alice")
+        by_digest = f"/v2/team/app/manifests/{Digest.of(manifest)}?ns={REGISTRY}"
+        assert await mirror.ask(BLOB_PATH, "alice") == (200, LAYER)
+        for path in (BLOB_PATH, TAG_PATH, by_digest):
+            assert await mirror.statuses(path, None, "bob", "carol", "alice") == [401, 401, 200, 200], path
+        assert (await mirror.ask(BLOB_PATH, "bob", "HEAD"))[0] == 401
+        status, _ = await mirror.ask(f"/v2/team/bobs/blobs/{Digest.of(b'absent')}?ns={REGISTRY}", "bob")
+        assert status == 404
+        assert site.upstream.blob_gets == {BLOB: 1}
+        assert not list((tmp_path / "site").rglob("*.torrent"))
+
+
+async def test_open_image_swarms_and_is_given_to_everyone(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    async with private(tmp_path) as site, site.agent() as (_, first, _), site.agent() as (_, second, _):
+        path = f"/v2/open/app/blobs/{BLOB}?ns={REGISTRY}"
+        for address in (first, second):
+            assert await Mirror(session, address).statuses(path, "alice", None, "bob") == [200] * 3
+        assert list((tmp_path / "site").rglob("*.torrent"))
+
+
+async def test_node_whose_site_is_down_serves_those_it_served_lately_and_no_others(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with private(tmp_path) as site, site.agent() as (_, address, _):
+        mirror = Mirror(session, address)
+        assert await mirror.ask(BLOB_PATH, "alice") == (200, LAYER)
+        await site.stop_proxy()
+        assert await mirror.ask(BLOB_PATH, "alice") == (200, LAYER)
+        assert await mirror.statuses(BLOB_PATH, None, "bob", "carol") == [502] * 3
+        assert await mirror.statuses("/v2/", "alice") == [200]
+
+
+async def test_service_accounts_image_is_not_given_in_another_upstreams_name(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    (tmp_path / "password").write_text("pass:word")
+    account = {"username": "alice", "password_file": str(tmp_path / "password")}
+    site = private(tmp_path / "site", mode="service-account", **account)
+    async with site, site.agent() as (_, address, _):
+        mirror = Mirror(session, address)
+        assert await mirror.statuses("/v2/", None) == [200]
+        assert await mirror.ask(BLOB_PATH) == (200, LAYER)  # whoever reaches the agent reads
+        assert (await mirror.ask(f"/v2/team/app/blobs/{BLOB}?ns=elsewhere.example"))[0] == 404
