@@ -75,6 +75,7 @@ class SocketApi:
             bittorrent=str(self._config.agent.bittorrent),
             node_blobs=str(self._config.agent.node_blobs),
             ramdisk=str(self._config.unpack.ramdisk),
+            site_ca_file=str(self._config.agent.site_ca_file or ""),
         )
         return web.json_response(body=_STATUS.dump_json(status))
 

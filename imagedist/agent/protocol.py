@@ -45,6 +45,7 @@ class AgentStatus:
     """``host:port`` at which peers are let in."""
     node_blobs: str = ""
     ramdisk: str = ""
+    site_ca_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

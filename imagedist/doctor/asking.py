@@ -15,6 +15,7 @@ from typing import ParamSpec, TypeVar
 import aiohttp
 
 from imagedist.errors import SourceError, UnauthorizedError
+from imagedist.oci.tls import Tls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,8 +48,18 @@ class UntrustedError(UnauthorizedError):
     """TLS: whoever answers cannot show a certificate that this node trusts."""
 
 
-async def ask(url: str, *, method: str = "GET", token: str | None = None, seconds: float = ASK_SECONDS) -> Heard:
+async def ask(
+    url: str,
+    *,
+    method: str = "GET",
+    token: str | None = None,
+    tls: Tls | None = None,
+    seconds: float = ASK_SECONDS,
+) -> Heard:
     """One request, without redirects, past any HTTP proxy of the environment.
+
+    Args:
+        tls: the site's own authorities, if it has some.
 
     Raises:
         UntrustedError: the certificate is not accepted. SourceError: no answer; the message is the cause alone.
@@ -60,7 +71,9 @@ async def ask(url: str, *, method: str = "GET", token: str | None = None, second
     try:
         async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=False) as session:
             before = time.time()
-            async with session.request(method, url, allow_redirects=False) as answer:
+            async with session.request(
+                method, url, allow_redirects=False, ssl=tls.context() if tls else True
+            ) as answer:
                 after = time.time()
                 body = await answer.content.read(_BODY_LIMIT_BYTES)
                 return Heard(answer.status, answer.headers, body, (before + after) / 2)

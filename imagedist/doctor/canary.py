@@ -25,7 +25,7 @@ async def check(subject: Subject) -> list[Finding]:
     findings = await mirror(subject.mirror)
     if any(finding.severity == "bad" for finding in findings):
         return findings
-    upstreams = await _upstreams(subject.proxies)
+    upstreams = await _upstreams(subject)
     asked = [through(subject.mirror, upstream) for upstream in sorted(upstreams)[:_MAX_UPSTREAMS]]
     return [*findings, *await asyncio.gather(*asked)]
 
@@ -72,11 +72,11 @@ async def through(address: Address, upstream: str) -> Finding:
     return Finding("bad", "canary-failed", what, why, fix)
 
 
-async def _upstreams(proxies: tuple[str, ...]) -> list[str]:
+async def _upstreams(subject: Subject) -> list[str]:
     """The path prefixes of the first proxy that names some."""
-    for proxy in proxies:
+    for proxy in subject.proxies:
         try:
-            heard = await ask(f"{proxy}/site/v1/upstreams")
+            heard = await ask(f"{proxy}/site/v1/upstreams", tls=subject.tls)
             return list(json.loads(heard.body)["upstreams"])
         except (ImagedistError, ValueError, KeyError, TypeError):
             continue

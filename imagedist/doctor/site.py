@@ -13,6 +13,7 @@ from imagedist.doctor.finding import Finding, Severity
 from imagedist.doctor.subject import Subject
 from imagedist.errors import ImagedistError
 from imagedist.hops import HEADER, parse_hops
+from imagedist.oci.tls import Tls
 
 SKEW_SECONDS = 5.0
 _BAD_SKEW_SECONDS = 300.0
@@ -26,9 +27,10 @@ _WITHOUT = {
 
 async def check(subject: Subject) -> list[Finding]:
     own = subject.agent.version if subject.agent else __version__
-    asked = [service(url, "proxy", own) for url in subject.proxies]
-    asked += [service(url, "seeder", own) for url in subject.seeders]
-    asked += [token(url, subject.token) for url in subject.seeders]
+    tls = subject.tls
+    asked = [service(url, "proxy", own, tls) for url in subject.proxies]
+    asked += [service(url, "seeder", own, tls) for url in subject.seeders]
+    asked += [token(url, subject.token, tls) for url in subject.seeders]
     if not asked:
         why = "whether its site answers cannot be checked"
         fix = "imagedist doctor --config /etc/imagedist/agent.toml"
@@ -36,13 +38,13 @@ async def check(subject: Subject) -> list[Finding]:
     return [finding for found in await asyncio.gather(*asked) for finding in found]
 
 
-async def service(url: str, kind: str, own_version: str) -> list[Finding]:
+async def service(url: str, kind: str, own_version: str, tls: Tls | None = None) -> list[Finding]:
     """One proxy or seeder: reached, trusted, ready, ours, of a version that works, with the right time."""
     try:
-        heard = await ask(f"{url}/readyz")
+        heard = await ask(f"{url}/readyz", tls=tls)
     except UntrustedError as error:
         fix = (
-            "copy the site's CA certificate to /usr/local/share/ca-certificates/site.crt && update-ca-certificates; "
+            "the site's CA certificate on this node, and site_ca_file in agent.toml that names it; "
             f"openssl s_client -connect {url.partition('://')[2]} shows what it sends"
         )
         return [Finding("bad", f"{kind}-untrusted", f"{kind} {url}: {error}", _WITHOUT[kind], fix)]
@@ -90,10 +92,10 @@ def skewed_clock(kind: str, heard: Heard) -> list[Finding]:
     return [Finding(severity, "clock", what, why, "timedatectl set-ntp true, on the one that is wrong")]
 
 
-async def token(seeder: str, secret: str | None) -> list[Finding]:
+async def token(seeder: str, secret: str | None, tls: Tls | None = None) -> list[Finding]:
     """Whether the seeder lets this node change something: its heartbeat. Asks for a route that there is not."""
     try:
-        heard = await ask(f"{seeder}/site/v1/nodes", method="POST", token=secret)
+        heard = await ask(f"{seeder}/site/v1/nodes", method="POST", token=secret, tls=tls)
     except ImagedistError:
         return []  # ``service`` says so
     if heard.status != 401:

@@ -16,6 +16,7 @@ from imagedist.doctor.asking import in_thread
 from imagedist.doctor.finding import Finding
 from imagedist.engine import default_ramdisk, default_root
 from imagedist.errors import ConfigError, ImagedistError, InputError
+from imagedist.oci.tls import Tls
 
 START = "systemctl start imagedist-agent"
 _CREDENTIALS = struct.Struct("3i")
@@ -29,6 +30,7 @@ class Subject:
         config: None: nobody gave one, and there is none at the usual place.
         agent: what the running agent says; None: none runs, or it does not talk to us.
         agent_process: its id.
+        tls: the site's own authorities.
         paths: what it is for → where the node writes.
     """
 
@@ -40,6 +42,7 @@ class Subject:
     mirror: Address
     bittorrent: Address
     token: str | None
+    tls: Tls | None
     root: Path
     ramdisk: Path
     paths: dict[str, Path]
@@ -48,34 +51,27 @@ class Subject:
 async def learn(config: AgentConfig | None, socket: Path | None) -> tuple[Subject, list[Finding]]:
     """Finds the agent and asks it. What it says of itself counts more than what a file says."""
     findings: list[Finding] = []
-    named = socket or (config.agent.socket if config else None)
     status = process = None
     try:
-        found = find_socket(named)
+        found = find_socket(socket or (config.agent.socket if config else None))
     except InputError as error:
-        found = None
         findings.append(_silent(str(error)))
     else:
         if found is None:
-            findings.append(
-                Finding(
-                    "warn",
-                    "agent-none",
-                    f"no agent runs on this node (nobody listens at {DEFAULT_SOCKET})",
-                    "`imagedist pull` works without one; the runtimes have no mirror, and nothing comes by the swarm",
-                    START,
-                )
-            )
-    if found is not None:
-        process = _owner(found)
-        status, finding = await _ask(found)
-        findings.append(finding)
-    token = None
-    try:
-        token = read_secret(config.agent.site_token_file) if config else None
-    except ConfigError as error:
-        findings.append(_token_unread(error, config))
-    return _subject(config, status, process, token), findings
+            findings.append(_none())
+        else:
+            process = _owner(found)
+            status, finding = await _ask(found)
+            findings.append(finding)
+    token, unread = _token(config)
+    tls, untrusted = _authorities(config, status)
+    return _subject(config, status, process, token, tls), findings + unread + untrusted
+
+
+def _none() -> Finding:
+    what = f"no agent runs on this node (nobody listens at {DEFAULT_SOCKET})"
+    why = "`imagedist pull` works without one; the runtimes have no mirror, and nothing comes by the swarm"
+    return Finding("warn", "agent-none", what, why, START)
 
 
 async def _ask(found: Path) -> tuple[AgentStatus | None, Finding]:
@@ -94,12 +90,26 @@ def _silent(message: str) -> Finding:
     return Finding("bad", "agent-silent", message, why, f"{START}; journalctl -u imagedist-agent says why it ended")
 
 
-def _token_unread(error: ConfigError, config: AgentConfig | None) -> Finding:
+def _token(config: AgentConfig | None) -> tuple[str | None, list[Finding]]:
     path = config.agent.site_token_file if config else None
-    if path is not None and path.exists() and not os.access(path, os.R_OK):
-        return Finding("unknown", "token-unread", f"the site token in {path}", str(error), "sudo imagedist doctor")
-    why = "the agent does not start without it"
-    return Finding("bad", "token-missing", str(error), why, f"copy the site's token file to {path}")
+    try:
+        return read_secret(path), []
+    except ConfigError as error:
+        if path is not None and path.exists() and not os.access(path, os.R_OK):
+            what = f"the site token in {path}"
+            return None, [Finding("unknown", "token-unread", what, str(error), "sudo imagedist doctor")]
+        fix = f"copy the site's token file to {path}"
+        return None, [Finding("bad", "token-missing", str(error), "the agent does not start without it", fix)]
+
+
+def _authorities(config: AgentConfig | None, status: AgentStatus | None) -> tuple[Tls | None, list[Finding]]:
+    told = Path(status.site_ca_file) if status and status.site_ca_file else None
+    path = told or (config.agent.site_ca_file if config else None)
+    try:
+        return (Tls(path) if path else None), []
+    except ConfigError as error:
+        why = "the agent does not start without it, as it could trust nobody of the site"
+        return None, [Finding("bad", "ca-unread", str(error), why, f"copy the site's CA certificate to {path}")]
 
 
 def _owner(socket: Path) -> int | None:
@@ -114,24 +124,26 @@ def _owner(socket: Path) -> int | None:
     return None
 
 
-def _subject(config: AgentConfig | None, status: AgentStatus | None, process: int | None, token: str | None) -> Subject:
+def _subject(
+    config: AgentConfig | None, status: AgentStatus | None, process: int | None, token: str | None, tls: Tls | None
+) -> Subject:
+    usual = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:5001"]}})
+    table = (config or usual).agent
     root = Path(status.storage_root) if status else config.storage.root if config else default_root()
     blobs = Path(status.node_blobs) if status and status.node_blobs else config.agent.node_blobs if config else None
-    ramdisk = (
-        Path(status.ramdisk) if status and status.ramdisk else config.unpack.ramdisk if config else default_ramdisk()
-    )
-    defaults = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:5001"]}}).agent
-    table = config.agent if config else defaults
+    told = Path(status.ramdisk) if status and status.ramdisk else None
+    proxies, seeders = (config.agent.site_proxies, config.agent.site_seeders) if config else ((), ())
     return Subject(
         config=config,
         agent=status,
         agent_process=process,
-        proxies=status.site_proxies if status else config.agent.site_proxies if config else (),
-        seeders=status.site_seeders if status else config.agent.site_seeders if config else (),
+        proxies=status.site_proxies if status else proxies,
+        seeders=status.site_seeders if status else seeders,
         mirror=parse_address(status.mirror) if status else table.listen,
         bittorrent=parse_address(status.bittorrent) if status and status.bittorrent else table.bittorrent,
         token=token,
+        tls=tls,
         root=root,
-        ramdisk=ramdisk,
+        ramdisk=told or (config.unpack.ramdisk if config else default_ramdisk()),
         paths={"image store": root, **({"blob cache": blobs} if blobs else {})},
     )

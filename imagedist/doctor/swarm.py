@@ -11,6 +11,7 @@ from imagedist.doctor.asking import ask, connects
 from imagedist.doctor.finding import Finding
 from imagedist.doctor.subject import START, Subject
 from imagedist.errors import ImagedistError
+from imagedist.oci.tls import Tls
 
 _REACH_SECONDS = 6.0
 """The site itself tries for three."""
@@ -20,9 +21,9 @@ async def check(subject: Subject) -> list[Finding]:
     if subject.agent is None and subject.config is None:
         return []
     asked = [_listening(subject)]
-    asked += [tracker(url) for url in subject.seeders]
+    asked += [tracker(url, subject.tls) for url in subject.seeders]
     if subject.agent is not None:  # who does not listen is not reached either
-        asked += [reach(url, subject.bittorrent) for url in subject.seeders]
+        asked += [reach(url, subject.bittorrent, subject.tls) for url in subject.seeders]
     return [finding for found in await asyncio.gather(*asked) for finding in found]
 
 
@@ -42,10 +43,10 @@ async def listening(own: Address, *, is_running: bool) -> list[Finding]:
     return [Finding("bad", "peer-port-closed", f"nobody listens at {own} ({obstacle})", why, f"{START} (restart)")]
 
 
-async def tracker(seeder: str) -> list[Finding]:
+async def tracker(seeder: str, tls: Tls | None = None) -> list[Finding]:
     """A scrape of an infohash that nobody has changes nothing at the tracker."""
     try:
-        heard = await ask(f"{seeder}/scrape?info_hash={'%00' * 20}")
+        heard = await ask(f"{seeder}/scrape?info_hash={'%00' * 20}", tls=tls)
     except ImagedistError:
         return []  # that the seeder is not reached is said elsewhere
     if heard.status == 200 and heard.body.startswith(b"d"):
@@ -62,10 +63,10 @@ async def tracker(seeder: str) -> list[Finding]:
     ]
 
 
-async def reach(seeder: str, own: Address) -> list[Finding]:
+async def reach(seeder: str, own: Address, tls: Tls | None = None) -> list[Finding]:
     """Both directions: the site tries this node's port, and this node the seeder's."""
     try:
-        heard = await ask(f"{seeder}/site/v1/reach?port={own.port}", seconds=_REACH_SECONDS)
+        heard = await ask(f"{seeder}/site/v1/reach?port={own.port}", tls=tls, seconds=_REACH_SECONDS)
     except ImagedistError:
         return []
     try:

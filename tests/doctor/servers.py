@@ -47,22 +47,30 @@ async def service(kind: str, unready: str | None = None) -> AsyncIterator[Addres
 
 
 @asynccontextmanager
-async def untrusted(directory: Path) -> AsyncIterator[Address]:
-    """HTTPS with a certificate that nobody vouches for."""
-    context = _self_signed(directory)
-    runner = web.AppRunner(web.Application())
+async def self_signed(directory: Path) -> AsyncIterator[tuple[Address, Path]]:
+    """A ready proxy by HTTPS, and its certificate, for which nobody vouches but itself."""
+    app = web.Application()
+
+    async def ready() -> str | None:
+        return None
+
+    trace_hops(app, "proxy")
+    add_health_routes(app, ready)
+    context, certificate = _self_signed(directory)
+    runner = web.AppRunner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, HERE.host, 0, ssl_context=context).start()
-        yield Address(*runner.addresses[0][:2])
+        yield Address(*runner.addresses[0][:2]), certificate
     finally:
         await runner.cleanup()
 
 
-def _self_signed(directory: Path) -> ssl.SSLContext:
+def _self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
     key, certificate = directory / "key.pem", directory / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=site.example"]
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    request += ["-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*request, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    return context
+    return context, certificate

@@ -14,10 +14,11 @@ from imagedist import __version__
 from imagedist.doctor import asking, site
 from imagedist.doctor.asking import Heard
 from imagedist.errors import SourceError
+from imagedist.oci.tls import Tls
 from imagedist.service import render_site_errors, serving
 from imagedist.site_guard import require_site_token
 from seeder.nodes import Nodes, add_node_routes
-from tests.doctor.servers import HERE, answering, service, untrusted
+from tests.doctor.servers import HERE, answering, self_signed, service
 
 
 async def test_a_ready_proxy_is_fine_and_says_its_version() -> None:
@@ -75,10 +76,12 @@ async def test_one_that_accepts_and_never_answers_is_not_waited_for_long() -> No
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_told_from_a_dead_host(tmp_path: Path) -> None:
-    async with untrusted(tmp_path) as address:
+    async with self_signed(tmp_path) as (address, certificate):
         (found,) = await site.service(f"https://{address}", "proxy", __version__)
-    assert (found.severity, found.code) == ("bad", "proxy-untrusted")
-    assert "self" in found.what, "the certificate is self-signed"
+        assert (found.severity, found.code) == ("bad", "proxy-untrusted")
+        assert "self" in found.what, "the certificate is self-signed"
+        (found,) = await site.service(f"https://{address}", "proxy", __version__, Tls(certificate))
+        assert (found.severity, found.code) == ("ok", "proxy"), "the site's own authority is not heeded"
 
 
 @pytest.mark.parametrize(
