@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fetches newer container runtimes than this Debian's for the tests, into a directory of their own: trixie's containerd
-# 1.7 and Docker 26, forky's containerd 2 and Docker 28. They are unpacked, not installed: this machine's packages and
-# its apt sources stay as they are. apt checks the signatures by Debian's keyring. About ten seconds; nothing to do when
-# all is there.
+# Fetches newer container runtimes than this Debian's for the tests, with the libraries they need: trixie's containerd
+# 1.7, Docker 26 and podman 5.4, forky's containerd 2 and Docker 28. They are unpacked, not installed: this machine's
+# packages and its apt sources stay as they are. apt checks the signatures by Debian's keyring. Some fifteen seconds;
+# nothing to do when all is there.
 #
-#     newer-runtimes.sh [DIRECTORY]       default: build/debian; the programs are in DIRECTORY/SUITE/usr/{bin,sbin}
+#     newer-runtimes.sh [DIRECTORY]       default: build/debian. DIRECTORY/SUITE/usr is to be laid over /usr
 #
 # DEBIAN_MIRROR names another mirror. A suite that cannot be had leaves DIRECTORY/SUITE.failed, which says why: the tests
 # that need it fail with that, or are left out.
@@ -16,7 +16,7 @@ directory=${1:-$(dirname "$0")/../build/debian}
 mkdir -p "$directory"
 directory=$(cd "$directory" && pwd)
 
-# fetch SUITE PACKAGE...: these programs run on bookworm's libc (2.36).
+# fetch SUITE PACKAGE...: with all they depend on.
 fetch() (
     suite=$1
     shift
@@ -31,22 +31,24 @@ fetch() (
     apt() {
         apt-get --quiet --quiet -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
             -o Dir::State::lists="$work/lists" -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" \
-            -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2 \
+            -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2 -o Debug::NoLocking=1 \
             -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Update::Error-Mode=any "$@"
     }
-    if ! { apt update && apt download "$@"; } >"$work/log" 2>&1; then
+    if ! { apt update && apt install --download-only --yes --no-install-recommends "$@"; } >"$work/log" 2>&1; then
         { echo "$mirror gave no $* of Debian $suite:"; tail -n 5 "$work/log"; } >"$directory/$suite.failed"
         cat "$directory/$suite.failed" >&2
         exit 1
     fi
-    for package in ./*.deb; do
+    for package in cache/archives/*.deb; do
         dpkg-deb --extract "$package" root
     done
     mv root "$directory/$suite"
     rm -f "$directory/$suite.failed"
 )
 
+fetch trixie containerd docker.io docker-cli podman runc crun &
+trixie=$!
 status=0
-fetch trixie containerd docker.io docker-cli || status=1
-fetch forky containerd docker.io docker-cli || status=1
+fetch forky containerd docker.io docker-cli runc || status=1
+wait "$trixie" || status=1
 exit "$status"

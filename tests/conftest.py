@@ -28,6 +28,7 @@ _PACKAGES = {
 _NEWER = {
     "containerd/trixie": "usr/bin/containerd",
     "docker.io/trixie": "usr/sbin/dockerd",
+    "podman/trixie": "usr/bin/podman",
     "containerd/forky": "usr/bin/containerd",
     "docker.io/forky": "usr/sbin/dockerd",
 }

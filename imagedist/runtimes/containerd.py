@@ -39,8 +39,7 @@ def find(settings: Settings) -> Found | None:
     path = settings.at(CONFIG)
     if not is_installed("containerd") and not path.exists():
         return None
-    words = ask("containerd", "--version").split()
-    version = words[2] if len(words) > 2 else "unknown"
+    version = installed_version()
     release = parse_release(version)
     text = glance(path)
     return Found(
@@ -59,6 +58,11 @@ def find(settings: Settings) -> Found | None:
         notes=(_BACK, *_notes(text)),
         is_containerd=True,
     )
+
+
+def installed_version() -> str:
+    words = ask("containerd", "--version").split()
+    return words[2] if len(words) > 2 else "unknown"
 
 
 def parse_release(version: str) -> tuple[int, int] | None:
@@ -81,7 +85,7 @@ def with_snapshotter(
     """
     document = read_toml(text)
     format = _format(document, release)
-    values: dict[Key, Value] = with_plugin(settings)
+    values: dict[Key, Value] = with_plugin(settings, release)
     if format == 1:
         if not _is_cri_disabled(document):
             raise ConfigError(
@@ -97,14 +101,18 @@ def with_snapshotter(
     return with_values(text, values)
 
 
-def with_plugin(settings: Settings) -> dict[Key, Value]:
+def with_plugin(settings: Settings, release: tuple[int, int] | None) -> dict[Key, Value]:
     """The proxy plugin itself; which clients use it is theirs to say.
 
     ``exports`` are for containerd 1.7 and later: what kubelet watches as the images' file system, and that the
     transfer service tells the snapshotter which image a layer belongs to (CRI does by its own setting).
+    ``capabilities`` are for 2.0 and later, which then mounts layers id-mapped for pods with user namespaces, and copies
+    no image (``snapshotter/idmap.py``); 1.x cannot.
     """
     plugin = ("proxy_plugins", SNAPSHOTTER)
+    capabilities: dict[Key, Value] = {(*plugin, "capabilities"): ["remap-ids"]}
     return {
+        **(capabilities if release is None or release >= (2, 0) else {}),
         (*plugin, "type"): "snapshot",
         (*plugin, "address"): str(settings.socket),
         (*plugin, "exports", "root"): str(settings.store / _SNAPSHOTS),

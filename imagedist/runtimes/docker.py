@@ -60,6 +60,7 @@ def _with_image_store(settings: Settings, version: str) -> Found:
     else:
         p2p, how = "docker.io by registry-mirrors, the layers of all by our snapshotter", "daemon.json"
         mirrors = (_mirror_edit(settings),)
+    release = containerd.parse_release(containerd.installed_version())
     return Found(
         "docker",
         "docker (containerd image store)",
@@ -71,7 +72,7 @@ def _with_image_store(settings: Settings, version: str) -> Found:
             *mirrors,
             Edit(
                 settings.at(containerd.CONFIG),
-                lambda text: with_values(text, containerd.with_plugin(settings)),
+                lambda text: with_values(text, containerd.with_plugin(settings, release)),
                 is_by_name_only=True,
                 is_snapshotters=True,
             ),

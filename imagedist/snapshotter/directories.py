@@ -42,12 +42,12 @@ class Directories:
         """The short name of a committed snapshot's ``fs``."""
         return self.links / str(number)
 
-    def make(self, number: int, *, is_writable: bool, like: Path | None) -> None:
+    def make(self, number: int, *, is_writable: bool, owner: tuple[int, int] | None) -> None:
         """An empty snapshot.
 
         Args:
             is_writable: it is active: overlayfs needs a work directory beside it.
-            like: the directory whose owner the root directory gets; None: root's.
+            owner: of the root directory; None: root.
 
         Raises:
             StorageError: the disk failed; nothing is left.
@@ -59,9 +59,8 @@ class Directories:
                 _make(aside / "fs", 0o755)
                 if is_writable:
                     _make(aside / "work", 0o711)
-                if like is not None:
-                    owner = like.stat()
-                    os.chown(aside / "fs", owner.st_uid, owner.st_gid)
+                if owner is not None:
+                    os.chown(aside / "fs", *owner)
                 aside.rename(self.at(number))
             except OSError:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -112,6 +111,13 @@ class Directories:
         """Raises StorageError: it cannot be read, or is not there."""
         with _mapped("count the bytes of a snapshot"):
             return disk_usage(self.at(number) / "fs")
+
+
+def owner_of(directory: Path) -> tuple[int, int]:
+    """User and group. Raises StorageError: it is not there."""
+    with _mapped("read a snapshot's owner"):
+        status = directory.stat()
+    return status.st_uid, status.st_gid
 
 
 def disk_usage(root: Path) -> Usage:

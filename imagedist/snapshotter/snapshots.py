@@ -14,8 +14,9 @@ from pathlib import Path
 
 from imagedist.errors import ExistsError, InputError, NotFoundError, PreconditionError, StorageError, storage_error
 from imagedist.overlay.lending import ChainedLayer, Lending
-from imagedist.snapshotter.directories import Directories, disk_usage
+from imagedist.snapshotter.directories import Directories, disk_usage, owner_of
 from imagedist.snapshotter.filters import parse_filters
+from imagedist.snapshotter.idmap import IdMapping, id_mapping
 from imagedist.snapshotter.mounts import mounts, overlay_options
 from imagedist.snapshotter.records import Records
 from imagedist.snapshotter.snapshot import Kind, Mount, Snapshot, Usage
@@ -70,6 +71,7 @@ class Snapshots:
     def _create(self, kind: Kind, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
         _check_name(key)
         kept = _checked(labels)
+        mapping = id_mapping(kept)
         with self._lock:
             number = 0
             try:
@@ -79,13 +81,15 @@ class Snapshots:
                         raise ExistsError(f"snapshot {key!r} exists already")
                     number = self.records.add(key, below, kind, time.time_ns(), kept)
                     lowers = self._lowers(parent)
-                    like = lowers[0] if lowers else None
-                    self._directories.make(number, is_writable=kind is Kind.ACTIVE, like=like)
+                    owner = owner_of(lowers[0]) if lowers else None
+                    if mapping is not None:
+                        owner = (mapping.root_uid, mapping.root_gid)
+                    self._directories.make(number, is_writable=kind is Kind.ACTIVE, owner=owner)
             except BaseException:
                 if number:
                     self._directories.empty(self._directories.discard(number))
                 raise
-        return mounts(kind, self._directories.at(number), lowers, self._options)
+        return self._mounts(kind, number, below, lowers, mapping)
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         """How to mount an active snapshot or a view.
@@ -97,8 +101,18 @@ class Snapshots:
             snapshot = self.stat(key)
             if snapshot.kind is Kind.COMMITTED:
                 raise PreconditionError(f"snapshot {key!r} is committed: only active ones and views can be mounted")
+            below = self.records.get(snapshot.parent) if snapshot.parent else None
             lowers = self._lowers(snapshot.parent)
-        return mounts(snapshot.kind, self._directories.at(snapshot.id), lowers, self._options)
+        return self._mounts(snapshot.kind, snapshot.id, below, lowers, id_mapping(snapshot.labels))
+
+    def _mounts(
+        self, kind: Kind, number: int, below: Snapshot | None, lowers: list[Path], mapping: IdMapping | None
+    ) -> tuple[Mount, ...]:
+        options: tuple[str, ...] = ()
+        if mapping is not None and not _is_remapped(below, lowers, mapping):
+            # containerd may mount what all lower directories have in common, and look for the rest below: no symlinks.
+            options, lowers = mapping.options, [lower.resolve() for lower in lowers]
+        return mounts(kind, self._directories.at(number), lowers, self._options, options)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
         """An active snapshot becomes a committed one: from now on it never changes.
@@ -263,6 +277,13 @@ class Snapshots:
             self._lending.link(one.layer_id) if one.layer_id else self._directories.link(one.id)
             for one in self.records.chain(parent)
         ]
+
+
+def _is_remapped(below: Snapshot | None, lowers: Sequence[Path], mapping: IdMapping) -> bool:
+    """Whether containerd has changed the owners of all files already, in a snapshot that it committed for that."""
+    if below is None or below.layer_id:
+        return False
+    return owner_of(lowers[0]) == (mapping.root_uid, mapping.root_gid)
 
 
 def _check_name(name: str) -> None:

@@ -134,11 +134,9 @@ def containerd(base: Path) -> Iterator[Containerd]:
 
 
 @pytest.fixture(scope="session")
-def podman(base: Path) -> Podman:
+def podman(base: Path, _agents: tuple[Agent, Agent]) -> Podman:
     """Its additional image store is the first agent's storage root."""
-    storage = base / "n1/storage"
-    storage.mkdir(parents=True, exist_ok=True)
-    return Podman(Node(base / "p", HOSTS, storage))
+    return Podman(Node(base / "p", HOSTS, _agents[0].storage))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,7 +21,8 @@ mount --bind "$base/run" /run
 mount --bind "$base/lib" /var/lib
 for etc in "$base"/etc/*; do if [ -d "$etc" ]; then mount --bind "$etc" "/etc/${etc##*/}"; fi; done
 if [ -n "$1" ]; then mount --rbind "$1" /var/lib/imagedist/storage; fi
-shift
+if [ -n "$2" ]; then mount -t overlay -o "ro,lowerdir=$2:/usr" usr /usr; fi
+shift 2
 exec "$@"
 """
 
@@ -32,11 +34,11 @@ class Node:
         base: a short path on a file system that overlay mounts accept (Unix socket paths have 107 characters).
         hosts: name → address. Names of the outside world go to an address where nothing listens.
         storage: what ``/var/lib/imagedist/storage`` shows: the storage root of an agent.
-        env: the PATH of another release's programs.
+        usr: programs and libraries of a newer Debian, laid over this machine's.
 
     Attributes:
         etc: each directory in it is shown below ``/etc``, by its name.
-        env: what all its commands have; the home is one without anybody's credentials.
+        env: what all its commands have: a home without anybody's credentials, Debian's own programs first.
     """
 
     def __init__(
@@ -44,21 +46,24 @@ class Node:
         base: Path,
         hosts: Mapping[str, str],
         storage: Path | None = None,
-        env: Mapping[str, str] | None = None,
+        usr: Path | None = None,
     ) -> None:
         self.base = base
         self.etc = base / "etc"
         self.run_directory = base / "run"
-        self._storage = storage
-        self.env = {"HOME": str(base / "home"), **(env or {})}
+        self._arguments = [str(base), str(storage or ""), str(usr or "")]
+        self.env = {
+            "HOME": str(base / "home"),
+            "PATH": f"/usr/bin:/usr/sbin:{os.environ['PATH']}",
+            "LIBMOUNT_FORCE_MOUNT2": "always",  # the kernel's newer call takes no option of more than 255 characters
+        }
         for directory in ("run/lock", "lib/imagedist/storage", "home", "etc"):
             (base / directory).mkdir(parents=True)
         lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in hosts.items())]
         (base / "hosts").write_text("\n".join(lines) + "\n")
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
-        storage = str(self._storage) if self._storage else ""
-        return ["unshare", "--mount", "sh", "-c", _ENTER, "node", str(self.base), storage, *argv]
+        return ["unshare", "--mount", "sh", "-c", _ENTER, "node", *self._arguments, *argv]
 
     def start(self, argv: Sequence[str], name: str) -> Process:
         return Process(self.wrap(argv), self.base / f"{name}.log", self.env)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +11,18 @@ _PROJECT = Path(__file__).parents[2]
 _UNPACKED = _PROJECT / "build/debian"
 
 
+_MORE = """
+[plugins."{table}"]
+restrict_oom_score_adj = true  # it lets nobody lower it
+[plugins."{table}".cni]
+conf_dir = "/run/cni"
+{programs}
+"""
+
+
 @dataclass(frozen=True)
 class Release:
-    """A containerd of one Debian release, with its ``ctr`` and what else comes from there.
+    """A containerd of one Debian release, with what else comes from there.
 
     Attributes:
         version: its first numbers. suite: Debian's name; empty: what is installed.
@@ -29,14 +36,14 @@ class Release:
 
     @property
     def config(self) -> str:
-        """What is shipped, and what a test machine needs that lets nobody lower ``oom_score_adj``."""
-        return f"{self.shipped.read_text()}\n[plugins.{self.runtime_table!r}]\nrestrict_oom_score_adj = true\n"
+        """What is shipped, and what a test machine needs."""
+        programs = 'bin_dirs = ["/run/cni"]' if self is V2 else 'bin_dir = "/run/cni"'
+        return self.shipped.read_text() + _MORE.format(table=self.runtime_table, programs=programs)
 
     @property
-    def env(self) -> Mapping[str, str]:
-        """Its programs first, then Debian's own."""
-        own = [_UNPACKED / self.suite / "usr/bin", _UNPACKED / self.suite / "usr/sbin"] if self.suite else []
-        return {"PATH": os.pathsep.join([*map(str, own), "/usr/bin", "/usr/sbin", os.environ["PATH"]])}
+    def usr(self) -> Path | None:
+        """What is to be laid over ``/usr``."""
+        return _UNPACKED / self.suite / "usr" if self.suite else None
 
     def __str__(self) -> str:
         return f"containerd {self.version}"

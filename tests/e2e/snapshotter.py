@@ -21,7 +21,7 @@ from imagedist.errors import SourceError
 from imagedist.oci.manifest import OCI_CONFIG, OCI_MANIFEST
 from tests.e2e.conftest import HOSTS
 from tests.e2e.node import Node
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import Process
 from tests.e2e.releases import V1_6, Release
 from tests.e2e.site import Agent
 from tests.e2e.upstream import NAME
@@ -34,15 +34,37 @@ server = "http://{registry}"
 capabilities = ["pull", "resolve"]
 """
 """The registry speaks no TLS, so its names need files of their own beside the shipped one."""
-# Both in one mount namespace; ctr prints the commands that mount a snapshot.
+# Both in one mount namespace; ctr prints the commands that mount a snapshot. The garbage collection, which comes
+# some time after a pull, takes a snapshot without a label.
 _COMPARE = """
-mkdir -p "$DIR/ours" "$DIR/theirs"
-ctr --namespace k8s.io snapshots --snapshotter imagedist view "$DIR" "$CHAIN" >/dev/null
-ctr --namespace plain snapshots --snapshotter overlayfs view "$DIR" "$CHAIN" >/dev/null
-eval "$(ctr --namespace k8s.io snapshots --snapshotter imagedist mounts "$DIR/ours" "$DIR")"
-eval "$(ctr --namespace plain snapshots --snapshotter overlayfs mounts "$DIR/theirs" "$DIR")"
-"$PYTHON" -m imagedist diff "$DIR/ours" "$DIR/theirs" || true
+viewed() {
+    of() { command="$1"; shift; ctr --namespace "$NAMESPACE" snapshots --snapshotter "$SNAPSHOTTER" "$command" "$@"; }
+    NAMESPACE="$1" SNAPSHOTTER="$2"
+    for attempt in 1 2 3; do
+        of view "$DIR" "$CHAIN" >/dev/null
+        if of label "$DIR" containerd.io/gc.root=compared >/dev/null; then break; fi
+    done
+    mkdir -p "$DIR/$SNAPSHOTTER"
+    eval "$(of mounts "$DIR/$SNAPSHOTTER" "$DIR")"
+}
+viewed k8s.io imagedist
+viewed plain overlayfs
+"$PYTHON" -m imagedist diff "$DIR/imagedist" "$DIR/overlayfs" || true
+ctr --namespace k8s.io snapshots --snapshotter imagedist rm "$DIR"
 """
+_CNI = {
+    "none.conf": '{"cniVersion": "0.3.1", "name": "none", "type": "none"}',
+    **dict.fromkeys(
+        ("none", "loopback"),
+        """\
+#!/bin/sh
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion": "0.3.1", "interfaces": [{"name": "eth0", "sandbox": "'"$CNI_NETNS"'"}],'
+echo ' "ips": [{"version": "4", "interface": 0, "address": "192.0.2.2/24"}]}'
+""",
+    ),
+}
+"""A network that is none, for pods with one of their own."""
 NAMESPACE = "k8s.io"
 PAUSE_REGISTRY = "registry.k8s.io"
 WAITS = ("/bin/sh", "-c", "cat /dev/ptmx")
@@ -104,12 +126,16 @@ class CriContainerd:
 
     def __init__(self, base: Path, agent: Agent, release: Release = V1_6, etc: Mapping[str, str] | None = None) -> None:
         self.release = release
-        self.node = Node(base, HOSTS, agent.storage, release.env)
+        self.node = Node(base, HOSTS, agent.storage, release.usr)
         hosts = HOSTS_TOML.format(registry=NAME, mirror=agent.url)
         mirrors = {f"containerd/certs.d/{name}/hosts.toml": hosts for name in (NAME, PAUSE_REGISTRY)}
         for name, content in {"containerd/config.toml": release.config, **mirrors, **(etc or {})}.items():
             (self.node.etc / name).parent.mkdir(parents=True, exist_ok=True)
             (self.node.etc / name).write_text(content)
+        (self.node.run_directory / "cni").mkdir()
+        for name, content in _CNI.items():
+            (self.node.run_directory / "cni" / name).write_text(content)
+            (self.node.run_directory / "cni" / name).chmod(0o755)
         socket_link = self.node.run_directory / "imagedist/snapshotter.sock"
         socket_link.parent.mkdir()
         socket_link.symlink_to(agent.snapshotter_socket)
@@ -155,8 +181,7 @@ class CriContainerd:
         return name
 
     def ctr(self, *arguments: str, namespace: str = NAMESPACE) -> CompletedProcess[str]:
-        command = ["ctr", "--address", self._address, "--namespace", namespace, *arguments]
-        return run(command, self.release.env)
+        return self.node.run(["ctr", "--namespace", namespace, *arguments])
 
     def fetched(self, built: BuiltImage, namespace: str = NAMESPACE) -> set[str]:
         """The layers of an image that containerd fetched itself."""

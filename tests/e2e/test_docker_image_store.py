@@ -11,7 +11,6 @@ import pytest
 
 from imagedist.demo.image import GREETING
 from imagedist.demo.layout import BuiltImage
-from tests.e2e import processes
 from tests.e2e.releases import V1_7, V2, Release
 from tests.e2e.site import Agent, Site
 from tests.e2e.snapshotter import HOSTS_TOML, CriContainerd, Snapshotter
@@ -41,9 +40,8 @@ class ImageStore:
         mirrors = {f"docker/certs.d/{name}/hosts.toml": hosts for name in (NAME, "docker.io")}
         etc = {"docker/daemon.json": json.dumps(settings), **mirrors}
         self.containerd = CriContainerd(base, agent, release, etc)
-        self._host = f"unix://{self.containerd.node.run_directory}/docker.sock"
         flags = ["--iptables=false", "--bridge=none", "--containerd=/run/containerd/containerd.sock"]
-        self._process = self.containerd.start_beside(["dockerd", "--host=unix:///run/docker.sock", *flags], "dockerd")
+        self._process = self.containerd.start_beside(["dockerd", *flags], "dockerd")
         try:
             self._process.wait_until(lambda: self.run("version").returncode == 0, "dockerd")
         except AssertionError:
@@ -51,10 +49,10 @@ class ImageStore:
             raise
 
     def run(self, *arguments: str) -> CompletedProcess[str]:
-        return processes.run(["docker", "--host", self._host, *arguments], self.containerd.node.env)
+        return self.containerd.node.run(["docker", *arguments])
 
     def succeed(self, *arguments: str) -> str:
-        return processes.succeed(["docker", "--host", self._host, *arguments], self.containerd.node.env).stdout.strip()
+        return self.containerd.node.succeed(["docker", *arguments]).stdout.strip()
 
     def stop(self) -> None:
         self._process.stop()

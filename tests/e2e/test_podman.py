@@ -11,6 +11,9 @@ from imagedist.demo.image import GREETING
 from imagedist.demo.layout import BuiltImage
 from imagedist.demo.tree import expected_tree, node_tree
 from imagedist.oci.reference import Reference
+from tests.e2e.conftest import HOSTS
+from tests.e2e.node import Node
+from tests.e2e.releases import V1_7
 from tests.e2e.runtimes import Podman
 from tests.e2e.site import Agent
 from tests.e2e.upstream import NAME, Upstream
@@ -66,3 +69,19 @@ def test_an_image_pulled_by_imagedist_runs_in_podman_from_the_additional_store(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == GREETING
     assert node_tree(first.storage, Reference.parse(reference)) == expected_tree(images["team/base:1"])
+
+
+@pytest.mark.e2e("podman/trixie")
+def test_a_newer_podman_does_the_same(base: Path, first: Agent, images: dict[str, BuiltImage]) -> None:
+    podman = Podman(Node(base / "p5", HOSTS, first.storage, V1_7.usr))
+    assert podman.run("--version").stdout.split()[-1].startswith("5."), "not the podman that was meant"
+    tool = images["team/tool:1"].image.id.hex
+
+    first.imagedist("pull", f"{NAME}/team/base:1")
+    pulled = podman.pull(f"{NAME}/team/tool:1")
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert tool in podman.images()
+    assert podman.images()[images["team/base:1"].image.id.hex], "podman does not list the image as read-only"
+    done = podman.run_container(f"{NAME}/team/base:1")
+    assert (done.returncode, done.stdout.strip()) == (0, GREETING), done.stderr

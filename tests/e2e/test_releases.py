@@ -10,10 +10,11 @@ import pytest
 
 from imagedist.demo.image import GREETING
 from imagedist.demo.layout import BuiltImage
-from tests.e2e.releases import RELEASES, V2, Release
+from tests.e2e.releases import RELEASES, V1_6, V1_7, V2, Release
 from tests.e2e.site import Agent, Site
 from tests.e2e.snapshotter import WAITS, CriContainerd, Snapshotter, difference, with_command
 from tests.e2e.upstream import NAME, Upstream
+from tests.support.cri.pods_pb2 import IDMapping
 
 pytestmark = [pytest.mark.e2e("docker-registry", "skopeo", "containerd")]
 
@@ -94,6 +95,30 @@ def test_a_pod_and_its_container_run_from_layers_that_we_unpacked(
     assert (done.exit_code, done.printed.splitlines()) == (0, [GREETING, "written"])
     assert cri.fetched(pause) == set()
     assert not [name for name in cri.snapshots() if not name.startswith("sha256:")], "a snapshot was left behind"
+
+
+def test_a_pod_with_users_of_its_own_sees_the_images_files_as_they_are(
+    cri: CriContainerd, agent: Agent, registry: Upstream, images: dict[str, BuiltImage], tmp_path: Path
+) -> None:
+    if cri.release is V1_6:
+        return  # it knows no user namespaces
+    registry.push(with_command(images["team/base:1"], tmp_path / "pause", WAITS), cri.pause())
+    with cri.images() as service:
+        service.pull(APP)
+    before = set(cri.snapshots())
+    script = "cat /proc/self/uid_map; ls -ln /etc/imagedist-demo; echo written > /etc/new; ls -ln /etc/new"
+
+    with cri.runtime().pod("mapped", [IDMapping(host_id=100_000, length=65_536)]) as pod:
+        done = pod.run("mapped-app", APP, "/bin/sh", "-c", script)
+        made = set(cri.snapshots()) - before
+
+    assert done.exit_code == 0, done.printed
+    mapping, *files = done.printed.splitlines()
+    assert mapping.split() == ["0", "100000", "65536"]
+    assert [line.split()[2:4] for line in files] == [["0", "0"]] * 2
+    # containerd 1.7 keeps a copy whose files have other owners; 2 needs none.
+    copies = [name for name in made if name.endswith("-100000-100000")]
+    assert bool(copies) == (cri.release is V1_7), made
 
 
 def test_kubelet_is_told_where_the_images_are(cri: CriContainerd, agent: Agent) -> None:

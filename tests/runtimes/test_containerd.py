@@ -29,6 +29,8 @@ PLUGIN = {
     },
 }
 
+REMAPS = {"capabilities": ["remap-ids"]}
+
 
 def written(text: str, release: tuple[int, int] | None = (1, 6)) -> dict[str, Any]:
     return tomllib.loads(with_snapshotter(text, SETTINGS, release))
@@ -50,7 +52,7 @@ def test_an_empty_file_of_containerd_1_is_of_version_2_with_the_long_names() -> 
 def test_an_empty_file_of_containerd_2_is_of_version_3_with_its_names_and_the_transfer_services_list() -> None:
     assert written("", (2, 1)) == {
         "version": 3,
-        "proxy_plugins": {"imagedist": PLUGIN},
+        "proxy_plugins": {"imagedist": PLUGIN | REMAPS},
         "plugins": {
             CRI_2: {
                 "snapshotter": "imagedist",
@@ -99,7 +101,7 @@ def test_any_file_gets_our_settings_once_and_keeps_the_rest(text: str) -> None:
     after = with_snapshotter(text, SETTINGS, (2, 0))
     assert with_snapshotter(after, SETTINGS, (2, 0)) == after
     document = tomllib.loads(after)
-    assert document["proxy_plugins"]["imagedist"] == PLUGIN
+    assert document["proxy_plugins"]["imagedist"] == PLUGIN | REMAPS
     _assert_within(tomllib.loads(text), document)
 
 
