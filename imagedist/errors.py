@@ -13,6 +13,7 @@ ImagedistError
 ├── IntegrityError        the bytes are wrong: drop them, blame the source, try another
 ├── UnacceptableError     the image or a layer of it is unsafe or unsupported: stop
 └── StorageError          the local disk, ramdisk or a local lock failed: stop, nothing was committed
+    └── FullError         no room: evict and try again, or go on without storing
 
 Messages are a short verb phrase, what it was about (reference, digest), what was expected, and the remedy.
 """
@@ -97,6 +98,10 @@ class StorageError(ImagedistError):
     pass
 
 
+class FullError(StorageError):
+    pass
+
+
 def storage_error(action: str, error: OSError) -> StorageError:
     """Maps an ``OSError`` of the local disk to one line that names the remedy."""
     import errno
@@ -109,7 +114,8 @@ def storage_error(action: str, error: OSError) -> StorageError:
         errno.EROFS: "; choose a directory on a writable file system",
     }.get(error.errno or 0, "")
     where = f" ({error.filename})" if error.filename else ""
-    return StorageError(f"cannot {action}{where}: {error.strerror or error}{remedy}")
+    kind = FullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    return kind(f"cannot {action}{where}: {error.strerror or error}{remedy}")
 
 
 def listen_error(address: object, error: OSError) -> InputError:

@@ -67,3 +67,6 @@ STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store
 PULL_SECONDS = Histogram(
     "imagedist_pull_seconds", "Whole pulls into overlay storage.", buckets=(0.5, 1, 2, 5, 10, 20, 60, 300)
 )
+EVICTIONS = Counter("imagedist_store_evictions", "Files this process evicted from its blob store.")
+EVICTED_BYTES = Counter("imagedist_store_evicted_bytes", "Bytes this process evicted from its blob store.")
+PASSED_THROUGH = Counter("imagedist_passed_through", "Blobs served without being stored: there was no room.")

@@ -55,12 +55,12 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     settings = config.proxy
     token = read_secret(settings.site_token_file)
     upstreams = Upstreams(config)
-    store = BlobStore(settings.site_blobs, settings.site_blobs_quota)
+    store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
     cache = SiteCache(store, upstreams)
     seeds = Seeds(settings.site_seeders, token)
     torrents = Torrents(cache, seeds, settings, share)
     purges = Purges(cache, settings.site_proxies, token)
-    store.may_evict = torrents.let_go
+    store.space.may_evict = torrents.let_go
 
     async def get_upstreams(request: web.Request) -> web.Response:
         return web.json_response({"format": 1, "upstreams": upstreams.hosts()})

@@ -54,7 +54,7 @@ class SiteCache:
         self._siblings = siblings
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
-        manifests = ManifestStore(store.root)
+        manifests = ManifestStore(store.root, store.ledger)
         self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
         self._manifests = Manifests(manifests, self._access, self._failures, turns)
         self._referrers = Referrers(self._manifests, self._failures)

@@ -18,7 +18,7 @@ from imagedist.errors import storage_error
 from imagedist.locking import locked
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES
-from imagedist.store.files import write_aside
+from imagedist.store.ledger import Ledger
 
 
 class _Described(BaseModel):
@@ -59,9 +59,15 @@ class KeptTag(NamedTuple):
 
 
 class ManifestStore:
-    def __init__(self, root: Path) -> None:
+    """
+    Args:
+        ledger: of the store at ``root``, which counts these files as well.
+    """
+
+    def __init__(self, root: Path, ledger: Ledger) -> None:
         self._manifests = root / "manifests"
         self._tags = root / "tags"
+        self._ledger = ledger
 
     def get(self, digest: Digest) -> KeptManifest | None:
         """None: not here, or damaged (a crash of the machine), which is as good as not here.
@@ -98,8 +104,8 @@ class ManifestStore:
         private_to = None if owner is None else frozenset({*others, owner})
         path = self._path(manifest.digest)
         described = _Described(media_type=manifest.media_type, private_to=private_to)
-        write_aside(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())
-        write_aside(path, manifest.body)
+        self._ledger.write(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())
+        self._ledger.write(path, manifest.body)
 
     def get_tag(self, upstream: str, repository: str, tag: str) -> KeptTag:
         """What the tag meant when upstream was last asked, and the manifest if it is here. Raises StorageError."""
@@ -117,18 +123,11 @@ class ManifestStore:
         """Nothing happens if the repository was purged since that generation. Raises StorageError."""
         with locked(self._tags / ".lock"):
             if self.generation(upstream, repository) == generation:
-                write_aside(self._tag_path(upstream, repository, tag), record.model_dump_json().encode())
+                self._ledger.write(self._tag_path(upstream, repository, tag), record.model_dump_json().encode())
 
     def drop_tag(self, upstream: str, repository: str, tag: str) -> bool:
         """Whether there was a record. Raises StorageError."""
-        path = self._tag_path(upstream, repository, tag)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise storage_error(f"remove {path}", error) from error
-        return True
+        return self._ledger.unlink(self._tag_path(upstream, repository, tag)) > 0
 
     def generation(self, upstream: str, repository: str) -> Generation:
         """Changes with every purge. One stat."""
@@ -148,7 +147,7 @@ class ManifestStore:
         """
         directory = self._tags / upstream / repository
         with locked(self._tags / ".lock"):
-            write_aside(directory / "_purged", f"{time.time_ns()}\n".encode(), durable=True)
+            self._ledger.write(directory / "_purged", f"{time.time_ns()}\n".encode(), durable=True)
             tags = [tag] if tag is not None else [path.stem for path in (directory / "_tags").glob("*.json")]
             return sum(self.drop_tag(upstream, repository, each) for each in tags)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from imagedist.distribution.backend import ManifestAnswer
-from imagedist.errors import IntegrityError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import FullError, IntegrityError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.metrics import FETCHES, TAGS
 from imagedist.oci.client import ManifestHead
 from imagedist.oci.digest import Digest
@@ -175,13 +175,22 @@ class Manifests:
                     await asyncio.to_thread(self._store.drop_tag, place.upstream, place.repository, tag)
                 raise
             record = TagRecord(digest=answer.digest, media_type=answer.media_type, checked_at=self._clock())
-            await asyncio.to_thread(self._store.put_tag, place.upstream, place.repository, tag, record, kept.generation)
+            where = (place.upstream, place.repository, tag)
+            await self._keep(lambda: self._store.put_tag(*where, record, kept.generation))
         if kept.record is None or kept.record.digest == answer.digest:
             TAGS.labels(outcome="revalidated" if answer is before else "fetched").inc()
         else:
             TAGS.labels(outcome="moved").inc()
             log.info("%s:%s moved from %s to %s", place, tag, kept.record.digest, answer.digest)
         return answer
+
+    @staticmethod
+    async def _keep(write: Callable[[], None]) -> None:
+        """On a full disk the answer is given all the same."""
+        try:
+            await asyncio.to_thread(write)
+        except FullError as error:
+            log.warning("answering without keeping it: %s", error)
 
     async def _from_upstream(
         self, place: UpstreamRepository, reference: str, kept: ManifestAnswer | None
@@ -200,5 +209,5 @@ class Manifests:
                 fetched = await place.client.manifest(place.repository, reference)
                 answer = ManifestAnswer(fetched.digest, fetched.media_type, fetched.body, is_kept=False)
         self._access.note(place, may_read=True)
-        await asyncio.to_thread(self._store.put, answer, place.owner if place.is_private else None)
+        await self._keep(lambda: self._store.put(answer, place.owner if place.is_private else None))
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -13,14 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from imagedist.config import ProxyTable
 from imagedist.distribution.backend import Target
 from imagedist.distribution.challenges import sent_authorization
-from imagedist.errors import InputError, storage_error
+from imagedist.errors import FullError, InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
 from imagedist.service import wait_unless_stopping
 from imagedist.share import Share
 from imagedist.site import PRIVATE_HEADER
 from imagedist.store.arrival import Arrival
-from imagedist.store.files import write_aside
 from imagedist.swarm.torrent import build
 from registry_proxy.cache import SiteCache
 from registry_proxy.flights import Flights
@@ -86,7 +86,7 @@ class Torrents:
         arrival = await self._cache.arrival(target, digest)
         size_bytes = await arrival.wait_begun()
         is_private = self._cache.is_private(digest)
-        if not self._is_shared(place, digest, size_bytes):
+        if arrival.window is not None or not self._is_shared(place, digest, size_bytes):
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         if arrival.is_committed and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
             return _torrent(torrent, is_private=is_private)
@@ -101,7 +101,9 @@ class Torrents:
             finally:
                 self._waiting -= 1
         if making.done():
-            return _torrent(making.result(), is_private=is_private)
+            with contextlib.suppress(FullError):  # the disk filled meanwhile: it passes through
+                return _torrent(making.result(), is_private=is_private)
+            return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         action = "wait" if self._waves.patience(digest, node) > 0 else "stream"
         return _arriving(arrival, action, is_swarm=True, is_private=is_private)
 
@@ -124,10 +126,7 @@ class Torrents:
             return not self._cache.is_arriving(digest)
         if not await self._seeds.delete(digest):
             return False
-        try:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        except OSError as error:
-            raise storage_error(f"remove {path}", error) from error
+        await asyncio.to_thread(self._cache.store.ledger.unlink, path)
         return True
 
     def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:
@@ -136,13 +135,13 @@ class Torrents:
 
     async def _make(self, digest: Digest, arrival: Arrival) -> bytes:
         try:
-            with self._cache.store.pin(digest):
+            with self._cache.store.space.pin(digest):
                 await arrival.wait()
                 async with self._turns.take(digest.hex):
                     torrent = await asyncio.to_thread(self._read, digest)
                     if torrent is None:  # else another worker has made it, and told the seeders
                         torrent = await asyncio.to_thread(build, self._cache.store.path(digest), digest)
-                        await asyncio.to_thread(write_aside, self._path(digest), torrent)
+                        await asyncio.to_thread(self._cache.store.ledger.write, self._path(digest), torrent)
                         await self._seeds.put(digest, torrent)
             return torrent
         finally:

@@ -98,6 +98,9 @@ class ProxyTable(Table):
     listen: Listen
     site_blobs: AbsolutePath
     site_blobs_quota: ByteSize | None = None
+    """Of all files below ``site_blobs``: what was not used for the longest time goes. None: as far as the disk goes."""
+    site_blobs_headroom: ByteSize | None = None
+    """Left free on the disk of ``site_blobs``. None: a twentieth of it, 1 GiB at most."""
     default_upstream: str | None = None
     allow_any: bool = False
     """Also registries that are no upstream of this file, by their host name, if they are at public addresses."""

@@ -240,7 +240,7 @@ class NodeBlobs:
     async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
         facts = _expect(torrent, inbound.digest)
         # What is arriving counts, as it does by HTTP; adopt() promises the room anew.
-        async with self._store.room(facts.size_bytes, f"blob {inbound.digest}"):
+        async with self._store.space.promise(facts.size_bytes, f"blob {inbound.digest}"):
             transfer = await self._session.add(torrent, self._swarm, trackers=self._trackers)
             inbound.learn_size(transfer.size_bytes)
             inbound.take(transfer)

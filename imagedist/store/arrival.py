@@ -10,18 +10,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import weakref
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError, StorageError, storage_error
+from imagedist.errors import (
+    FullError,
+    ImagedistError,
+    IntegrityError,
+    NotFoundError,
+    SourceError,
+    StorageError,
+    storage_error,
+)
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.store.partial import Partial, stated_size
 from imagedist.store.reading import OpenBlob, Span
+from imagedist.store.window import Window
+from imagedist.store.writer import MAX_PASSING, BlobWriter
+from imagedist.threads import settled
+
+__all__ = ["MAX_FETCHES", "Arrival", "Arrivals", "BlobWriter", "Fetch"]
 
 log = logging.getLogger(__name__)
 
@@ -29,96 +42,30 @@ MAX_FETCHES = 64
 _FIRST_LOOK_SECONDS, FOLLOW_SECONDS = 0.002, 0.05
 """How often a follower looks at the file that another process is fetching: often at first, for the first byte."""
 _PAUSE_PER_READER_SECONDS, _LONGEST_PAUSE_SECONDS = 1e-4, 0.05
+_FILE_RESERVE_BYTES = 1 << 20
 
-Fetch = Callable[["BlobWriter"], Awaitable[None]]
-
-
-class BlobWriter:
-    """What a fetch writes to: ``begin`` with the size, then every byte from ``offset`` on, in order.
-
-    A fetch may go on at another source where one broke off: it begins again there, from ``offset``.
-
-    Attributes:
-        threads: for a fetch whose thread receives and appends.
-    """
-
-    def __init__(self, arrival: Arrival, partial: Partial, stack: AsyncExitStack, threads: Executor) -> None:
-        self.threads = threads
-        self._arrival = arrival
-        self._partial = partial
-        self._stack = stack
-        self._loop = asyncio.get_running_loop()
-        self.digest = arrival.digest
-        self._has_begun = False
-
-    @property
-    def offset(self) -> int:
-        """How many bytes are there already, from an earlier fetch too."""
-        return self._partial.present_bytes
-
-    async def begin(self, size_bytes: int) -> None:
-        """States the size of the whole blob. Until now askers wait; from now on they are answered.
-
-        Raises:
-            IntegrityError: not the size that was expected. StorageError: no room under the quota.
-        """
-        arrival = self._arrival
-        if arrival.size_bytes not in (None, size_bytes) or size_bytes < self.offset:
-            raise IntegrityError(
-                f"blob {self.digest} is said to have {size_bytes} bytes, expected {arrival.size_bytes} "
-                f"({self.offset} are here)"
-            )
-        if not self._has_begun:
-            await self._stack.enter_async_context(arrival.store.room(size_bytes, f"blob {self.digest}"))
-            await asyncio.to_thread(self._partial.state_size, size_bytes)
-            self._has_begun = True
-        arrival.progress(size_bytes, self.offset)
-
-    def check(self) -> None:
-        """For who wants to know which source to blame: the commit checks again what all of them have sent.
-
-        Raises:
-            SourceError: bytes are missing. IntegrityError: wrong bytes.
-        """
-        if self._arrival.size_bytes is None or self.offset != self._arrival.size_bytes:
-            raise SourceError(f"blob {self.digest} ended after {self.offset} of {self._arrival.size_bytes} bytes")
-        self._partial.check()
-
-    async def write(self, chunk: bytes) -> None:
-        """Appends bytes; best called with 256 KiB or more, as each call is a turn of a thread.
-
-        The first call begins by itself when the asker knew the size.
-
-        Raises:
-            IntegrityError: more bytes than the blob has. StorageError: the disk is full.
-        """
-        if not self._has_begun:
-            if self._arrival.size_bytes is None:
-                raise SourceError(f"nobody told the size of blob {self.digest}")
-            await self.begin(self._arrival.size_bytes)
-        await asyncio.to_thread(self.append, chunk)
-
-    def append(self, chunk: bytes | memoryview) -> None:
-        """``write`` for a thread that receives as well, after ``begin``. Blocking. Raises as ``write``."""
-        arrival, partial = self._arrival, self._partial
-        assert self._has_begun
-        assert arrival.size_bytes is not None
-        if partial.present_bytes + len(chunk) > arrival.size_bytes:
-            raise IntegrityError(f"blob {self.digest} is longer than its {arrival.size_bytes} bytes")
-        partial.append(chunk)
-        self._loop.call_soon_threadsafe(arrival.progress, arrival.size_bytes, partial.present_bytes)
+Fetch = Callable[[BlobWriter], Awaitable[None]]
 
 
 class Arrival:
-    """One blob on its way, and everyone who waits for it. ``join`` of ``Arrivals`` makes it."""
+    """One blob on its way, and everyone who waits for it. ``join`` of ``Arrivals`` makes it.
+
+    Attributes:
+        window: where the bytes go when there is no room to store them.
+    """
 
     def __init__(self, store: BlobStore, digest: Digest, size_bytes: int | None) -> None:
         self.store = store
         self.digest = digest
         self.size_bytes = size_bytes
         self.present_bytes = 0
+        self.window: Window | None = None
+        self._passed_from = 0
+        self._prefix: int | None = None
+        self._readers: dict[ArrivingBlob, int] = {}
         self._begun = False
         self._committed = False
+        self._verified = False
         self._failure: ImagedistError | None = None
         self._changed = asyncio.Event()
         self._waiting = 0
@@ -142,19 +89,46 @@ class Arrival:
         assert self.size_bytes is not None
         return self.size_bytes
 
+    @property
+    def is_verified(self) -> bool:
+        return self._verified
+
+    @property
+    def is_open_to_all(self) -> bool:
+        """Whether a reader who comes now can still have every byte."""
+        return self.window is None or self.window.start == self._passed_from
+
+    async def wait_verified(self) -> None:
+        """Returns when size and digest matched; raises as the fetch did."""
+        await self._until(lambda: self._verified)
+
     async def wait(self) -> None:
-        """Returns when size and digest matched and the blob is in the store; raises as the fetch did."""
-        await self._until(lambda: self._committed)
+        """Returns when the blob is in the store as well; raises as the fetch did.
+
+        Raises:
+            FullError: there is no room for it; readers get it nevertheless.
+        """
+        await self._until(lambda: self._verified or self.window is not None)
+        if not self._committed:
+            raise FullError(
+                f"no room to store blob {self.digest} in {self.store.root}; raise the quota or unpin images"
+            )
 
     async def open(self) -> OpenBlob:
         """A reader that gives bytes as they come, once a source has answered; raises as the fetch did."""
         await self.wait_begun()
-        if not self._committed:
+        while not self._committed:
+            if self.window is not None:
+                prefix = None if self._prefix is None else FileIO(os.dup(self._prefix))
+                return ArrivingBlob(self, prefix)
             try:
-                file = await asyncio.to_thread(FileIO, self.store.partial_path(self.digest))
-                return ArrivingBlob(self, file)
-            except FileNotFoundError:
-                await self.wait()  # renamed this moment
+                return ArrivingBlob(self, await asyncio.to_thread(FileIO, self.store.partial_path(self.digest)))
+            except FileNotFoundError:  # renamed or given up this moment
+                if self._verified and not self._committed:
+                    raise SourceError(
+                        f"blob {self.digest} came this moment, and there was no room: ask again"
+                    ) from None
+                await self._until(lambda: self._verified or self.window is not None)
             except OSError as error:
                 raise storage_error(f"open blob {self.digest}", error) from error
         return await self.store.open(self.digest)
@@ -163,8 +137,37 @@ class Arrival:
         """The end of what may be given to readers, once it lies behind ``offset``: all but the last byte
         until the commit (design.md §4.1)."""
         size_bytes = await self.wait_begun()
-        await self._until(lambda: self._committed or min(self.present_bytes, size_bytes - 1) > offset)
-        return size_bytes if self._committed else min(self.present_bytes, size_bytes - 1)
+        await self._until(lambda: self._verified or min(self.present_bytes, size_bytes - 1) > offset)
+        return size_bytes if self._verified else min(self.present_bytes, size_bytes - 1)
+
+    def seen(self, reader: ArrivingBlob, offset: int) -> None:
+        """Where a reader is: nothing that it still needs is thrown away while it keeps up."""
+        self._readers[reader] = offset
+        if self.window is not None:
+            self.window.join(reader, offset)
+
+    def left(self, reader: ArrivingBlob) -> None:
+        self._readers.pop(reader, None)
+        if self.window is not None:
+            self.window.leave(reader)
+
+    def part(self, offset: int, end: int) -> int:
+        """The end of the stored bytes behind ``offset``; ``offset`` itself when they are in the window."""
+        return end if self.window is None else max(offset, min(end, self._passed_from))
+
+    def pass_from(self, offset: int, prefix: int | None) -> None:
+        """No room: bytes from ``offset`` on go by the window.
+
+        Args:
+            prefix: a file descriptor of the bytes before it, now the arrival's.
+        """
+        self._passed_from, self._prefix = offset, prefix
+        if prefix is not None:
+            weakref.finalize(self, os.close, prefix)
+        self.window = Window(offset, self._wake)
+        for reader, position in self._readers.items():
+            self.window.join(reader, position)
+        self._wake()
 
     def progress(self, size_bytes: int, present_bytes: int) -> None:
         self.size_bytes, self.present_bytes = size_bytes, present_bytes
@@ -174,15 +177,19 @@ class Arrival:
             self._begun = True
             self._wake()
 
-    def complete(self, size_bytes: int) -> None:
-        self._committed = True
-        self.store.admit(self.digest, size_bytes)
+    def complete(self, size_bytes: int, *, committed: bool = True) -> None:
+        self._committed, self._verified = committed, True
         self.progress(size_bytes, size_bytes)
         self._wake()
 
     def fail(self, error: ImagedistError) -> None:
         self._failure = error
         self._wake()
+
+    def stop(self) -> None:
+        """Nobody is waited for any more."""
+        if self.window is not None:
+            self.window.close()
 
     def _wake_soon(self) -> None:
         """A crowd is woken less often, each time for more bytes: five hundred readers per chunk would cost a CPU."""
@@ -209,11 +216,16 @@ class Arrival:
 
 
 class ArrivingBlob:
-    """A reader of a blob that was still arriving when it was opened (``OpenBlob``)."""
+    """A reader of a blob that was still arriving when it was opened (``OpenBlob``).
 
-    def __init__(self, arrival: Arrival, file: FileIO) -> None:
+    Args:
+        file: what is stored of it, this reader's own; None: nothing is.
+    """
+
+    def __init__(self, arrival: Arrival, file: FileIO | None) -> None:
         self._arrival = arrival
         self._file = file
+        arrival.seen(self, 0)
 
     @property
     def size_bytes(self) -> int:
@@ -222,25 +234,34 @@ class ArrivingBlob:
 
     @property
     def is_verified(self) -> bool:
-        return self._arrival.is_committed
+        return self._arrival.is_verified
 
     async def wait_verified(self) -> None:
-        await self._arrival.wait()
+        await self._arrival.wait_verified()
 
-    async def span(self, offset: int) -> Span:
-        return Span(self._file, await self._arrival.wait_readable(offset))
+    async def span(self, offset: int) -> Span | None:
+        self._arrival.seen(self, offset)
+        stored_end = self._arrival.part(offset, await self._arrival.wait_readable(offset))
+        return Span(self._file, stored_end) if self._file is not None and stored_end > offset else None
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
+        self._arrival.seen(self, offset)
         end = await self._arrival.wait_readable(offset)
+        stored_end, window = self._arrival.part(offset, end), self._arrival.window
+        if window is not None and stored_end <= offset:
+            return window.read(self, offset, max(0, min(limit_bytes, end - offset)))
+        assert self._file is not None
         try:
             return await asyncio.to_thread(
-                os.pread, self._file.fileno(), max(0, min(limit_bytes, end - offset)), offset
+                os.pread, self._file.fileno(), max(0, min(limit_bytes, stored_end - offset)), offset
             )
         except OSError as error:
             raise storage_error(f"read blob {self._arrival.digest}", error) from error
 
     async def close(self) -> None:
-        self._file.close()
+        self._arrival.left(self)
+        if self._file is not None:
+            self._file.close()
 
 
 class Arrivals:
@@ -250,12 +271,14 @@ class Arrivals:
         self._store = store
         self._slots = asyncio.Semaphore(max_fetches)
         self._threads = ThreadPoolExecutor(max_fetches, "receive")
+        self._passing = asyncio.Semaphore(MAX_PASSING)
         self._arrivals: dict[Digest, Arrival] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Arrival] = {}
 
     def get(self, digest: Digest) -> Arrival | None:
-        """The arrival under way, if there is one."""
-        return self._arrivals.get(digest)
+        """The arrival under way, if there is one, and a reader can still have all of it."""
+        arrival = self._arrivals.get(digest)
+        return arrival if arrival is not None and arrival.is_open_to_all else None
 
     async def join(self, digest: Digest, size_hint: int | None, fetch: Fetch) -> Arrival:
         """The arrival of a blob, begun now if there is none; ``fetch`` is called at most once.
@@ -265,7 +288,7 @@ class Arrivals:
         Args:
             size_hint: the size the descriptor states, if known: another size is refused.
         """
-        if arrival := self._arrivals.get(digest):
+        if arrival := self.get(digest):
             return arrival
         arrival = Arrival(self._store, digest, size_hint)
         if self._store.has(digest):
@@ -273,13 +296,14 @@ class Arrivals:
             return arrival
         self._arrivals[digest] = arrival
         task = asyncio.create_task(self._run(arrival, fetch), name=f"arrival of {digest}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = arrival
+        task.add_done_callback(self._tasks.pop)
         return arrival
 
     async def close(self) -> None:
         """Stops every fetch; what has arrived stays for the next process."""
-        for task in self._tasks:
+        for task, arrival in self._tasks.items():
+            arrival.stop()
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False)
@@ -299,7 +323,8 @@ class Arrivals:
             log.exception("fetch of blob %s failed", arrival.digest)
             arrival.fail(SourceError(f"the fetch of blob {arrival.digest} failed: {error!r}"))
         finally:
-            self._arrivals.pop(arrival.digest, None)
+            if self._arrivals.get(arrival.digest) is arrival:
+                del self._arrivals[arrival.digest]
 
     async def _claim(self, arrival: Arrival) -> Partial | None:
         """The lock of the partial file, or None once another process has committed the blob."""
@@ -307,15 +332,15 @@ class Arrivals:
         followed: int | None = None
         pause_seconds = _FIRST_LOOK_SECONDS
         while True:
-            partial = await asyncio.to_thread(Partial.claim, path, arrival.digest)
+            partial = await self._claim_file(path, arrival.digest)
             is_committed = self._store.has(arrival.digest)
             if partial is not None and not is_committed:
-                if followed not in (None, partial.inode()):
-                    await asyncio.to_thread(partial.drop)
+                if not partial.is_nowhere and followed not in (None, partial.inode()):
+                    await asyncio.to_thread(self._store.drop, partial)
                     raise SourceError(f"another worker's fetch of blob {arrival.digest} failed; ask again")
                 return partial
             if partial is not None:
-                await asyncio.to_thread(partial.drop)
+                await asyncio.to_thread(self._store.drop, partial)
             if is_committed:
                 if followed not in (None, await asyncio.to_thread(_inode, self._store.path(arrival.digest))):
                     raise SourceError(f"another worker's fetch of blob {arrival.digest} failed; ask again")
@@ -328,22 +353,44 @@ class Arrivals:
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(FOLLOW_SECONDS, 2 * pause_seconds)
 
+    async def _claim_file(self, path: Path, digest: Digest) -> Partial | None:
+        """On a disk that is full to the last byte, after evicting too: one that stores nothing."""
+        try:
+            return await asyncio.to_thread(Partial.claim, path, digest)
+        except FullError:
+            if not await self._store.space.relieve(_FILE_RESERVE_BYTES):
+                return Partial.nowhere(digest)
+        try:
+            return await asyncio.to_thread(Partial.claim, path, digest)
+        except FullError:
+            return Partial.nowhere(digest)
+
     async def _fetch(self, arrival: Arrival, partial: Partial, fetch: Fetch) -> None:
-        async with AsyncExitStack() as stack:
-            try:
-                await asyncio.to_thread(partial.take_over)
-                writer = BlobWriter(arrival, partial, stack, self._threads)
-                await fetch(writer)
-                writer.check()
-                final = self._store.path(arrival.digest)
-                await asyncio.to_thread(lambda: partial.commit(final, durable=self._store.durable))
-            except (IntegrityError, NotFoundError, StorageError):
-                await asyncio.to_thread(partial.drop)  # wrong, or in the way: never resumed
-                raise
-            except BaseException:
-                partial.release()
-                raise
-            arrival.complete(partial.present_bytes)
+        writer = BlobWriter(arrival, partial, self._passing, self._threads)
+        try:
+            await asyncio.to_thread(partial.take_over)
+            await fetch(writer)
+            writer.check()
+            is_stored = arrival.window is None and await self._commit(partial)
+        except (IntegrityError, NotFoundError, StorageError):
+            await asyncio.to_thread(self._store.drop, partial)  # wrong, or in the way: never resumed
+            raise
+        except BaseException:
+            await settled(asyncio.to_thread(self._store.release, partial))
+            raise
+        finally:
+            writer.end()
+        arrival.complete(partial.present_bytes, committed=is_stored)
+
+    async def _commit(self, partial: Partial) -> bool:
+        """Whether there was room for the last few bytes that a commit takes."""
+        try:
+            await asyncio.to_thread(self._store.commit, partial)
+        except FullError as error:
+            log.warning("blob %s is passed on without being stored: %s", partial.digest, error)
+            await asyncio.to_thread(self._store.drop, partial)
+            return False
+        return True
 
 
 class _Seen(NamedTuple):

@@ -1,35 +1,29 @@
-"""The committed blobs of one directory: content-addressed files, counted, pinned, evicted oldest first.
+"""The committed blobs of one directory: content-addressed files, put there verified, opened, removed.
 
 Layout: ``blobs/<algorithm>/<hex>`` holds only verified files; ``partial/`` what is still arriving
-(``imagedist.store.partial``). The seeder and the swarm read the same files.
+(``imagedist.store.partial``). The seeder and the swarm read the same files. docs/site-store.md has all of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from imagedist.errors import InputError, IntegrityError, NotFoundError, StorageError, storage_error
-from imagedist.metrics import STORE_BYTES
+from imagedist.errors import IntegrityError, NotFoundError, storage_error
 from imagedist.oci.digest import Digest
-from imagedist.store.files import sync_directory
+from imagedist.store.format import claim_format
+from imagedist.store.inventory import ALGORITHMS
+from imagedist.store.ledger import Ledger
+from imagedist.store.partial import Partial
 from imagedist.store.reading import Span
+from imagedist.store.room import MayEvict, Room
+from imagedist.store.unsynced import Unsynced, is_right
 
-log = logging.getLogger(__name__)
-
-HASH_STEP_BYTES = 1 << 20
-PARTIAL_KEPT_SECONDS = 24 * 3600
-TOUCH_SECONDS = 3600
-"""The order of use survives a restart to within this: an atime is written at most so often per blob."""
-
-MayEvict = Callable[[Digest], Awaitable[bool]]
 Removed = Callable[[Digest], Awaitable[None]]
 
 
@@ -63,20 +57,19 @@ class CommittedBlob:
 
 
 class BlobStore:
-    """One directory of blobs, used by one event loop; other processes may add and read files beside it.
+    """One directory of blobs, which several processes may use at a time.
 
     Args:
-        root: created when missing. Reading its directory is the only slow step, done here.
-        quota_bytes: bound of the bytes counted by this store (not of the disk's). None: no bound.
-        durable: every commit survives a power cut, not only a kill (an fsync per blob).
-        may_evict: (may be set later) asked before a blob is unlinked to make room; a no spares it. The proxy stops the
-            seed there, the agent its torrent.
+        root: created when missing. Counting its files is the only slow step, done here.
+        quota_bytes, headroom_bytes: as ``Room``.
+        may_evict: (may be set later, at ``space``) asked before a blob is unlinked to make room.
 
     Attributes:
+        space: the room there is: pins, promises, evictions.
         removed: told after a blob was unlinked, so that what lies beside it can go, too.
 
     Raises:
-        StorageError: the directory cannot be made or read.
+        StorageError: the directory cannot be made or read, or a newer version made it.
     """
 
     def __init__(
@@ -84,35 +77,35 @@ class BlobStore:
         root: Path,
         quota_bytes: int | None = None,
         *,
-        durable: bool = False,
+        headroom_bytes: int | None = 0,
         may_evict: MayEvict | None = None,
     ) -> None:
         self.root = root
-        self.quota_bytes = quota_bytes
-        self.durable = durable
-        self.may_evict = may_evict
         self.removed: Removed | None = None
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()  # least recently used first
-        self._touched: dict[Digest, float] = {}
-        self._used_bytes = 0
-        self._reserved_bytes = 0
-        self._pins: Counter[Digest] = Counter()
-        self._evicting = asyncio.Lock()
         try:
-            for algorithm in ("sha256", "sha512"):
+            for algorithm in ALGORITHMS:
                 (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
-            (root / "partial").mkdir(exist_ok=True)
-            self._scan()
+            for folder in ("partial", "unsynced"):
+                (root / folder).mkdir(exist_ok=True)
         except OSError as error:
             raise storage_error(f"open blob store {root}", error) from error
+        claim_format(root)
+        self.ledger = Ledger(root / "usage")
+        self.space = Room(root, self.ledger, quota_bytes, headroom_bytes, self.remove)
+        self.space.may_evict = may_evict
+        self._unsynced = Unsynced(root)
+        for digest in self._unsynced.wrong(self.path):
+            self.ledger.unlink(self.path(digest))
+            self._unsynced.forget(digest)
+        self.space.recount()
 
     def __repr__(self) -> str:
-        return f"<BlobStore {self.root} {len(self._sizes)} blobs {self.used_bytes} bytes>"
+        return f"<BlobStore {self.root} {self.used_bytes} bytes>"
 
     @property
     def used_bytes(self) -> int:
-        """Committed bytes and the room promised to blobs that are arriving."""
-        return self._used_bytes + self._reserved_bytes
+        """Bytes of the files and the room promised to what is arriving, of all processes."""
+        return self.ledger.read().used_bytes
 
     def path(self, digest: Digest) -> Path:
         return self.root / "blobs" / digest.algorithm / digest.hex
@@ -141,19 +134,12 @@ class BlobStore:
         Raises:
             NotFoundError: it is not here. StorageError.
         """
-        path = self.path(digest)
         try:
-            file = await asyncio.to_thread(FileIO, path)
+            return CommittedBlob(await asyncio.to_thread(_open, self.path(digest)))
         except FileNotFoundError as error:
-            self._forget(digest)
             raise NotFoundError(f"blob {digest} is not in {self.root}") from error
         except OSError as error:
-            raise storage_error(f"open {path}", error) from error
-        blob = CommittedBlob(file)
-        self.admit(digest, blob.size_bytes)
-        self._sizes.move_to_end(digest)
-        self._touch(digest)
-        return blob
+            raise storage_error(f"open {self.path(digest)}", error) from error
 
     async def adopt(self, source: Path, digest: Digest, size_bytes: int) -> None:
         """Takes in a complete file of the same file system by ``link(2)``, after checking size and digest.
@@ -161,152 +147,99 @@ class BlobStore:
         The source stays: the swarm session may go on seeding from it.
 
         Raises:
-            IntegrityError: not the bytes it should be. StorageError.
+            IntegrityError: not the bytes it should be. FullError: no room. StorageError.
         """
         if self.has(digest):
             return
-        async with self.room(size_bytes, f"blob {digest}"):
-            await asyncio.to_thread(self._verify_and_link, source, digest, size_bytes)
-            self.admit(digest, size_bytes)
+        await asyncio.to_thread(_verify, source, digest, size_bytes)
+        await self.space.make(size_bytes, f"blob {digest}", lambda: self._link(source, digest))
 
-    def admit(self, digest: Digest, size_bytes: int) -> None:
-        """Counts a blob whose verified file has just been put in place."""
-        if digest not in self._sizes:
-            self._count(digest, size_bytes)
+    async def promise(self, partial: Partial, size_bytes: int) -> None:
+        """Promises room to a blob that is arriving, evicting if need be; states its size for other processes.
 
-    async def remove(self, digest: Digest) -> None:
-        """Unlinks a blob. Whoever has it open reads on.
+        Raises:
+            FullError: no room. StorageError.
+        """
+        what, missing_bytes = f"blob {partial.digest}", size_bytes - partial.found_bytes
+        await self.space.make(missing_bytes, what, lambda: partial.state_size(size_bytes))
+
+    def commit(self, partial: Partial) -> None:
+        """Checks the digest, then puts an arrived blob in its place. Blocking.
+
+        Raises:
+            IntegrityError: wrong bytes. StorageError.
+        """
+        partial.check()
+        final = self.path(partial.digest)
+        self._unsynced.note(partial.digest)
+        partial.commit(final)
+        self._unsynced.sync_soon(partial.digest, final)
+
+    def drop(self, partial: Partial) -> None:
+        """Removes what has arrived and gives back the room. Blocking. Raises StorageError."""
+        with self.ledger.changing() as entry:
+            counted_bytes = partial.counted_bytes
+            partial.drop()
+            entry.add(-counted_bytes)
+
+    def release(self, partial: Partial) -> None:
+        """Keeps what has arrived for the next fetch, and gives back the rest of the room. Blocking."""
+        if partial.present_bytes == 0 and partial.promised_bytes is None:  # nobody follows it
+            self.drop(partial)
+            return
+        with self.ledger.changing() as entry:
+            outstanding_bytes = partial.outstanding_bytes
+            partial.release()
+            entry.add(-outstanding_bytes)
+
+    async def remove(self, digest: Digest) -> int:
+        """Unlinks a blob; returns its bytes. Whoever has it open reads on.
 
         Raises:
             StorageError: the file cannot be unlinked.
         """
-        try:
-            await asyncio.to_thread(self.path(digest).unlink, missing_ok=True)
-        except OSError as error:
-            raise storage_error(f"remove {digest}", error) from error
-        self._forget(digest)
+        size_bytes = await asyncio.to_thread(self.ledger.unlink, self.path(digest))
         if self.removed is not None:
             await self.removed(digest)
+        return size_bytes
 
-    @contextmanager
-    def pin(self, *digests: Digest) -> Iterator[None]:
-        """Exempts blobs from eviction, whether they are here yet or not."""
-        self._pins.update(digests)
-        try:
-            yield
-        finally:
-            self._pins.subtract(digests)
-            self._pins += Counter()  # drops what is no longer pinned
-
-    def is_pinned(self, digest: Digest) -> bool:
-        return self._pins[digest] > 0
-
-    @asynccontextmanager
-    async def room(self, size_bytes: int, what: str) -> AsyncIterator[None]:
-        """Promises room under the quota for something that is arriving, evicting the least recently used.
-
-        Raises:
-            StorageError: it would not fit even if everything unpinned went.
-        """
-        async with self._evicting:
-            await self._make_room(size_bytes, what)
-            self._reserved_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self._reserved_bytes -= size_bytes
-
-    async def _make_room(self, size_bytes: int, what: str) -> None:
-        if self.quota_bytes is None:
-            return
-        if size_bytes <= self.quota_bytes:
-            for digest in list(self._sizes):
-                if self.used_bytes + size_bytes <= self.quota_bytes:
-                    return
-                if self.is_pinned(digest) or (self.may_evict and not await self.may_evict(digest)):
-                    continue
-                if not self.is_pinned(digest):  # it may have been pinned while the hook was asked
-                    await self.remove(digest)
-                    log.info("evicted %s from %s", digest, self.root)
-        if self.used_bytes + size_bytes > self.quota_bytes:
-            raise StorageError(
-                f"no room for {what} ({size_bytes} bytes) in {self.root}: "
-                f"{self.used_bytes} of {self.quota_bytes} bytes are in use; raise the quota"
-            )
+    def close(self) -> None:
+        """Returns when what was committed is on the disk. Blocking; a process that is killed needs it not."""
+        self._unsynced.close()
 
     def _stat_bytes(self, digest: Digest) -> int | None:
         try:
-            size_bytes = self.path(digest).stat().st_size
+            return self.path(digest).stat().st_size
         except FileNotFoundError:
-            self._forget(digest)
             return None
         except OSError as error:
             raise storage_error(f"look up {digest}", error) from error
-        self.admit(digest, size_bytes)
-        return size_bytes
 
-    def _verify_and_link(self, source: Path, digest: Digest, size_bytes: int) -> None:
+    def _link(self, source: Path, digest: Digest) -> None:
+        self._unsynced.note(digest)
         try:
-            with FileIO(source) as file:
-                actual_bytes = os.fstat(file.fileno()).st_size
-                if actual_bytes != size_bytes:
-                    raise IntegrityError(f"{source} has {actual_bytes} bytes, blob {digest} has {size_bytes}")
-                hasher = digest.hasher()
-                while chunk := file.read(HASH_STEP_BYTES):
-                    hasher.update(chunk)
-                if not digest.matches(hasher):
-                    raise IntegrityError(f"{source} does not have the digest {digest}")
-                if self.durable:
-                    os.fsync(file.fileno())
-            try:
-                os.link(source, self.path(digest), follow_symlinks=False)
-            except FileExistsError:
-                return
-            if self.durable:
-                sync_directory(self.path(digest).parent)
+            os.link(source, self.path(digest), follow_symlinks=False)
+            os.utime(self.path(digest))
+        except FileExistsError:
+            pass
         except OSError as error:
             raise storage_error(f"take {source} into {self.root}", error) from error
+        self._unsynced.sync_soon(digest, self.path(digest))
 
-    def _scan(self) -> None:
-        """Counts what is here; drops what no commit of ours can have made, and forgotten partial files."""
-        found: list[tuple[float, Digest, int]] = []
-        for directory in (self.root / "blobs").iterdir():
-            for entry in os.scandir(directory):
-                try:
-                    digest = Digest.parse(f"{directory.name}:{entry.name}")
-                except InputError:
-                    digest = None
-                if digest is None or not entry.is_file(follow_symlinks=False):
-                    log.warning("dropping %s: not a blob", entry.path)
-                    if not entry.is_dir(follow_symlinks=False):
-                        os.unlink(entry.path)
-                    continue
-                stat = entry.stat(follow_symlinks=False)
-                found.append((stat.st_atime, digest, stat.st_size))
-        for _, digest, size_bytes in sorted(found):
-            self._count(digest, size_bytes)
-        oldest = time.time() - PARTIAL_KEPT_SECONDS
-        for entry in os.scandir(self.root / "partial"):
-            if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                os.unlink(entry.path)
 
-    def _count(self, digest: Digest, size_bytes: int) -> None:
-        self._sizes[digest] = size_bytes
-        self._used_bytes += size_bytes
-        STORE_BYTES.set(self._used_bytes)
+def _open(path: Path) -> FileIO:
+    file = FileIO(path)
+    with suppress(OSError):  # only the order of eviction depends on it
+        os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+    return file
 
-    def _forget(self, digest: Digest) -> None:
-        self._used_bytes -= self._sizes.pop(digest, 0)
-        self._touched.pop(digest, None)
-        STORE_BYTES.set(self._used_bytes)
 
-    def _touch(self, digest: Digest) -> None:
-        now = time.monotonic()
-        if now - self._touched.get(digest, -TOUCH_SECONDS) < TOUCH_SECONDS:
-            return
-        self._touched[digest] = now
-        path = self.path(digest)
-        try:
-            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-        except OSError:
-            pass  # only the order of eviction after a restart depends on it
+def _verify(source: Path, digest: Digest, size_bytes: int) -> None:
+    try:
+        actual_bytes = source.stat(follow_symlinks=False).st_size
+        if actual_bytes != size_bytes:
+            raise IntegrityError(f"{source} has {actual_bytes} bytes, blob {digest} has {size_bytes}")
+        if not is_right(source, digest):
+            raise IntegrityError(f"{source} does not have the digest {digest}")
+    except OSError as error:
+        raise storage_error(f"take {source}", error) from error

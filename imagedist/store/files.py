@@ -8,6 +8,8 @@ from pathlib import Path
 
 from imagedist.errors import storage_error
 
+HASH_STEP_BYTES = 1 << 20
+
 
 def write_aside(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Replaces ``path`` in one step; a reader sees the old content or the new. Blocking.

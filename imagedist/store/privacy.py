@@ -16,7 +16,6 @@ from pathlib import Path
 from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
-from imagedist.store.files import write_aside
 
 
 class PrivateBlobs:
@@ -36,7 +35,7 @@ class PrivateBlobs:
                 try:
                     digest = Digest.parse(entry.name.replace("-", ":", 1))
                 except InputError:
-                    os.unlink(entry.path)  # what a killed process had not renamed yet
+                    continue  # being written aside by another process, or left by a killed one: inventory takes it
                 else:
                     self._drop_unless_here(digest)
         except OSError as error:
@@ -80,7 +79,7 @@ class PrivateBlobs:
         owners = self._read(digest) or frozenset()
         if owner not in owners:
             lines = "".join(f"{each}\n" for each in sorted({*owners, owner}))
-            write_aside(self._path(digest), lines.encode(), durable=True)
+            self._store.ledger.write(self._path(digest), lines.encode(), durable=True)
 
     def _drop_unless_here(self, digest: Digest) -> None:
         # In this order: between the two looks a partial file may become a blob, but never the other way round.
@@ -88,11 +87,7 @@ class PrivateBlobs:
             self._unlink(digest)
 
     def _unlink(self, digest: Digest) -> None:
-        path = self._path(digest)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(f"remove {path}", error) from error
+        self._store.ledger.unlink(self._path(digest))
 
     def _path(self, digest: Digest) -> Path:
         return self._directory / f"{digest.algorithm}-{digest.hex}"

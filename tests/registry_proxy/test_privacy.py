@@ -215,7 +215,6 @@ async def test_start_keeps_the_notes_of_what_is_here_or_on_its_way_and_no_others
     notes = PrivateBlobs(store)
     for digest in (here, arriving, gone):
         await notes.add(digest, "vault")
-    (tmp_path / "private" / ".sha256-cut").touch()
 
     notes = PrivateBlobs(store)
     assert [await notes.owners(digest) for digest in (here, arriving, gone)] == [{"vault"}, {"vault"}, None]

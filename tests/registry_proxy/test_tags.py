@@ -14,6 +14,7 @@ from imagedist.config import ProxyConfig, Upstream
 from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.digest import Digest
+from imagedist.store.ledger import Ledger
 from registry_proxy.access import Access
 from registry_proxy.failures import SOURCE_SECONDS, RecentFailures
 from registry_proxy.manifests import ManifestStore
@@ -36,7 +37,7 @@ class Site:
         self.upstreams = Upstreams(ProxyConfig.model_validate({"proxy": proxy, "upstreams": {"up": table}}))
         self.upstream = upstream
         self.now = 1_000_000.0
-        self.processes = [self._start(ManifestStore(root), root) for _ in range(3)]
+        self.processes = [self._start(ManifestStore(root, Ledger(root / "usage")), root) for _ in range(3)]
 
     def _start(self, store: ManifestStore, root: Path) -> Manifests:
         access = Access(lambda place: store.generation(place.upstream, place.repository), lambda: self.now)

@@ -22,21 +22,21 @@ def claim(path: Path) -> Partial:
 
 def test_lock_is_held_until_a_commit_under_way_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled task gives up the lock while its thread still commits: nobody else may get the file meanwhile."""
-    syncing, proceed = threading.Event(), threading.Event()
-    real_fsync = os.fsync
+    renaming, proceed = threading.Event(), threading.Event()
+    real_utime = os.utime
 
-    def fsync(descriptor: int) -> None:
-        syncing.set()
+    def utime(descriptor: int) -> None:
+        renaming.set()
         assert proceed.wait(30)
-        real_fsync(descriptor)
+        real_utime(descriptor)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "utime", utime)
     path, final = tmp_path / "partial", tmp_path / "final"
     partial = claim(path)
     partial.append(CONTENT)
-    committing = threading.Thread(target=partial.commit, args=(final,), kwargs={"durable": True})
+    committing = threading.Thread(target=partial.commit, args=(final,))
     committing.start()
-    assert syncing.wait(30)
+    assert renaming.wait(30)
     releasing = threading.Thread(target=partial.release)
     releasing.start()
     releasing.join(0.05)
@@ -60,6 +60,6 @@ def test_wrong_bytes_are_never_renamed(tmp_path: Path) -> None:
     partial = claim(tmp_path / "partial")
     partial.append(CONTENT[:-1] + b"!")
     with pytest.raises(IntegrityError, match="wrong bytes"):
-        partial.commit(tmp_path / "final", durable=False)
+        partial.commit(tmp_path / "final")
     partial.drop()
     assert list(tmp_path.iterdir()) == []
