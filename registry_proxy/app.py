@@ -71,6 +71,9 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     async def ready() -> str | None:
         return None if os.access(store.root, os.W_OK) else f"cannot write to {store.root}"
 
+    async def notes() -> list[str]:
+        return [*seeds.failing(), *upstreams.failing()]
+
     rate: TokenBucket | None = None
     if settings.egress and share.directory is None:
         rate = TokenBucket(settings.egress)
@@ -95,7 +98,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)
     trace_hops(app, "proxy")
     app.add_subapp("/site/v1", site)
-    add_health_routes(app, ready)
+    add_health_routes(app, ready, notes)
     add_registry_routes(
         app,
         cache,

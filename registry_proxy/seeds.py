@@ -38,6 +38,7 @@ class Seeds:
         self._tasks: dict[asyncio.Task[None], Digest] = {}
         self._clock = clock
         self._silent_until: dict[str, float] = {}
+        self._failing: dict[str, str] = {}
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
         """Tells all seeders. Returns when they know, or after a moment: the rest goes on in the background.
@@ -61,6 +62,10 @@ class Seeds:
                 task.cancel()  # or a late repetition would have it seeded again
         answers = await asyncio.gather(*(self._delete(seeder, digest) for seeder in self._seeders))
         return all(answers)
+
+    def failing(self) -> list[str]:
+        """The seeders that did not answer when they were last told something, and what they did instead."""
+        return [f"seeder {seeder} {what}" for seeder, what in self._failing.items()]
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -99,6 +104,8 @@ class Seeds:
         url = f"{seeder}/site/v1/seeds/{digest}"
         try:
             async with self._session.request(method, url, data=body, headers=headers) as response:
+                self._failing.pop(seeder, None)
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"does not answer: {error or type(error).__name__}") from error
+            self._failing[seeder] = f"does not answer: {error or type(error).__name__}"
+            raise TransientError(self._failing[seeder]) from error

@@ -145,6 +145,15 @@ class Upstreams:
         """Every upstream's path prefix and the registry names it answers for."""
         return {key: [host for host, owner in self._by_namespace.items() if owner == key] for key in self._settings}
 
+    def failing(self) -> list[str]:
+        """The registries and mirrors that are not asked at the moment, because they keep failing."""
+        return [
+            f"{source.kind} {source.client.base_url} keeps failing and is left alone for a while"
+            for client in self._clients.values()
+            for source in client.sources
+            if source.client.breaker is not None and source.client.breaker.is_open
+        ]
+
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()

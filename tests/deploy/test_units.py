@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from imagedist.config import parse_size
+from imagedist.config import AgentTable, ProxyTable, parse_size
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = sorted(DEPLOY.glob("systemd/*.service"))
+SERVICES = sorted(DEPLOY.glob("systemd/*.service"))
+UNITS = [*SERVICES, *sorted(DEPLOY.glob("systemd/*.socket"))]
 
 _EXECUTABLE = re.compile(r"^(ExecStart=)/usr/bin/\S+", re.MULTILINE)
 
@@ -41,7 +42,41 @@ def test_the_agents_memory_limit_holds_the_ramdisk_budget_and_512_mib() -> None:
 
 
 def test_every_unit_names_a_shipped_configuration_file() -> None:
-    for unit in UNITS:
+    for unit in SERVICES:
         named = re.search(r"--config /etc/imagedist/(\S+)", unit.read_text())
         assert named is not None, unit.name
         assert (DEPLOY / "etc" / named[1]).is_file()
+
+
+def _units(kind: str) -> dict[str, str]:
+    return {path.stem.removeprefix("imagedist-"): path.read_text() for path in DEPLOY.glob(f"systemd/*.{kind}")}
+
+
+def test_every_service_says_when_it_is_ready_and_is_watched_if_it_has_an_event_loop() -> None:
+    for name, unit in _units("service").items():
+        assert "\nType=notify\n" in unit, name
+        assert ("\nWatchdogSec=" in unit) == (name != "snapshotter"), name
+
+
+def test_a_service_has_time_to_drain_before_systemd_kills_it() -> None:
+    drains = {
+        "proxy": ProxyTable.model_fields["drain"].get_default(),
+        "agent": AgentTable.model_fields["drain"].get_default(),
+    }
+    for name, drain in drains.items():
+        limit = re.search(r"^TimeoutStopSec=(\d+)s$", _units("service")[name], re.MULTILINE)
+        assert limit is not None
+        assert int(limit[1]) >= drain.total_seconds() + 10
+        assert "\nKillMode=mixed\n" in _units("service")[name]  # workers hear of it from their parent
+
+
+def test_every_socket_is_where_the_shipped_configuration_listens() -> None:
+    sockets = _units("socket")
+    proxy = tomllib.loads((DEPLOY / "etc/proxy.toml").read_text())
+    agent = tomllib.loads((DEPLOY / "etc/agent.toml").read_text())
+    for name, expected in {
+        "proxy": [proxy["proxy"]["listen"]],
+        "agent": [agent["agent"]["listen"], agent["agent"]["socket"]],
+        "snapshotter": [agent["snapshotter"]["socket"]],
+    }.items():
+        assert re.findall(r"^ListenStream=(.*)$", sockets[name], re.MULTILINE) == expected
