@@ -31,6 +31,7 @@ UPSTREAM_OPEN = Gauge(
     "imagedist_upstream_open",
     "1 while a registry that keeps failing is not asked (its circuit breaker is open).",
     ["upstream"],
+    multiprocess_mode="livemax",
 )
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
 TAGS = Counter(

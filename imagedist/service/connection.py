@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from imagedist.metrics import CONNECTIONS_CUT
 from imagedist.service.limits import Limits
 
 _NOTHING = float("inf")
@@ -71,7 +72,11 @@ class Connection(web.RequestHandler):
         if unsent_bytes == 0 or unsent_bytes != self._unsent_bytes:
             self._unsent_since = now if unsent_bytes else _NOTHING
         self._unsent_bytes = unsent_bytes
-        if now - self._unsent_since >= limits.stall_seconds or now - self._head_since >= limits.head_seconds:
+        if now - self._unsent_since >= limits.stall_seconds:
+            CONNECTIONS_CUT.labels(cause="answer not read").inc()
+            self.cut()
+        elif now - self._head_since >= limits.head_seconds:
+            CONNECTIONS_CUT.labels(cause="no request").inc()
             self.cut()
 
     def cut(self) -> None:
