@@ -109,7 +109,10 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[agent]\nsite_proxies = ["http://p"]\nlisen = "x"', "unknown key agent.lisen; allowed here: bittorrent"),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\nlisen = "x"',
+            "unknown key agent.lisen; allowed here: access_log, bittorrent",
+        ),
         ('[agent]\nsite_proxies = ["http://p"]\nlisten = "5050"', "bad value for agent.listen: expected host:port"),
         ('[agent]\nsite_proxies = ["http://p"]\nlisten = "h:99999"', "bad value for agent.listen"),
         ("[agent]", "missing key agent.site_proxies"),
@@ -153,3 +156,34 @@ def test_sizes_are_read_as_people_write_them() -> None:
     assert parse_size("4GiB") == 4 << 30
     with pytest.raises(InputError, match="expected for example"):
         parse_size("much")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ('tls_certificate = "/c.pem"', "tls_certificate and tls_key go together"),
+        ('tls_client_ca = "/ca.pem"', "tls_client_ca needs HTTPS"),
+        ('fallback = "sometimes"', "bad value for proxy.fallback: Input should be 'upstream' or 'never'"),
+        ('access_log = "xml"', "bad value for proxy.access_log"),
+        ("workers = 0", "bad value for proxy.workers"),
+        ("max_downloads = 0", "bad value for proxy.max_downloads"),
+        ("max_connections = 2", "bad value for proxy.max_connections"),
+        ('drain = "soon"', "bad value for proxy.drain: expected a duration"),
+    ],
+)
+def test_a_mistake_in_how_the_proxy_serves_is_named(tmp_path: Path, keys: str, expected: str) -> None:
+    text = f'[proxy]\nlisten = "h:1"\nsite_blobs = "/b"\n{keys}\n[upstreams.up]\nurl = "http://up"'
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, text, ProxyConfig)
+    assert expected in str(caught.value)
+
+
+def test_how_the_agent_serves_can_be_said(tmp_path: Path) -> None:
+    text = (
+        '[agent]\nsite_proxies = ["https://p:5001"]\nsite_ca_file = "/etc/ca.pem"\nfallback = "never"\n'
+        'drain = "1s"\naccess_log = "json"\nmax_downloads = 7'
+    )
+    table = loaded(tmp_path, text, AgentConfig).agent
+    assert (table.fallback, table.access_log, table.max_downloads) == ("never", "json", 7)
+    assert table.drain.total_seconds() == 1
+    assert str(table.site_ca_file) == "/etc/ca.pem"
