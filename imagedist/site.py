@@ -232,12 +232,16 @@ class Site:
         async def ask(url: str) -> str:
             async with self._ask("GET", f"{url}/site/v1/upstreams", 0, {}) as response:
                 try:
-                    upstreams: dict[str, list[str]] = json.loads(await response.read())["upstreams"]
+                    document = json.loads(await response.read())
+                    upstreams: dict[str, list[str]] = document["upstreams"]
+                    serves_any = bool(document.get("any"))
                 except (ValueError, KeyError, TypeError) as error:
                     raise SourceError(f"{url} names no upstreams; is it an imagedist proxy?") from error
             for prefix, hosts in upstreams.items():
                 if registry == prefix or registry in hosts:
                     return prefix
+            if serves_any and "." in registry and ":" not in registry:
+                return registry
             known = ", ".join(sorted(upstreams))
             raise NotFoundError(f"the site serves no registry {registry}; it serves: {known}", "NAME_UNKNOWN")
 

@@ -18,8 +18,10 @@ from imagedist.share import Share
 from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
+from registry_proxy.held import add_held_routes
 from registry_proxy.purges import Purges
 from registry_proxy.seeds import Seeds
+from registry_proxy.siblings import Siblings
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
 
@@ -56,14 +58,15 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     token = read_secret(settings.site_token_file)
     upstreams = Upstreams(config)
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
-    cache = SiteCache(store, upstreams)
+    siblings = Siblings(settings.site_seeders)
+    cache = SiteCache(store, upstreams, siblings)
     seeds = Seeds(settings.site_seeders, token)
     torrents = Torrents(cache, seeds, settings, share)
     purges = Purges(cache, settings.site_proxies, token)
     store.space.may_evict = torrents.let_go
 
     async def get_upstreams(request: web.Request) -> web.Response:
-        return web.json_response({"format": 1, "upstreams": upstreams.hosts()})
+        return web.json_response({"format": 1, "upstreams": upstreams.hosts(), "any": settings.allow_any})
 
     async def wants_credentials() -> bool:
         return upstreams.wants_credentials
@@ -81,18 +84,21 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         rate = SharedTokenBucket(share.directory / "egress", settings.egress)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        siblings.start()
         yield
         await torrents.close()
         await purges.close()
         await cache.close()
         await seeds.close()
         await upstreams.close()
+        await siblings.close()
         if rate is not None:
             rate.close()
 
     site = web.Application(middlewares=[require_site_token(token)])
     torrents.add_routes(site)
     purges.add_routes(site)
+    add_held_routes(site, cache, rate)
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)

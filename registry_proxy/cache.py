@@ -18,7 +18,7 @@ from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.reading import OpenBlob
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
-from registry_proxy.fetching import LyingSourceError, Siblings, fetch_blob, no_siblings
+from registry_proxy.fetching import LyingSourceError, Nearby, fetch_blob, nothing_nearby
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, ManifestStore
 from registry_proxy.referrers import Referrers
@@ -48,15 +48,15 @@ class _Question(NamedTuple):
 class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
 
-    def __init__(self, store: BlobStore, upstreams: Upstreams, siblings: Siblings = no_siblings) -> None:
+    def __init__(self, store: BlobStore, upstreams: Upstreams, nearby: Nearby = nothing_nearby) -> None:
         self.store = store
         self.upstreams = upstreams
-        self._siblings = siblings
+        self._nearby = nearby
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
         manifests = ManifestStore(store.root, store.ledger)
         self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
-        self._manifests = Manifests(manifests, self._access, self._failures, turns)
+        self._manifests = Manifests(manifests, self._access, self._failures, turns, nearby=nearby)
         self._referrers = Referrers(self._manifests, self._failures)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
@@ -147,6 +147,14 @@ class SiteCache:
         self._places[arrival] = places
         return arrival
 
+    async def holds_for_everyone(self, digest: Digest) -> bool:
+        """Whether the blob is here and needs no grant."""
+        return self.store.has(digest) and await self._private.owners(digest) is None
+
+    async def held_manifest(self, digest: Digest) -> ManifestAnswer | None:
+        """A manifest that is here and needs no grant."""
+        return await self._manifests.held(digest)
+
     def is_arriving(self, digest: Digest) -> bool:
         return self._arrivals.get(digest) is not None
 
@@ -183,9 +191,9 @@ class SiteCache:
         try:
             with self._access.asking(place):
                 place = await self._access.settled(place, lambda place: _size_upstream(place, writer.digest))
-                if place.needs_grant and self._siblings():
+                if place.needs_grant and self._nearby():
                     await _size_upstream(place, writer.digest)  # that a sibling has it is no grant of upstream's
-                await fetch_blob(place, writer, self._siblings, claim)
+                await fetch_blob(place, writer, self._nearby, claim)
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             if not isinstance(error, LyingSourceError):  # else somebody else is asked next

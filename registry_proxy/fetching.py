@@ -7,26 +7,28 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from imagedist.errors import IntegrityError, NotFoundError, SourceError
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
+from imagedist.oci.client import FetchedManifest
+from imagedist.oci.digest import Digest
 from imagedist.store.arrival import BlobWriter
 from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.upstream_client import BLAMED_SECONDS, SUSPECTED_SECONDS, Source
 
 log = logging.getLogger(__name__)
 
-Siblings = Callable[[], Sequence[Source]]
-"""The sibling sites that are worth asking now, nearest first."""
+Nearby = Callable[[], Sequence[Source]]
+"""The sibling sites there are now, nearest first."""
 
 
 class LyingSourceError(IntegrityError):
     """Wrong bytes, but not of the registry itself: the next fetch asks another source."""
 
 
-def no_siblings() -> Sequence[Source]:
+def nothing_nearby() -> Sequence[Source]:
     return ()
 
 
 async def fetch_blob(
-    place: UpstreamRepository, writer: BlobWriter, siblings: Siblings, claim: Callable[[], Awaitable[None]]
+    place: UpstreamRepository, writer: BlobWriter, nearby: Nearby, claim: Callable[[], Awaitable[None]]
 ) -> None:
     """Brings a blob from the first source that has it; the next one goes on where one broke off.
 
@@ -38,7 +40,7 @@ async def fetch_blob(
         LyingSourceError, IntegrityError: what came is wrong; who has sent it is blamed.
         StorageError.
     """
-    sources = [*(siblings() if place.may_swarm else ()), *place.client.sources]
+    sources = [*(nearby() if place.may_swarm else ()), *place.client.sources]
     senders: list[Source] = []
     for source in sources:
         before = writer.offset
@@ -59,6 +61,24 @@ async def fetch_blob(
             log.info("%s not from %s %s: %s", writer.digest, source.kind, source.client.base_url, error)
         if writer.offset > before:
             senders.append(source)
+
+
+async def fetch_manifest_nearby(place: UpstreamRepository, digest: Digest, nearby: Nearby) -> FetchedManifest | None:
+    """A manifest that a sibling site holds, its digest checked. None: ask the upstream."""
+    for source in nearby() if place.may_swarm else ():
+        try:
+            found = await source.client.manifest(place.repository, str(digest))
+        except NotFoundError:
+            continue
+        except (SourceError, IntegrityError) as error:
+            FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
+            log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+            if isinstance(error, IntegrityError):
+                source.blame(str(error), BLAMED_SECONDS)
+        else:
+            BYTES_BY_SOURCE.labels(source=source.kind).inc(len(found.body))
+            return found
+    return None
 
 
 async def _fetch_from(

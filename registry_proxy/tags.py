@@ -16,6 +16,7 @@ from imagedist.oci.client import ManifestHead
 from imagedist.oci.digest import Digest
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
+from registry_proxy.fetching import Nearby, fetch_manifest_nearby, nothing_nearby
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, KeptManifest, KeptTag, ManifestStore, TagRecord
 from registry_proxy.policy import TagPolicy, tag_policy
@@ -43,6 +44,7 @@ class Manifests:
     Args:
         access: who may have what is here already.
         turns: keeps the other processes of this site from asking the same.
+        nearby: asked for manifests by digest before the upstream.
         clock: seconds since the epoch; records outlive the process. Injected by tests.
     """
 
@@ -53,12 +55,14 @@ class Manifests:
         failures: RecentFailures,
         turns: Turns,
         *,
+        nearby: Nearby = nothing_nearby,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._access = access
         self._failures = failures
         self._turns = turns
+        self._nearby = nearby
         self._clock = clock
         self._flights: Flights[_Question, ManifestAnswer] = Flights()
 
@@ -72,6 +76,11 @@ class Manifests:
         if kept is not None and self._is_for(place, kept):
             return kept.answer
         return await self._ask_by_digest(place, digest, kept)
+
+    async def held(self, digest: Digest) -> ManifestAnswer | None:
+        """What is here and needs no grant; asks nobody."""
+        kept = await asyncio.to_thread(self._store.get, digest)
+        return kept.answer if kept is not None and kept.private_to is None else None
 
     async def by_tag(self, place: UpstreamRepository, tag: str) -> ManifestAnswer:
         """Raises as ``by_digest``; a failing upstream only when there is nothing stale to serve."""
@@ -127,8 +136,14 @@ class Manifests:
     ) -> ManifestAnswer:
         question = _Question(place.key, str(digest), self._access.generation(place))
         answer = kept.answer if kept is not None else None
+
+        async def ask() -> ManifestAnswer:
+            if answer is None and (held := await self._from_nearby(place, digest)) is not None:
+                return held
+            return await self._from_upstream(place, str(digest), answer)
+
         try:
-            return await self._once(place, question, lambda: self._from_upstream(place, str(digest), answer))
+            return await self._once(place, question, ask)
         except SourceError as error:
             is_denied = isinstance(error, UnauthorizedError)
             if kept is None or is_denied or not self._is_for(place, kept, has_failed=True):
@@ -191,6 +206,17 @@ class Manifests:
             await asyncio.to_thread(write)
         except FullError as error:
             log.warning("answering without keeping it: %s", error)
+
+    async def _from_nearby(self, place: UpstreamRepository, digest: Digest) -> ManifestAnswer | None:
+        """That a sibling site holds it is no grant of upstream's: not for those whose users need one."""
+        if place.needs_grant:
+            return None
+        held = await fetch_manifest_nearby(place, digest, self._nearby)
+        if held is None:
+            return None
+        answer = ManifestAnswer(held.digest, held.media_type, held.body, is_kept=False)
+        await self._keep(lambda: self._store.put(answer, None))
+        return answer
 
     async def _from_upstream(
         self, place: UpstreamRepository, reference: str, kept: ManifestAnswer | None

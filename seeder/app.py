@@ -22,6 +22,7 @@ from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder.nodes import Nodes, add_node_routes
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
+from seeder.sites import add_site_routes
 from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
 from seeder.tracker import Tracker, add_tracker_routes
 
@@ -36,8 +37,8 @@ def create_app(config: SeederConfig) -> web.Application:
             StorageError for a database that cannot be opened.
     """
     settings = config.seeder
-    if config.sync or config.sites:
-        _LOG.warning("[[sync]] and [sites] are checked but not carried out in this version: nothing crosses sites")
+    if config.sync:
+        _LOG.warning("[[sync]] is checked but not carried out in this version: no tag crosses sites by itself")
     guard = require_site_token(read_secret(settings.site_token_file))
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
     tracker = Tracker(
@@ -77,6 +78,7 @@ def create_app(config: SeederConfig) -> web.Application:
     add_seed_routes(app)
     add_node_routes(app, Nodes())
     add_tag_routes(app)
+    add_site_routes(app, settings.site, config.sites)
     add_health_routes(app, ready)
     return app
 

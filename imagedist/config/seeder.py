@@ -11,6 +11,8 @@ from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table,
 
 
 class Site(Table):
+    """A sibling: asked for blobs before the upstream, the cheapest first."""
+
     proxy: Url
     seeder: Url
     cost: int = Field(default=10, ge=0)

@@ -42,6 +42,7 @@ class Breaker:
         failures: int = FAILURES,
         span_seconds: float = SPAN_SECONDS,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
         changed: Callable[[bool], None] = lambda is_open: None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
@@ -50,6 +51,7 @@ class Breaker:
         self._failures = failures
         self._span_seconds = span_seconds
         self._first_pause_seconds = first_pause_seconds
+        self._longest_pause_seconds = longest_pause_seconds
         self._changed = changed
         self._clock = clock
         self._jitter = jitter
@@ -122,7 +124,7 @@ class Breaker:
             return  # begun before it opened
         if self._open_until is not None or is_over:
             self._reason = f"it failed {self._in_a_row} times in a row, at last: {reason}"
-            pause = min(self._first_pause_seconds * 2**self._pauses, LONGEST_PAUSE_SECONDS)
+            pause = min(self._first_pause_seconds * 2**self._pauses, self._longest_pause_seconds)
             self._pauses = min(self._pauses + 1, 16)
             self._open(pause * (0.8 + 0.4 * self._jitter()))
 

@@ -347,7 +347,7 @@ async def test_without_room_everyone_is_served_nothing_stays_and_nobody_waits_fo
 
 async def test_upstreams_are_listed_for_nodes(proxy: Client) -> None:
     listed = await (await proxy.get("/site/v1/upstreams")).json()
-    assert listed == {"format": 1, "upstreams": {"up": ["up", "registry.local:5000"]}}
+    assert listed == {"format": 1, "upstreams": {"up": ["up", "registry.local:5000"]}, "any": False}
 
 
 async def test_health_and_push(proxy: Client) -> None:

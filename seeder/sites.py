@@ -1,0 +1,26 @@
+"""``GET /site/v1/sites``: this site and its siblings, configured once here; the site's proxies learn them from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from imagedist.config import Site
+
+
+def add_site_routes(app: web.Application, name: str, siblings: Mapping[str, Site]) -> None:
+    """
+    Args:
+        name: this site's own.
+    """
+    body = {
+        "format": 1,
+        "site": name,
+        "siblings": [{"name": each, **site.model_dump(mode="json")} for each, site in siblings.items()],
+    }
+
+    async def get_sites(request: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    app.router.add_get("/site/v1/sites", get_sites)
