@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 
@@ -14,6 +14,11 @@ from imagedist.errors import SourceError
 _SERVICE = "/runtime.v1.ImageService"
 _CALL_SECONDS = 60.0
 _PULL_SECONDS = 1800.0
+
+
+class Login(NamedTuple):
+    username: str
+    password: str
 
 
 class ImageService:
@@ -34,9 +39,15 @@ class ImageService:
     ) -> None:
         self._channel.close()
 
-    def pull(self, name: str) -> str:
-        """Returns the image's id, ``sha256:…``: the runtime can start containers of it."""
+    def pull(self, name: str, login: Login | None = None) -> str:
+        """Returns the image's id, ``sha256:…``: the runtime can start containers of it.
+
+        Args:
+            login: as kubelet takes it from an imagePullSecret.
+        """
         request = wire.PullImageRequest(image=wire.ImageSpec(image=name))
+        if login is not None:
+            request.auth.CopyFrom(wire.AuthConfig(username=login.username, password=login.password))
         answer = self._call("PullImage", request, wire.PullImageResponse, _PULL_SECONDS)
         return str(answer.image_ref)
 

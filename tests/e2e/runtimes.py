@@ -28,12 +28,11 @@ lock_type = "file"
 
 
 class Docker:
-    """A dockerd with its own containerd, overlay2 and the shipped daemon.json."""
+    """A dockerd with its own containerd, overlay2 and the shipped daemon.json, or another one."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, config: Path = CLIENT_CONFIG / "daemon.json") -> None:
         self.node = node
         self.host = f"unix://{node.run_directory}/docker.sock"
-        config = CLIENT_CONFIG / "daemon.json"
         flags = ["--host=unix:///run/docker.sock", "--storage-driver=overlay2", "--iptables=false", "--bridge=none"]
         self._process = node.start(["dockerd", f"--config-file={config}", *flags], "dockerd")
         try:
@@ -45,7 +44,15 @@ class Docker:
     def run(self, *arguments: str) -> CompletedProcess[str]:
         return run([_DOCKER, "--host", self.host, *arguments], {"HOME": str(self.node.base / "home")})
 
-    def pull(self, name: str) -> CompletedProcess[str]:
+    def pull(self, name: str, auth: str | None = None) -> CompletedProcess[str]:
+        """
+        Args:
+            auth: ``user:password`` in base64, as ``docker login`` keeps it for Docker Hub.
+        """
+        config = self.node.base / "home/.docker/config.json"
+        config.parent.mkdir(exist_ok=True)
+        auths = {"https://index.docker.io/v1/": {"auth": auth}} if auth is not None else {}
+        config.write_text(json.dumps({"auths": auths}))
         return self.run("pull", name)
 
     def image_id(self, name: str) -> str:

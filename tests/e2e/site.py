@@ -23,6 +23,8 @@ listen = "127.0.0.1:{proxy_port}"
 site_blobs = "{base}/blobs"
 default_upstream = "docker.io"
 site_seeders = ["http://127.0.0.1:{seeder_port}"]
+"""
+_UPSTREAMS = """\
 [upstreams."docker.io"]
 url = "{upstream}"
 [upstreams.local]
@@ -96,13 +98,17 @@ class Service:
 
 
 class Site:
-    """A proxy and a seeder over one blob store; its upstreams are the real registry under two names."""
+    """A proxy and a seeder over one blob store.
 
-    def __init__(self, base: Path, upstream_url: str) -> None:
+    Args:
+        upstreams: their tables; the real registry under two names if not given.
+    """
+
+    def __init__(self, base: Path, upstream_url: str, upstreams: str = _UPSTREAMS) -> None:
         base.mkdir(parents=True)
         ports = {"proxy_port": free_port(), "seeder_port": free_port(), "peer_port": free_port()}
         values = {"base": base, "upstream": upstream_url, "name": NAME, **ports}
-        for name, template in (("proxy", _PROXY), ("seeder", _SEEDER)):
+        for name, template in (("proxy", _PROXY + upstreams), ("seeder", _SEEDER)):
             (base / f"{name}.toml").write_text(template.format(**values))
         self.proxy = Service(
             ["registry_proxy", "--config", str(base / "proxy.toml")],

@@ -121,14 +121,21 @@ class CriContainerd:
 
     Args:
         base: the node's directories. agent: its mirror is asked first, then the registry itself.
-        etc: more files below ``/etc``.
+        etc: more files below ``/etc``. hosts: the names it knows.
     """
 
-    def __init__(self, base: Path, agent: Agent, release: Release = V1_6, etc: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        agent: Agent,
+        release: Release = V1_6,
+        etc: Mapping[str, str] | None = None,
+        hosts: Mapping[str, str] = HOSTS,
+    ) -> None:
         self.release = release
-        self.node = Node(base, HOSTS, agent.storage, release.usr)
-        hosts = HOSTS_TOML.format(registry=NAME, mirror=agent.url)
-        mirrors = {f"containerd/certs.d/{name}/hosts.toml": hosts for name in (NAME, PAUSE_REGISTRY)}
+        self.node = Node(base, hosts, agent.storage, release.usr)
+        ours = HOSTS_TOML.format(registry=NAME, mirror=agent.url)
+        mirrors = {f"containerd/certs.d/{name}/hosts.toml": ours for name in (NAME, PAUSE_REGISTRY)}
         for name, content in {"containerd/config.toml": release.config, **mirrors, **(etc or {})}.items():
             (self.node.etc / name).parent.mkdir(parents=True, exist_ok=True)
             (self.node.etc / name).write_text(content)
