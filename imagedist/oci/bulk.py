@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from functools import partial
+from time import monotonic
 
 from imagedist.errors import IntegrityError, SourceError
 from imagedist.oci.breaker import Breaker
 from imagedist.oci.exchange import Exchange
-from imagedist.oci.http import Answer, Http, RawBody, unreachable
+from imagedist.oci.http import FILL_SECONDS, Answer, Http, RawBody, unreachable
 from imagedist.oci.retries import Sleep, TransientError, retrying
 from imagedist.threads import settled, stoppable
 
@@ -26,6 +27,10 @@ FIRST_CHUNK_BYTES = 64 << 10
 _SAID_BYTES = 4096
 MAX_RESUMES = 8
 """Per blob, and each must have brought some bytes: a source that breaks more often is given up."""
+
+SLOW_SECONDS = 30.0
+SLOW_BYTES_PER_SECOND = 1024
+"""Who sends less over so long is taken for one that broke off: drops that keep a connection alive are no answer."""
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})\Z")
 
@@ -41,6 +46,22 @@ async def deliver_chunks(chunks: AsyncGenerator[bytes, None], consume: Consume, 
 def attempt_at(breaker: Breaker | None, exchange: Exchange) -> AbstractContextManager[None]:
     """One attempt; what fails elsewhere than at the registry itself is not held against it."""
     return breaker.attempt(exchange.is_at_home) if breaker is not None else contextlib.nullcontext()
+
+
+class _Pace:
+    """Whether bytes come too slowly, by the time spent waiting for them (not for who takes them)."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._bytes = 0
+        self.is_too_slow = False
+
+    def note(self, seconds: float, size_bytes: int) -> None:
+        self._seconds += seconds
+        self._bytes += size_bytes
+        if self._seconds >= SLOW_SECONDS:
+            self.is_too_slow = self._bytes < SLOW_BYTES_PER_SECOND * self._seconds
+            self._seconds, self._bytes = 0.0, 0
 
 
 class BlobStream:
@@ -77,6 +98,7 @@ class BlobStream:
         self._resumes = 0
         self._resumed_at = -1
         self._chunk_bytes = FIRST_CHUNK_BYTES
+        self._pace = _Pace()
 
     @property
     def size_bytes(self) -> int:
@@ -135,14 +157,16 @@ class BlobStream:
         """In a thread. Raises TransientError: the body broke off."""
         buffer = memoryview(bytearray(CHUNK_BYTES))
         while left_bytes := self.size_bytes - self._position:
+            self._check_pace()
             failure: OSError | None = None
-            count = 0
+            count, begun = 0, monotonic()
             try:
                 count = body.fill(buffer[: min(CHUNK_BYTES, left_bytes)])
             except OSError as error:
                 failure = error
             if not count:
                 raise self._broke_off(failure) from failure
+            self._pace.note(monotonic() - begun, count)
             consume(buffer[:count])
             self._position += count
 
@@ -161,6 +185,11 @@ class BlobStream:
             while (answer := await self._ask(exchange)) is None:
                 pass
         self._answer = answer
+        self._pace = _Pace()
+
+    def _check_pace(self) -> None:
+        if self._pace.is_too_slow:
+            raise self._broke_off(TimeoutError(f"less than {SLOW_BYTES_PER_SECOND} bytes came per second"))
 
     async def _ask(self, exchange: Exchange) -> Answer | None:
         """The answer that counts; None: the exchange goes on."""
@@ -218,12 +247,17 @@ class BlobStream:
 
     async def _read(self) -> bytes:
         assert self._answer is not None
+        self._check_pace()
+        begun = monotonic()
         wanted = min(self._chunk_bytes, self.size_bytes - self._position)
         self._chunk_bytes = min(2 * self._chunk_bytes, CHUNK_BYTES)
-        return await self._read_from(self._answer, wanted)
+        chunk = await self._read_from(self._answer, wanted)
+        self._pace.note(monotonic() - begun, len(chunk))
+        return chunk
 
     async def _read_from(self, answer: Answer, wanted: int) -> bytes:
-        """Up to ``wanted`` bytes, as few turns of the loop as possible; fewer only when the body breaks off."""
+        """Up to ``wanted`` bytes, as few turns of the loop as possible; fewer when they come slowly or break off."""
+        until = monotonic() + FILL_SECONDS
         parts: list[bytes] = []
         got_bytes = 0
         failure: Exception | None = None
@@ -237,6 +271,8 @@ class BlobStream:
                 break
             parts.append(part)
             got_bytes += len(part)
+            if monotonic() > until:
+                break
         if not parts:
             raise self._broke_off(failure) from failure
         return b"".join(parts)

@@ -14,11 +14,15 @@ STALL_SECONDS = 60.0
 """The longest pause within a blob's body."""
 
 
+FILL_SECONDS = 0.5
+"""Bytes that came are passed on after so long, however few they are."""
+
+
 class RawBody(Protocol):
     """The rest of a body, read by one thread without the event loop."""
 
     def fill(self, buffer: memoryview) -> int:
-        """Reads until the buffer is full. Returns how many bytes there are; fewer: the body ends or breaks off.
+        """Reads until the buffer is full. Returns how many bytes there are; fewer: they come slowly, end or break off.
 
         Raises:
             OSError: it broke off, or stood still, before the first byte.

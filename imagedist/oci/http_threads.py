@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from time import monotonic
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from aiohappyeyeballs import start_connection
 
 from imagedist.errors import SourceError
-from imagedist.oci.http import CONNECT_SECONDS, Headers, unaskable, unreachable
+from imagedist.oci.http import CONNECT_SECONDS, FILL_SECONDS, Headers, unaskable, unreachable
 from imagedist.oci.retries import TransientError
 from imagedist.threads import settled
 
@@ -220,10 +221,12 @@ class _Body:
         self._response = response
 
     def fill(self, buffer: memoryview) -> int:
-        got = 0
+        got, until = 0, monotonic() + FILL_SECONDS
         try:
             while got < len(buffer) and (count := self._response.readinto(buffer[got : got + _PIECE_BYTES])):
                 got += count
+                if monotonic() > until:
+                    break
         except (OSError, http.client.HTTPException) as error:
             if not got:
                 raise ConnectionError(str(error)) from error

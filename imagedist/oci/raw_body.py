@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
+from time import monotonic
 
 import aiohttp
+
+from imagedist.oci.http import FILL_SECONDS
 
 
 class RawSocketBody:
@@ -51,7 +54,7 @@ class RawSocketBody:
         return cls(own, begun, stated_bytes - content.total_bytes + len(begun))
 
     def fill(self, buffer: memoryview) -> int:
-        """Reads until the buffer is full. Returns how many bytes there are; fewer: the body ends or breaks off.
+        """Reads until the buffer is full. Returns how many bytes there are; fewer: they come slowly, end or break off.
 
         Raises:
             OSError: it broke off, or stood still, before the first byte.
@@ -60,9 +63,12 @@ class RawSocketBody:
         got = min(len(self._begun), len(buffer))
         buffer[:got] = self._begun[:got]
         self._begun = self._begun[got:]
+        until = monotonic() + FILL_SECONDS
         try:
             while got < len(buffer) and (count := self._connection.recv_into(buffer[got:])):
                 got += count
+                if monotonic() > until:
+                    break
         except OSError:
             if not got:
                 raise

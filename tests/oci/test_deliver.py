@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from imagedist.errors import IntegrityError, SourceError
+from imagedist.oci import bulk, raw_body
 from imagedist.oci.bulk import CHUNK_BYTES
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
@@ -332,3 +333,43 @@ def certified(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+@pytest.mark.parametrize("way", ["thread", "loop"])
+async def test_body_that_only_drips_is_taken_for_broken(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(bulk, "SLOW_SECONDS", 0.1)
+    for owner in (bulk, raw_body):
+        monkeypatch.setattr(owner, "FILL_SECONDS", 0.02)
+    digest, taken = registry.add_blob(CONTENT), Taken()
+    registry.drops = 0.01
+    async with client_of(registry, AiohttpClient()) as client:
+        if way == "thread":
+            asked: Awaitable[object] = deliver(client, digest, taken, threads)
+        else:
+            asked = client.blob_bytes("team/app", digest, len(CONTENT))
+        with pytest.raises(SourceError, match="less than 1024 bytes came per second"):
+            await asked
+        assert registry.blob_gets[digest] == bulk.MAX_RESUMES + 1
+        registry.drops = None
+        await deliver(client, digest, taken, threads, len(taken.content))
+    assert taken.content == CONTENT
+
+
+async def test_slow_reader_is_not_held_against_the_registry(
+    registry: FaultyRegistry, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, http: Http
+) -> None:
+    monkeypatch.setattr(bulk, "SLOW_SECONDS", 0.05)
+    digest, taken = registry.add_blob(CONTENT), bytearray()
+
+    def slowly(chunk: bytes | memoryview) -> None:
+        threading.Event().wait(0.15)
+        taken.extend(chunk)
+
+    monkeypatch.setattr(bulk, "SLOW_BYTES_PER_SECOND", 5 << 20)
+    async with client_of(registry, http) as client:
+        async with client.blob("team/app", digest) as stream:
+            await stream.deliver(slowly, threads)
+    assert bytes(taken) == CONTENT
+    assert registry.blob_gets[digest] == 1

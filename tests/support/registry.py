@@ -26,6 +26,7 @@ class FaultyRegistry:
         cuts: how many bytes of the next blob bodies to send before the connection breaks, one each.
         corrupt: flip the first byte of blob bodies.
         lie_bytes: added to the Content-Length of blobs.
+        drops: blob bodies come byte by byte, each after so many seconds.
         gate: blob bodies pause in the middle until it is set.
         manifest_gate: manifests are looked up at once, and sent when it is set; ``asked`` is set meanwhile.
         redirect_to: base URL that blob requests are sent to.
@@ -51,6 +52,7 @@ class FaultyRegistry:
         self.cuts: list[int] = []
         self.corrupt = False
         self.lie_bytes = 0
+        self.drops: float | None = None
         self.gate: asyncio.Event | None = None
         self.manifest_gate: asyncio.Event | None = None
         self.redirect_to: str | None = None
@@ -266,6 +268,10 @@ class FaultyRegistry:
             assert request.transport is not None
             request.transport.close()
             return response
+        while self.drops is not None and content:
+            await response.write(content[:1])
+            content = content[1:]
+            await asyncio.sleep(self.drops)
         middle = len(content) // 2
         for part in (content[:middle], content[middle:]):
             await response.write(part)
