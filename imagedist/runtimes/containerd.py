@@ -149,6 +149,10 @@ def _cri_values(document: dict[str, Any], format: int, hosts: str) -> dict[Key, 
     }
     if not old.get("config_path"):
         values[*registry, "config_path"] = hosts
+    if format < 3 and not value_at(document, (*images, "runtimes")):
+        # containerd 2 reads a file of version 2, but drops its snapshotter if it names no runtime (2.1.9, plugins/cri/
+        # images/plugin.go, migrateConfig). This one is the default.
+        values[*images, "runtimes", "runc", "runtime_type"] = "io.containerd.runc.v2"
     return values
 
 

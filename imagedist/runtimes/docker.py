@@ -21,7 +21,7 @@ _CONFIG = "/etc/docker/daemon.json"
 _HOSTS_DIRECTORY = "/etc/docker/certs.d"
 _RESTART = ("systemctl", "restart", "docker")
 _READS_HOSTS = (28, 0)
-"""Tried: 26.1 does not, 28.5 does."""
+"""Tried: 26.1 does not, 28.5 does, ``_default`` for every registry without a directory of its own."""
 
 
 def find(settings: Settings) -> Found | None:
@@ -55,8 +55,8 @@ def reads_hosts(version: str) -> bool:
 
 def _with_image_store(settings: Settings, version: str) -> Found:
     if reads_hosts(version):
-        p2p, how = "yes, the registries written", "certs.d: hosts.toml; daemon.json: storage-driver"
-        mirrors = hosts_edits(settings.at(_HOSTS_DIRECTORY), settings.mirror, tuple(settings.upstreams))
+        p2p, how = "yes, any registry", "certs.d: hosts.toml; daemon.json: storage-driver"
+        mirrors = hosts_edits(settings.at(_HOSTS_DIRECTORY), settings.mirror)
     else:
         p2p, how = "docker.io by registry-mirrors, the layers of all by our snapshotter", "daemon.json"
         mirrors = (_mirror_edit(settings),)

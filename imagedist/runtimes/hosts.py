@@ -17,19 +17,15 @@ _HEAD = """\
 _TABLE_LINE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
-def hosts_edits(directory: Path, mirror: str, registries: tuple[str, ...] = ()) -> tuple[Edit, ...]:
+def hosts_edits(directory: Path, mirror: str) -> tuple[Edit, ...]:
     """The files of one ``certs.d``.
 
-    containerd reads ``_default`` only for a registry without a directory of its own, so those that are there get our
-    table as well.
-
-    Args:
-        registries: the ones to write a file each for, where nobody reads ``_default``; empty: ``_default``.
+    ``_default`` is read only for a registry without a directory of its own, so those that are there get our table as
+    well.
     """
-    names = [name.replace(":", "_") + "_" if ":" in name else name for name in registries] or ["_default"]
-    own = sorted(path for path in directory.glob("*/hosts.toml") if path.parent.name not in names)
-    paths = [*(directory / name / "hosts.toml" for name in names), *own]
-    return tuple(Edit(path, lambda text: with_host(text, mirror)) for path in paths)
+    default = directory / "_default/hosts.toml"
+    own = sorted(path for path in directory.glob("*/hosts.toml") if path != default)
+    return tuple(Edit(path, lambda text: with_host(text, mirror)) for path in (default, *own))
 
 
 def with_host(text: str, mirror: str) -> str:

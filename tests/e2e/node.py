@@ -68,6 +68,11 @@ class Node:
     def start(self, argv: Sequence[str], name: str) -> Process:
         return Process(self.wrap(argv), self.base / f"{name}.log", self.env)
 
+    def start_beside(self, other: Process, argv: Sequence[str], name: str) -> Process:
+        """Another daemon, in the mount namespace of one that runs: each sees what the other mounts."""
+        entered = ["nsenter", f"--mount=/proc/{other.pid}/ns/mnt", *argv]
+        return Process(entered, self.base / f"{name}.log", self.env)
+
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         return processes.run(self.wrap(argv), {**self.env, **(env or {})})
 

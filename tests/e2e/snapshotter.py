@@ -161,9 +161,8 @@ class CriContainerd:
         return process
 
     def start_beside(self, argv: Sequence[str], name: str) -> Process:
-        """Another daemon of this node, in the mount namespace of containerd, which sees what it mounts."""
-        entered = ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", *argv]
-        return Process(entered, self.node.base / f"{name}.log", self.node.env)
+        """Another daemon of this node, which containerd is to see mount things."""
+        return self.node.start_beside(self._process, argv, name)
 
     def restart(self) -> None:
         """Containers go on: their shims are no children of containerd's."""

@@ -5,10 +5,11 @@ The node's own /etc/containerd and /etc/containers are private copies, so what i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -17,15 +18,14 @@ import pytest
 
 from tests.e2e.conftest import HOSTS
 from tests.e2e.node import Node
-from tests.e2e.processes import Process, run
+from tests.e2e.releases import V1_6, V1_7, V2, Release
 from tests.e2e.runtimes import Docker
-from tests.e2e.site import Agent
+from tests.e2e.site import Agent, Site
 from tests.e2e.snapshotter import Snapshotter
 from tests.runtimes.trees import snapshot
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo", "containerd", "podman", "crun", "docker.io")
 
-_ETC = 'for name in containerd containers docker; do mount --bind "$0/$name" "/etc/$name"; done; exec "$@"'
 _PODMAN = """\
 [containers]
 cgroups = "disabled"
@@ -38,39 +38,45 @@ runtime = "crun"
 
 
 class ConfiguredNode:
-    """A node with files of its own in /etc, on which commands run as an operator types them."""
+    """A node with files of its own in /etc, on which commands run as an operator types them.
 
-    def __init__(self, base: Path, agent: Agent) -> None:
-        self._node = Node(base, HOSTS)
+    Args:
+        release: whose containerd and Docker it has.
+    """
+
+    def __init__(self, base: Path, agent: Agent, release: Release = V1_6) -> None:
+        self.release = release
+        self._node = Node(base, HOSTS, usr=release.usr)
         self._agent = agent
-        self.etc = base / "etc"
+        self.etc = self._node.etc
         for name in ("containerd", "containers", "docker"):
             shutil.copytree(f"/etc/{name}", self.etc / name, symlinks=True)
         self._settings = base / "containers.conf"
         self._settings.write_text(_PODMAN)
 
-    def _wrap(self, argv: Sequence[str]) -> list[str]:
-        return ["sh", "-c", _ETC, str(self.etc), *argv]
-
     def runtimes(self, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         options = ["--config", str(self._agent.config), "--socket", str(self._agent.config.with_name("agent.sock"))]
         command = [sys.executable, "-m", "imagedist", "runtimes", *arguments, *options, "--json"]
-        return self._node.run(self._wrap(command), {"CONTAINERS_CONF": str(self._settings), **(env or {})})
+        return self._node.run(command, {"CONTAINERS_CONF": str(self._settings), **(env or {})})
 
     def told(self, *arguments: str) -> Any:
         done = self.runtimes(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
-    def start_containerd(self) -> Process:
-        process = self._node.start(self._wrap(["containerd"]), "containerd")
-        address = f"{self._node.run_directory}/containerd/containerd.sock"
-        try:
-            process.wait_until(lambda: run(["ctr", "--address", address, "version"]).returncode == 0, "containerd")
-        except AssertionError:
-            process.stop()
-            raise
-        return process
+    @contextlib.contextmanager
+    def running(self, *with_docker: str) -> Iterator[None]:
+        """Its containerd, with whatever /etc says now; with ``dockerd`` that beside it."""
+        with contextlib.ExitStack() as stack:
+            daemon = self._node.start(["containerd"], "containerd")
+            stack.callback(daemon.stop)
+            daemon.wait_until(lambda: self._node.run(["ctr", "version"]).returncode == 0, "containerd")
+            for name in with_docker:
+                flags = ["--iptables=false", "--bridge=none", "--containerd=/run/containerd/containerd.sock"]
+                docker = self._node.start_beside(daemon, [name, *flags], name)
+                stack.callback(docker.stop)
+                docker.wait_until(lambda: self._node.run(["docker", "version"]).returncode == 0, name)
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +96,8 @@ def test_what_is_written_makes_the_runtimes_pull_by_the_mirror_and_run_what_we_u
 
     told = node.told("containerd", "podman", "--apply")
     assert told["restart"] == ["systemctl restart containerd"]
-    daemon = node.start_containerd()
-    try:
+    with node.running():
         verdicts = {verdict["key"]: verdict for verdict in node.told("containerd", "podman", "--prove")}
-    finally:
-        daemon.stop()
 
     for key in ("containerd", "podman"):
         assert verdicts[key] | {"detail": ""} == {
@@ -106,6 +109,46 @@ def test_what_is_written_makes_the_runtimes_pull_by_the_mirror_and_run_what_we_u
         }, verdicts[key]["detail"]
     assert not [name for name in second.image_names() if "canary" in name], "the canary was left behind"
     node.told("--undo")
+    assert snapshot(node.etc) == before
+
+
+NEWER = [
+    pytest.param(V1_7, id="1.7", marks=pytest.mark.e2e("containerd/trixie", "docker.io/trixie")),
+    pytest.param(V2, id="2", marks=pytest.mark.e2e("containerd/forky", "docker.io/forky")),
+]
+
+
+@pytest.fixture(params=NEWER)
+def newer_node(request: pytest.FixtureRequest, base: Path, site: Site) -> Iterator[ConfiguredNode]:
+    release: Release = request.param
+    agent = Agent(base / f"n-r{release.version}", "127.0.0.1:5054", "127.0.0.7:6882", site)
+    agent.start()
+    snapshotter = Snapshotter(agent)
+    snapshotter.start()
+    yield ConfiguredNode(base / f"r-{release.version}", agent, release)
+    snapshotter.close()
+    agent.stop()
+
+
+def test_newer_containerds_and_docker_with_the_image_store_are_configured_proved_and_given_back(
+    newer_node: ConfiguredNode,
+) -> None:
+    node = newer_node
+    # Debian's own config.toml, and the image store as somebody turned it on.
+    (node.etc / "docker/daemon.json").write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
+    before = snapshot(node.etc)
+    with node.running("dockerd"):
+        told = node.told("containerd", "docker", "--apply")
+    assert told["restart"] == ["systemctl restart containerd", "systemctl restart docker"]
+
+    with node.running("dockerd"):
+        verdicts = {verdict["key"]: verdict for verdict in node.told("containerd", "docker", "--prove")}
+        node.told("--undo")
+
+    asks_mirror = {"containerd": "yes", "docker": "yes" if node.release is V2 else "-"}
+    for key in ("containerd", "docker"):
+        wanted = {"key": key, "mirror": asks_mirror[key], "unpacked": "yes", "ran": "yes"}
+        assert verdicts[key] | wanted == verdicts[key], verdicts[key]
     assert snapshot(node.etc) == before
 
 

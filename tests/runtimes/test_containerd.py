@@ -42,7 +42,11 @@ def test_an_empty_file_of_containerd_1_is_of_version_2_with_the_long_names() -> 
         "proxy_plugins": {"imagedist": PLUGIN},
         "plugins": {
             CRI_1: {
-                "containerd": {"snapshotter": "imagedist", "disable_snapshot_annotations": False},
+                "containerd": {
+                    "snapshotter": "imagedist",
+                    "disable_snapshot_annotations": False,
+                    "runtimes": {"runc": {"runtime_type": "io.containerd.runc.v2"}},
+                },
                 "registry": {"config_path": "/etc/containerd/certs.d"},
             }
         },
@@ -116,6 +120,15 @@ def _assert_within(part: Any, whole: Any) -> None:
             assert whole[key] == value
 
 
+def test_a_file_of_version_2_names_a_runtime_else_containerd_2_would_drop_its_snapshotter() -> None:
+    runtimes = f'version = 2\n[plugins."{CRI_1}".containerd.runtimes.kata]\nruntime_type = "io.containerd.kata.v2"\n'
+    runc = {"runc": {"runtime_type": "io.containerd.runc.v2"}}
+    for release in ((1, 6), (1, 7), (2, 1)):
+        assert written("version = 2\n", release)["plugins"][CRI_1]["containerd"]["runtimes"] == runc
+        assert list(written(runtimes, release)["plugins"][CRI_1]["containerd"]["runtimes"]) == ["kata"]
+    assert "runtimes" not in written("version = 3\n", (2, 1))["plugins"][CRI_2]
+
+
 def test_a_list_of_mirrors_directories_of_the_users_stays() -> None:
     text = f'version = 3\n[plugins."{CRI_2}".registry]\nconfig_path = "/srv/certs.d:/etc/docker/certs.d"\n'
     assert written(text, (2, 1))["plugins"][CRI_2]["registry"]["config_path"] == "/srv/certs.d:/etc/docker/certs.d"
@@ -174,8 +187,3 @@ def test_a_registry_with_a_directory_of_its_own_gets_the_mirror_too(tmp_path: Pa
     edits = hosts_edits(tmp_path, "127.0.0.1:5050")
     assert [edit.path for edit in edits] == [tmp_path / "_default/hosts.toml", tmp_path / "docker.io/hosts.toml"]
     assert all(URL in tomllib.loads(edit.change("server = 'https://x'\n"))["host"] for edit in edits)
-
-
-def test_a_registry_with_a_port_has_its_own_directory_name(tmp_path: Path) -> None:
-    (edit,) = hosts_edits(tmp_path, "127.0.0.1:5050", ("registry.local:5000",))
-    assert edit.path == tmp_path / "registry.local_5000_/hosts.toml"
