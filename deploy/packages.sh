@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests with real clients need. Quick when all of them are there.
 set -eu
 
-packages="docker-registry skopeo podman docker.io containerd crun pigz curl uidmap strace umoci
+packages="docker-registry skopeo buildah podman docker.io containerd crun pigz curl uidmap strace umoci
     runc golang-github-containers-common ca-certificates e2fsprogs iproute2 iptables util-linux"
 
 is_installed() {

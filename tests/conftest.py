@@ -23,6 +23,7 @@ _PACKAGES = {
     "uidmap": "newuidmap",
     "strace": "strace",
     "umoci": "umoci",
+    "buildah": "buildah",
 }
 """Debian package → the program by which we see that it is installed."""
 _NEWER = {

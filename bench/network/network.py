@@ -99,7 +99,7 @@ class Node:
         return body
 
     def block(self, port: int) -> None:
-        """Drops whatever comes to a TCP port of this node, as a firewall does. Needs iptables."""
+        """Drops whatever comes to a TCP port of this node from others, as a firewall does. Needs iptables."""
         self.run(["iptables", "--wait", "--append", "INPUT", *_to_port(port)])
 
     def unblock(self, port: int) -> None:
@@ -116,7 +116,7 @@ class Node:
 
 
 def _to_port(port: int) -> list[str]:
-    return ["--protocol", "tcp", "--dport", str(port), "--jump", "DROP"]
+    return ["--in-interface", "eth0", "--protocol", "tcp", "--dport", str(port), "--jump", "DROP"]
 
 
 class Site:

@@ -40,6 +40,8 @@ IMAGES = {
     "team/base:1": 8_000_000,
     "team/shared:1": 16_000_000,
     "team/later:1": 8_000_000,
+    "library/clients-agent:1": 12_000_000,
+    "library/clients-proxy:1": 12_000_000,
 }
 """What counts bytes has an image of its own: no two share a blob but their small base layer."""
 

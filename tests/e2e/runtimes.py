@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -25,6 +26,23 @@ _PODMAN_SETTINGS = """\
 lock_type = "file"
 """
 """podman's other kind of lock is a file of the machine's own /dev/shm."""
+
+
+SHIPPED_MIRROR = "127.0.0.1:5050"
+"""What the shipped files point at."""
+
+
+def client_config(node: Node, mirror: str) -> Path:
+    """The shipped files themselves, or for another mirror copies that differ in its address alone."""
+    if mirror == SHIPPED_MIRROR:
+        return CLIENT_CONFIG
+    copied = node.base / "client-config"
+    if not copied.exists():
+        shutil.copytree(CLIENT_CONFIG, copied)
+        for path in copied.rglob("*"):
+            if path.is_file():
+                path.write_text(path.read_text().replace(SHIPPED_MIRROR, mirror))
+    return copied
 
 
 class Docker:
@@ -70,8 +88,9 @@ class Docker:
 class Containerd:
     """A containerd without Kubernetes' interface, and ``ctr`` with the shipped hosts.toml."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, mirror: str = SHIPPED_MIRROR) -> None:
         self.node = node
+        self._hosts = client_config(node, mirror) / "certs.d"
         config = node.base / "containerd.toml"
         config.write_text(_CONTAINERD_CONFIG)
         self._process = node.start(["containerd", "--config", str(config)], "containerd")
@@ -86,7 +105,7 @@ class Containerd:
 
     def pull(self, name: str, *flags: str) -> CompletedProcess[str]:
         """``ctr`` resolves names itself, so it runs with the node's /etc/hosts."""
-        pull = ["ctr", "images", "pull", "--hosts-dir", str(CLIENT_CONFIG / "certs.d"), *flags, name]
+        pull = ["ctr", "images", "pull", "--hosts-dir", str(self._hosts), *flags, name]
         return self.node.run(pull)
 
     def digest(self, name: str) -> str:
@@ -99,16 +118,17 @@ class Containerd:
 
 
 class Podman:
-    """podman and skopeo with the shipped registries.conf and storage.conf, at their default paths."""
+    """podman, Buildah and skopeo with the shipped registries.conf and storage.conf, at their default paths."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, mirror: str = SHIPPED_MIRROR) -> None:
         self.node = node
+        shipped = client_config(node, mirror)
         settings = node.base / "containers.conf"
         settings.write_text(_PODMAN_SETTINGS)
         self._env = {
             "CONTAINERS_CONF": str(settings),
-            "CONTAINERS_REGISTRIES_CONF": str(CLIENT_CONFIG / "registries.conf"),
-            "CONTAINERS_STORAGE_CONF": str(CLIENT_CONFIG / "storage.conf"),
+            "CONTAINERS_REGISTRIES_CONF": str(shipped / "registries.conf"),
+            "CONTAINERS_STORAGE_CONF": str(shipped / "storage.conf"),
         }
 
     def run(self, *arguments: str) -> CompletedProcess[str]:
@@ -133,3 +153,6 @@ class Podman:
 
     def skopeo(self, *arguments: str) -> CompletedProcess[str]:
         return self.node.run(["skopeo", *arguments], self._env)
+
+    def buildah(self, *arguments: str) -> CompletedProcess[str]:
+        return self.node.run(["buildah", *arguments], self._env)

@@ -55,26 +55,18 @@ def test_a_sound_node_has_no_problem_and_its_canary_reached_the_registry(node: t
     assert examine(agent) == (0, {})
 
 
-def test_a_blocked_peer_port_is_named(node: tuple[Site, Agent]) -> None:
-    _, agent = node
-    agent.node.block(6882)
-    try:
-        status, found = examine(agent)
-    finally:
-        agent.node.unblock(6882)
-    assert status == 1
-    assert found["peer-port-blocked"][0] == "bad"
-    assert "timed out" in found["peer-port-blocked"][1]
-
-
-def test_a_seeders_port_behind_a_firewall_is_named(node: tuple[Site, Agent]) -> None:
+def test_peer_ports_behind_firewalls_are_named_each(node: tuple[Site, Agent]) -> None:
     site, agent = node
+    agent.node.block(6882)
     site.node.block(6881)
     try:
         status, found = examine(agent)
     finally:
+        agent.node.unblock(6882)
         site.node.unblock(6881)
-    assert (status, set(found)) == (1, {"seeder-peer-port"})
+    assert (status, set(found)) == (1, {"peer-port-blocked", "seeder-peer-port"})
+    assert "timed out" in found["peer-port-blocked"][1]
+    assert "no answer" in found["seeder-peer-port"][1]
 
 
 def test_a_seeder_that_hangs_is_named_in_bounded_time(node: tuple[Site, Agent]) -> None:
