@@ -71,3 +71,5 @@ PULL_SECONDS = Histogram(
 EVICTIONS = Counter("imagedist_store_evictions", "Files this process evicted from its blob store.")
 EVICTED_BYTES = Counter("imagedist_store_evicted_bytes", "Bytes this process evicted from its blob store.")
 PASSED_THROUGH = Counter("imagedist_passed_through", "Blobs served without being stored: there was no room.")
+SCRUBBED_BYTES = Counter("imagedist_scrubbed_bytes", "Bytes of stored blobs that were read again and hashed.")
+ROTTEN = Counter("imagedist_rotten_blobs", "Stored blobs that were found to have other bytes, and dropped.")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from imagedist.progress import STAGES, Event
 from imagedist.swarm.session import TransferStatus
+
+if TYPE_CHECKING:
+    from imagedist.site_store import PinStatus, ScrubStatus, StoreStatus
 
 _PLAIN_INTERVAL_SECONDS = 5.0
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -51,6 +55,50 @@ def swarm_table(transfers: Sequence[TransferStatus]) -> str:
         for row in transfers
     ]
     return table(titles, rows, numbers=titles[1:])
+
+
+def pin_table(pins: Sequence[PinStatus]) -> str:
+    """A site's pins, one per line."""
+    titles = ("IMAGE OR BLOB", "OWNER", "HERE", "MISSING", "SINCE", "REASON")
+    rows = [
+        (row.name, row.owner, decimal(row.bytes), str(row.missing), _day(row.created_at), row.reason) for row in pins
+    ]
+    return table(titles, rows, numbers=("HERE", "MISSING"))
+
+
+def store_lines(status: StoreStatus) -> str:
+    """A site's store, an aspect per line."""
+    quota = f" of {decimal(status.quota_bytes)}" if status.quota_bytes is not None else ", no quota"
+    folders = [(name, str(folder.files), decimal(folder.bytes)) for name, folder in status.folders.items()]
+    missing = f", {status.missing_blobs} not here" if status.missing_blobs else ""
+    return "\n".join(
+        [
+            f"store    {status.root}",
+            f"used     {decimal(status.used_bytes)}{quota}; {decimal(status.arriving_bytes)} of it on their way",
+            f"disk     {decimal(status.free_bytes)} free, {decimal(status.headroom_bytes)} are kept free",
+            f"pinned   {decimal(status.pinned_bytes)} by {status.pins} pins{missing}",
+            f"evicted  {status.evicted_files} files, {decimal(status.evicted_bytes)} since the store was made",
+            f"scrub    {scrub_line(status.scrub)}",
+            "",
+            table(("FOLDER", "FILES", "SIZE"), folders, numbers=("FILES", "SIZE")),
+        ]
+    )
+
+
+def scrub_line(status: ScrubStatus) -> str:
+    checked = (
+        f"{status.checked_blobs} blobs ({decimal(status.checked_bytes)}) checked, {status.rotten_blobs} had rotted"
+    )
+    if status.is_running:
+        return f"under way: {checked}"
+    if status.is_wanted:
+        return "about to begin"
+    due = f"; next {_day(status.next_at)}" if status.next_at is not None else ""
+    return f"{checked}, done {_day(status.finished_at)}{due}" if status.finished_at is not None else f"never yet{due}"
+
+
+def _day(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
 
 
 def opening(event: Event) -> str:

@@ -30,6 +30,7 @@ from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
 _UNHEALTHY_SECONDS = 10.0
 """A proxy that failed is asked last for this long."""
@@ -38,8 +39,8 @@ PRIVATE_HEADER = "X-Imagedist-Private"
 _CLIENTS = 64
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
-_PURGE_SECONDS = 30.0
-"""More: the proxy that is asked tells the others."""
+_ORDER_SECONDS = 30.0
+"""More: the proxy that is asked may have to ask others."""
 
 
 class Arriving(BaseModel):
@@ -262,12 +263,23 @@ class Site:
         if here_only:
             query["here"] = "1"
 
-        async def ask(url: str) -> Purged:
-            async with self._ask("DELETE", f"{url}/site/v1/tags", _PURGE_SECONDS, query) as response:
+        return await self.call("DELETE", "tags", query, Purged)
+
+    async def call(self, method: str, path: str, query: Mapping[str, str], shape: type[ShapeT]) -> ShapeT:
+        """A question or an order to the site's first proxy that answers, ``/site/v1/{path}``.
+
+        Raises:
+            NotFoundError: it says so. SourceError: no proxy answers, or it refuses.
+        """
+
+        async def ask(url: str) -> ShapeT:
+            async with self._ask(method, f"{url}/site/v1/{path}", _ORDER_SECONDS, query) as response:
                 try:
-                    return Purged.model_validate_json(await response.read())
+                    return shape.model_validate_json(await response.read())
                 except ValidationError as error:
-                    raise SourceError(f"{url} answered nonsense to a purge; is it an imagedist proxy?") from error
+                    raise SourceError(
+                        f"{url} answered nonsense to {method} {path}; is it an imagedist proxy of this version?"
+                    ) from error
 
         return await self._first(ask)
 

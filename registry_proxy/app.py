@@ -19,6 +19,7 @@ from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
 from registry_proxy.held import add_held_routes
+from registry_proxy.housekeeping import Housekeeping
 from registry_proxy.purges import Purges
 from registry_proxy.seeds import Seeds
 from registry_proxy.siblings import Siblings
@@ -64,6 +65,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     torrents = Torrents(cache, seeds, settings, share)
     purges = Purges(cache, settings.site_proxies, token)
     store.space.may_evict = torrents.let_go
+    housekeeping = Housekeeping(cache, settings)
 
     async def get_upstreams(request: web.Request) -> web.Response:
         return web.json_response({"format": 1, "upstreams": upstreams.hosts(), "any": settings.allow_any})
@@ -85,7 +87,9 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         siblings.start()
+        housekeeping.start()
         yield
+        await housekeeping.close()
         await torrents.close()
         await purges.close()
         await cache.close()
@@ -98,6 +102,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     site = web.Application(middlewares=[require_site_token(token)])
     torrents.add_routes(site)
     purges.add_routes(site)
+    housekeeping.add_routes(site)
     add_held_routes(site, cache, rate)
     site.router.add_get("/upstreams", get_upstreams)
 

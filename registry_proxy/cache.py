@@ -54,7 +54,7 @@ class SiteCache:
         self._nearby = nearby
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
-        manifests = ManifestStore(store.root, store.ledger)
+        self.manifest_store = manifests = ManifestStore(store.root, store.ledger)
         self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
         self._manifests = Manifests(manifests, self._access, self._failures, turns, nearby=nearby)
         self._referrers = Referrers(self._manifests, self._failures)
@@ -154,6 +154,13 @@ class SiteCache:
     async def held_manifest(self, digest: Digest) -> ManifestAnswer | None:
         """A manifest that is here and needs no grant."""
         return await self._manifests.held(digest)
+
+    def size_here(self, digest: Digest) -> int | None:
+        """Of a blob or a manifest that is in the site. Blocking; raises StorageError."""
+        if self.store.has(digest):
+            return self.store.size_bytes(digest)
+        body = self.manifest_store.body(digest)
+        return len(body) if body is not None else None
 
     def is_arriving(self, digest: Digest) -> bool:
         return self._arrivals.get(digest) is not None

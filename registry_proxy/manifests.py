@@ -7,18 +7,24 @@ learned from upstream before is not written any more, and not believed. Everythi
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer
-from imagedist.errors import storage_error
+from imagedist.errors import InputError, storage_error
 from imagedist.locking import locked
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES
+from imagedist.store.inventory import ALGORITHMS
 from imagedist.store.ledger import Ledger
+
+_TOUCH_SECONDS = 60.0
 
 
 class _Described(BaseModel):
@@ -58,6 +64,27 @@ class KeptTag(NamedTuple):
     generation: Generation
 
 
+class ManifestFile(NamedTuple):
+    """A manifest on the disk. ``paths``: the body first; one of the two is missing after a kill."""
+
+    digest: Digest
+    read_at: float
+    size_bytes: int
+    paths: tuple[Path, ...]
+
+
+class TagFile(NamedTuple):
+    """The record of a tag on the disk."""
+
+    upstream: str
+    repository: str
+    tag: str
+    digest: Digest
+    checked_at: float
+    size_bytes: int
+    path: Path
+
+
 class ManifestStore:
     """
     Args:
@@ -80,6 +107,7 @@ class ManifestStore:
             described = _Described.model_validate_json(path.with_name(f"{path.name}.json").read_bytes())
             with path.open("rb") as file:
                 body = file.read(MANIFEST_LIMIT_BYTES + 1)
+                _touch(file.fileno())
         except (FileNotFoundError, ValidationError):
             return None
         except OSError as error:
@@ -87,6 +115,48 @@ class ManifestStore:
         if Digest.of(body, digest.algorithm) != digest:
             return None
         return KeptManifest(ManifestAnswer(digest, described.media_type, body), described.private_to)
+
+    def body(self, digest: Digest) -> bytes | None:
+        """A manifest's bytes, unchecked, and not marked as read. None: not here. Raises StorageError."""
+        try:
+            with self._path(digest).open("rb") as file:
+                return file.read(MANIFEST_LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(f"read manifest {digest}", error) from error
+
+    def files(self) -> Iterator[ManifestFile]:
+        """Every manifest on the disk. Raises StorageError."""
+        for algorithm in ALGORITHMS:
+            found: dict[str, dict[str, os.stat_result]] = {}
+            for entry, status in _entries(self._manifests / algorithm):
+                found.setdefault(entry.name.removesuffix(".json"), {})[entry.name] = status
+            for name, statuses in found.items():
+                with contextlib.suppress(InputError):
+                    digest = Digest.parse(f"{algorithm}:{name}")
+                    read_at = statuses[name].st_atime if name in statuses else statuses[f"{name}.json"].st_mtime
+                    size_bytes = sum(status.st_size for status in statuses.values())
+                    paths = tuple(self._manifests / algorithm / each for each in sorted(statuses))
+                    yield ManifestFile(digest, read_at, size_bytes, paths)
+
+    def tag_files(self) -> Iterator[TagFile]:
+        """The record of every tag. Raises StorageError."""
+        for directory, _, names in os.walk(self._tags):
+            path = Path(directory)
+            if path.name != "_tags":
+                continue
+            upstream, *repository = path.parent.relative_to(self._tags).parts
+            for name in names:
+                try:
+                    content = (path / name).read_bytes()
+                    record = TagRecord.model_validate_json(content)
+                except (FileNotFoundError, ValidationError):
+                    continue
+                except OSError as error:
+                    raise storage_error(f"read {path / name}", error) from error
+                where = (upstream, "/".join(repository), name.removesuffix(".json"))
+                yield TagFile(*where, record.digest, record.checked_at, len(content), path / name)
 
     def put(self, manifest: ManifestAnswer, owner: str | None) -> None:
         """The description first: a manifest that is there can be served.
@@ -156,3 +226,22 @@ class ManifestStore:
 
     def _tag_path(self, upstream: str, repository: str, tag: str) -> Path:
         return self._tags / upstream / repository / "_tags" / f"{tag}.json"
+
+
+def _entries(directory: Path) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+    try:
+        for entry in os.scandir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                yield entry, entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(f"read {directory}", error) from error
+
+
+def _touch(descriptor: int) -> None:
+    """Marks a manifest as read, at most once a minute: only the order of eviction depends on it."""
+    status = os.fstat(descriptor)
+    if time.time() - status.st_atime > _TOUCH_SECONDS:
+        with contextlib.suppress(OSError):
+            os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))

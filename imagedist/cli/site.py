@@ -1,53 +1,53 @@
-"""The commands that change a site: forgetting what tags mean."""
+"""The commands that ask and change a site's proxy: what tags mean, what stays, what its store holds."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
+from imagedist.cli.site_access import Config, Proxy, TokenFile, site_access
 from imagedist.errors import InputError
 
 if TYPE_CHECKING:
-    from imagedist.oci.reference import Reference
-    from imagedist.site import Purged
+    from imagedist.site_store import PinStatus, SiteStore
 
-_CONFIG = Path("/etc/imagedist/agent.toml")
+AnswerT = TypeVar("AnswerT")
+
+_IMAGE_HELP = "REGISTRY/REPOSITORY:TAG, REGISTRY/REPOSITORY@DIGEST, or the DIGEST of a blob or manifest."
+
+Image = Annotated[str, typer.Argument(help=_IMAGE_HELP)]
+Owner = Annotated[str, typer.Option(help="Whose pin it is: one owner's unpinning leaves another's pin.")]
 
 
 @app.command()
 @explained
 def purge(
     name: Annotated[str, typer.Argument(help="REGISTRY/REPOSITORY:TAG, or REGISTRY/REPOSITORY for all of its tags.")],
-    proxy: Annotated[
-        list[str] | None, typer.Option(help="The site's proxy; repeatable. Default: those of this node's agent.")
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="Holds the site token. Default: the agent's.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help=f"agent.toml, for both defaults. Default: {_CONFIG}, if there.")
-    ] = None,
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
     """Have the site forget what a tag means, or every tag of a repository: the next pull asks the registry."""
-    from imagedist.config import AgentConfig, load, parse_url, read_secret
     from imagedist.oci.reference import Reference
+    from imagedist.site import Purged
 
     reference = Reference.parse(name)
     if reference.digest is not None:
         raise InputError(f"cannot purge {name}: what a digest names never changes; give a tag or a repository")
     is_tag = ":" in name.rpartition("/")[2]
-    path = config or (_CONFIG if _CONFIG.exists() and not (proxy and token_file) else None)
-    table = load(path, AgentConfig).agent if path is not None else None
-    proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
-    proxies = proxies or _agents_proxies(socket)
-    token = read_secret(token_file or (table.site_token_file if table else None))
-    ca_file = table.site_ca_file if table else None
-    done = interruptible(_purge(proxies, token, ca_file, reference, reference.tag if is_tag else None))
+    access = site_access(proxy, token_file, config, socket)
+
+    async def ask() -> Purged:
+        async with access.opened() as site:
+            return await site.purge(reference.registry, reference.repository, reference.tag if is_tag else None)
+
+    done = interruptible(ask())
     if as_json:
         print(done.model_dump_json())
     else:
@@ -58,23 +58,125 @@ def purge(
         )
 
 
-def _agents_proxies(socket: Path | None) -> list[str]:
-    from imagedist.agent.client import AgentClient, find_socket
+@app.command()
+@explained
+def pin(
+    name: Image,
+    owner: Owner = "operator",
+    reason: Annotated[str, typer.Option(help="Why, for whoever lists the pins.")] = "",
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Keep an image, or a blob, in the site's store whatever its quota says.
 
-    found = find_socket(socket)
-    if found is None:
-        raise InputError("which proxy? give --proxy URL or --config agent.toml: no agent runs on this node")
-    return list(AgentClient(found).status().site_proxies)
+    A tag is pinned as what it means now; pin it again when it has moved. Nothing is fetched but the manifest.
+    """
+    query = {**_subject(name), "owner": owner, "reason": reason}
+    _show_pin("pinned", _ask_store(lambda store: store.pin(query), proxy, token_file, config, socket), as_json)
 
 
-async def _purge(
-    proxies: list[str], token: str | None, ca_file: Path | None, reference: Reference, tag: str | None
-) -> Purged:
-    from imagedist.oci.tls import Tls
-    from imagedist.site import Site
+@app.command()
+@explained
+def unpin(
+    name: Image,
+    owner: Owner = "operator",
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Let the quota have an image, or a blob, again."""
+    query = {**_subject(name), "owner": owner}
+    _show_pin("unpinned", _ask_store(lambda store: store.unpin(query), proxy, token_file, config, socket), as_json)
 
-    site = Site(proxies, (), "imagedist-purge", token, tls=Tls(ca_file) if ca_file else None)
-    try:
-        return await site.purge(reference.registry, reference.repository, tag)
-    finally:
-        await site.close()
+
+@app.command()
+@explained
+def pins(
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """List what is pinned in the site's store, by whom and why."""
+    from imagedist.render import pin_table
+
+    listed = _ask_store(lambda store: store.pins(), proxy, token_file, config, socket)
+    print(listed.model_dump_json() if as_json else pin_table(listed.pins))
+
+
+@app.command()
+@explained
+def site(
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show the site's store: its quota, what uses it, what is pinned, evicted, scrubbed."""
+    from imagedist.render import store_lines
+
+    status = _ask_store(lambda store: store.status(), proxy, token_file, config, socket)
+    print(status.model_dump_json() if as_json else store_lines(status))
+
+
+@app.command()
+@explained
+def scrub(
+    now: Annotated[bool, typer.Option("--now", help="Begin now, not when the next round is due.")] = False,
+    proxy: Proxy = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Say how far the proxy has come in reading its blobs again, or have it begin now."""
+    from imagedist.render import scrub_line
+
+    status = _ask_store(lambda store: store.scrub(now=now), proxy, token_file, config, socket)
+    print(status.model_dump_json() if as_json else scrub_line(status))
+
+
+def _subject(name: str) -> dict[str, str]:
+    """A reference or a bare digest as the routes take it."""
+    from imagedist.oci.digest import Digest
+    from imagedist.oci.reference import Reference
+
+    if name.startswith(("sha256:", "sha512:")):
+        return {"reference": str(Digest.parse(name))}
+    reference = Reference.parse(name)
+    return {"ns": reference.registry, "repo": reference.repository, "reference": reference.target}
+
+
+def _ask_store(
+    ask: Callable[[SiteStore], Awaitable[AnswerT]],
+    proxy: list[str] | None,
+    token_file: Path | None,
+    config: Path | None,
+    socket: Path | None,
+) -> AnswerT:
+    access = site_access(proxy, token_file, config, socket)
+
+    async def asked() -> AnswerT:
+        from imagedist.site_store import SiteStore
+
+        async with access.opened() as site:
+            return await ask(SiteStore(site))
+
+    return interruptible(asked())
+
+
+def _show_pin(done: str, pin: PinStatus, as_json: bool) -> None:
+    from imagedist.render import decimal
+
+    if as_json:
+        print(pin.model_dump_json())
+        return
+    missing = f", {pin.missing} not here yet" if pin.missing else ""
+    print(f"{done} {pin.name} ({pin.digest}): {pin.blobs} blobs and manifests, {decimal(pin.bytes)}{missing}")

@@ -101,6 +101,10 @@ class ProxyTable(Table):
     """Of all files below ``site_blobs``: what was not used for the longest time goes. None: as far as the disk goes."""
     site_blobs_headroom: ByteSize | None = None
     """Left free on the disk of ``site_blobs``. None: a twentieth of it, 1 GiB at most."""
+    scrub_interval: Duration = timedelta(days=30)
+    """Every stored blob is read again and hashed once in so long. 0: never by itself."""
+    scrub_rate: Rate = 32 << 20
+    """How fast scrubbing reads."""
     default_upstream: str | None = None
     allow_any: bool = False
     """Also registries that are no upstream of this file, by their host name, if they are at public addresses."""

@@ -1,0 +1,70 @@
+"""How a command reaches its site: the options, their defaults from the agent's configuration, the client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from imagedist.errors import InputError
+
+if TYPE_CHECKING:
+    from imagedist.site import Site
+
+CONFIG = Path("/etc/imagedist/agent.toml")
+
+Proxy = Annotated[
+    list[str] | None, typer.Option(help="The site's proxy; repeatable. Default: those of this node's agent.")
+]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="Holds the site token. Default: the agent's.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help=f"agent.toml, for both defaults. Default: {CONFIG}, if there.")
+]
+
+
+class SiteAccess(NamedTuple):
+    """Proxies are tried in this order."""
+
+    proxies: list[str]
+    token: str | None
+    ca_file: Path | None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Site]:
+        from imagedist.oci.tls import Tls
+        from imagedist.site import Site
+
+        site = Site(self.proxies, (), "imagedist", self.token, tls=Tls(self.ca_file) if self.ca_file else None)
+        try:
+            yield site
+        finally:
+            await site.close()
+
+
+def site_access(
+    proxy: list[str] | None, token_file: Path | None, config: Path | None, socket: Path | None
+) -> SiteAccess:
+    """What the options say, completed from agent.toml and the running agent.
+
+    Raises:
+        InputError: nobody says which proxy, or a URL is none. ConfigError: a file cannot be read.
+    """
+    from imagedist.config import AgentConfig, load, parse_url, read_secret
+
+    path = config or (CONFIG if CONFIG.exists() and not (proxy and token_file) else None)
+    table = load(path, AgentConfig).agent if path is not None else None
+    proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
+    token = read_secret(token_file or (table.site_token_file if table else None))
+    return SiteAccess(proxies or _agents_proxies(socket), token, table.site_ca_file if table else None)
+
+
+def _agents_proxies(socket: Path | None) -> list[str]:
+    from imagedist.agent.client import AgentClient, find_socket
+
+    found = find_socket(socket)
+    if found is None:
+        raise InputError("which proxy? give --proxy URL or --config agent.toml: no agent runs on this node")
+    return list(AgentClient(found).status().site_proxies)
