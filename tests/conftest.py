@@ -24,6 +24,9 @@ _PACKAGES = {
     "strace": "strace",
     "umoci": "umoci",
     "buildah": "buildah",
+    "nginx-light": "nginx",
+    "apache2-utils": "htpasswd",
+    "openssl": "openssl",
 }
 """Debian package → the program by which we see that it is installed."""
 _NEWER = {

@@ -23,6 +23,7 @@ class FaultyRegistry:
 
     Attributes:
         statuses: answered to the next requests of /v2, one each, with ``retry_after`` as their header.
+        fails_by_turns: every second request of /v2 is answered 500.
         cuts: how many bytes of the next blob bodies to send before the connection breaks, one each.
         corrupt: flip the first byte of blob bodies.
         lie_bytes: added to the Content-Length of blobs.
@@ -49,6 +50,7 @@ class FaultyRegistry:
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.statuses: list[int] = []
         self.retry_after: str | None = None
+        self.fails_by_turns = False
         self.cuts: list[int] = []
         self.corrupt = False
         self.lie_bytes = 0
@@ -159,6 +161,8 @@ class FaultyRegistry:
         if self.statuses:
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return web.Response(status=self.statuses.pop(0), headers=headers)
+        if self.fails_by_turns and sum(self.requests.values()) % 2:
+            return web.Response(status=500)
         if (refusal := self._challenge(request)) is not None:
             return refusal
         path = request.match_info["path"]
