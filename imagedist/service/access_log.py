@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import queue
+import re
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -23,8 +24,10 @@ _CLOSE_SECONDS = 2.0
 Fields = Mapping[str, str | int | float]
 
 
-def as_json(fields: Fields) -> str:
-    return json.dumps(fields, separators=(",", ":"))
+as_json = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder().encode
+_PLAIN = re.compile(r"[!#-<>-~]+")
+"""Text that needs no quotes."""
 
 
 def as_text(fields: Fields) -> str:
@@ -33,10 +36,9 @@ def as_text(fields: Fields) -> str:
 
 
 def _quoted(value: str | int | float) -> str:
-    text = str(value)
-    if text.isascii() and text.isprintable() and not any(letter in text for letter in ' "='):
-        return text
-    return json.dumps(text)
+    if not isinstance(value, str):
+        return str(value)
+    return value if _PLAIN.fullmatch(value) else _encode(value)
 
 
 class AccessLog:

@@ -18,7 +18,7 @@ from imagedist.config.values import AccessLog as Form
 from imagedist.errors import InputError
 from imagedist.service.access_log import AccessLog
 from imagedist.service.limits import Limits
-from imagedist.service.listener import ACCEPTED_AT_ONCE, bind
+from imagedist.service.listener import ACCEPTED_AT_ONCE, bind, bound_address, reserve
 from imagedist.service.recording import Recorder
 from imagedist.service.server import DRAIN_SECONDS, serving
 from imagedist.service.signals import StopSignals, stop_signals
@@ -69,15 +69,23 @@ def run_service(
         SystemExit: the workers could not start, and have said why.
     """
     options = options or ServiceOptions()
-    sockets = service_sockets() or bind(address)
+    passed = service_sockets()
     if workers == 1:
-        asyncio.run(serve(create, sockets, options))
+        asyncio.run(serve(create, passed or bind(address), options))
         return
+    held = passed or reserve(address)
+    at = bound_address(held)
 
     def work(link: Link) -> None:
-        asyncio.run(serve(create, sockets, options, link))
+        own = passed
+        if not passed:
+            for listening in held:
+                listening.close()
+            own = bind(Address(address.host, at.port), is_shared=True)
+        asyncio.run(serve(create, own, options, link))
 
-    code = Supervisor(workers, work, sockets, options.drain_seconds).run()
+    _LOG.info("listening on %s", at)
+    code = Supervisor(workers, work, held, options.drain_seconds).run()
     if code:
         raise SystemExit(code)
 

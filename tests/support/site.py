@@ -11,7 +11,7 @@ from aiohttp import web
 from imagedist.agent.app import started
 from imagedist.agent.client import AgentClient
 from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig
-from imagedist.service import serving
+from imagedist.service import ServerTls, serving
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
 from tests.support import layers
@@ -39,6 +39,7 @@ class Site:
         self._proxy_stack = AsyncExitStack()
         self._seeder_stack = AsyncExitStack()
         self._agents = 0
+        self.proxy_tls: ServerTls | None = None
         self.upstream = FaultyRegistry()
 
     async def __aenter__(self) -> Site:
@@ -70,15 +71,15 @@ class Site:
                 },
             }
         )
-        self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy))
+        self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy), self.proxy_tls)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         for stack in (self._stack, self._proxy_stack, self._seeder_stack, self._upstream_stack):
             await stack.aclose()
 
-    async def _serve(self, stack: AsyncExitStack, app: web.Application) -> Address:
-        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0)))
+    async def _serve(self, stack: AsyncExitStack, app: web.Application, tls: ServerTls | None = None) -> Address:
+        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0), tls=tls))
 
     @asynccontextmanager
     async def agent(self, **tables: dict[str, object]) -> AsyncIterator[tuple[AgentClient, str, Path]]:

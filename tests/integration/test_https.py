@@ -1,0 +1,81 @@
+"""A site whose proxy speaks HTTPS by an authority of its own: nodes, the command line, and who does not know it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from imagedist.errors import ImagedistError
+from imagedist.service import ServerTls
+from tests.integration.test_site import BUILT, REFERENCE, check_tree, pull
+from tests.support.certificates import Authority
+from tests.support.site import Site
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def site(tmp_path: Path, authority: Authority) -> Site:
+    site = Site(tmp_path / "site")
+    site.proxy_tls = ServerTls(*authority.issue("proxy"))
+    return site
+
+
+def trusting(site: Site, authority: Authority) -> dict[str, object]:
+    return {"site_proxies": [f"https://{site.proxy}"], "site_ca_file": authority.ca}
+
+
+async def test_nodes_pull_through_an_https_proxy_and_share_by_the_swarm(site: Site, authority: Authority) -> None:
+    async with site:
+        site.put(BUILT, "team/app", "1")
+        keys = trusting(site, authority)
+        async with site.agent(agent=keys) as (first, mirror, store), site.agent(agent=keys) as (second, _, other_store):
+            await pull(first)
+            check_tree(store)
+            received = (await pull(second)).received_bytes or {}
+            check_tree(other_store)
+            async with aiohttp.ClientSession() as client, client.get(f"http://{mirror}/readyz") as response:
+                assert response.status == 200
+    assert received.get("peer", 0) + received.get("seeder", 0) > 0
+    assert set(site.upstream.blob_gets.values()) == {1}
+
+
+async def test_a_node_that_does_not_know_the_authority_says_so(site: Site) -> None:
+    async with site:
+        site.put(BUILT, "team/app", "1")
+        async with site.agent(agent={"site_proxies": [f"https://{site.proxy}"]}) as (client, _, _):
+            with pytest.raises(ImagedistError, match="certificate verify failed"):
+                await pull(client)
+
+
+async def test_the_command_line_takes_the_authority_from_the_environment(
+    site: Site, authority: Authority, tmp_path: Path
+) -> None:
+    async with site:
+        site.put(BUILT, "team/app", "1")
+        root = tmp_path / "root"
+        argv = ["-m", "imagedist", "pull", REFERENCE, "--via", f"https://{site.proxy}", "--root", str(root)]
+        for trusted in (None, authority.ca):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *argv,
+                "--no-agent",
+                env={**os.environ, **({"SSL_CERT_FILE": str(trusted)} if trusted else {})},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            output, _ = await process.communicate()
+            if trusted is None:
+                assert process.returncode == 1
+                assert b"certificate verify failed" in output
+            else:
+                assert process.returncode == 0, output
+                check_tree(root)
