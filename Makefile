@@ -32,10 +32,12 @@ check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python deploy/check_c.py
+	$(BIN)/python deploy/check_metrics.py
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python deploy/check_metrics.py --write
 
 bench: $(READY) ## a minute-long look at this machine's figures; BENCH="layers --rounds 3" measures something else
 	$(BIN)/imagedist-bench $(or $(BENCH),unpack --quick)
