@@ -39,8 +39,8 @@ __all__ = ["MAX_FETCHES", "Arrival", "Arrivals", "BlobWriter", "Fetch"]
 log = logging.getLogger(__name__)
 
 MAX_FETCHES = 64
-_FIRST_LOOK_SECONDS, FOLLOW_SECONDS = 0.002, 0.05
-"""How often a follower looks at the file that another process is fetching: often at first, for the first byte."""
+_FIRST_LOOK_SECONDS, _EMPTY_LOOK_SECONDS, FOLLOW_SECONDS = 0.002, 0.008, 0.05
+"""How often a follower looks at the file that another process is fetching: often until it has a first byte."""
 _PAUSE_PER_READER_SECONDS, _LONGEST_PAUSE_SECONDS = 1e-4, 0.05
 _FILE_RESERVE_BYTES = 1 << 20
 
@@ -351,7 +351,8 @@ class Arrivals:
                 followed = seen.inode
                 arrival.progress(seen.size_bytes, seen.present_bytes)
             await asyncio.sleep(pause_seconds)
-            pause_seconds = min(FOLLOW_SECONDS, 2 * pause_seconds)
+            is_empty = seen is None or seen.present_bytes == 0
+            pause_seconds = min(_EMPTY_LOOK_SECONDS if is_empty else FOLLOW_SECONDS, 2 * pause_seconds)
 
     async def _claim_file(self, path: Path, digest: Digest) -> Partial | None:
         """On a disk that is full to the last byte, after evicting too: one that stores nothing."""

@@ -132,6 +132,36 @@ async def test_all_three_ways_to_name_the_upstream_reach_it(start: StartProxy) -
     assert (await unknown.json())["errors"][0]["code"] == "NAME_UNKNOWN"
 
 
+async def test_late_joiner_and_ranges_are_given_at_once_what_is_there(proxy: Client, upstream: FaultyRegistry) -> None:
+    upstream.gate = asyncio.Event()
+    path = f"/v2/up/team/app/blobs/{BLOB}"
+    first = await proxy.get(path)
+    assert await first.content.readexactly(1000) == LAYER[:1000]
+    late = await proxy.get(path)
+    assert await late.content.readexactly(1 << 20) == LAYER[: 1 << 20]
+    part = await proxy.get(path, headers={"Range": "bytes=500000-500009"})
+    assert await part.content.readexactly(9) == LAYER[500_000:500_009]  # the last byte waits for the digest
+    upstream.gate.set()
+    assert await part.read() == LAYER[500_009:500_010]
+    assert await late.read() == LAYER[1 << 20 :]
+    assert upstream.blob_gets == {BLOB: 1}
+
+
+async def test_client_that_goes_away_and_one_that_does_not_read_leave_the_fetch_running(
+    proxy: Client, upstream: FaultyRegistry, tmp_path: Path
+) -> None:
+    upstream.gate = asyncio.Event()
+    path = f"/v2/up/team/app/blobs/{BLOB}"
+    gone, idle = await proxy.get(path), await proxy.get(path)
+    await gone.content.readexactly(1000)
+    gone.close()
+    upstream.gate.set()
+    assert await (await proxy.get(path)).read() == LAYER
+    assert (tmp_path / "site" / "blobs" / "sha256" / BLOB.hex).read_bytes() == LAYER
+    assert await idle.read() == LAYER
+    assert upstream.blob_gets == {BLOB: 1}
+
+
 async def test_tag_is_asked_for_once_within_its_lifetime(proxy: Client, upstream: FaultyRegistry) -> None:
     for _ in range(3):
         await proxy.get("/v2/up/team/app/manifests/1")
