@@ -283,13 +283,16 @@ class Site:
 
         return await self._first(ask)
 
-    async def heartbeat(self, labels: Mapping[str, str], version: str) -> None:
+    async def heartbeat(self, labels: Mapping[str, str], version: str, peer_port: int | None = None) -> None:
         """Tells every seeder that this node lives.
+
+        Args:
+            peer_port: at which it lets peers in.
 
         Raises:
             SourceError: a seeder does not answer or refuses.
         """
-        body = {"format": 1, "labels": dict(labels), "version": version}
+        body = {"format": 1, "labels": dict(labels), "version": version, "peer_port": peer_port}
         failure: SourceError | None = None
         for url in self._seeders:
             try:

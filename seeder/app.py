@@ -53,6 +53,7 @@ def create_app(config: SeederConfig) -> web.Application:
         await opened.close()
 
     peers_come_to = settings.bittorrent
+    nodes = Nodes()
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
         session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
@@ -73,10 +74,10 @@ def create_app(config: SeederConfig) -> web.Application:
 
     app.cleanup_ctx.extend([journal, seeds])
     trace_hops(app, "seeder")
-    add_reach_routes(app, lambda: peers_come_to.port)
+    add_reach_routes(app, nodes, lambda: peers_come_to.port)
     add_tracker_routes(app, tracker)
     add_seed_routes(app)
-    add_node_routes(app, Nodes())
+    add_node_routes(app, nodes)
     add_tag_routes(app)
     add_site_routes(app, settings.site, config.sites)
     add_health_routes(app, ready)

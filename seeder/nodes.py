@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import Callable
@@ -31,11 +32,14 @@ class Heartbeat(BaseModel):
     version: _Short = ""
     labels: dict[_Short, _Short] = Field(default={}, max_length=64)
     addresses: tuple[_Short, ...] = Field(default=(), max_length=16)
+    peer_port: int | None = Field(default=None, ge=1, le=65535)
+    """At which the agent lets peers in."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Node:
     heartbeat: Heartbeat
+    address: str
     seen_at: float
 
 
@@ -46,8 +50,11 @@ class Nodes:
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
 
-    def beat(self, node_id: str, heartbeat: Heartbeat) -> None:
+    def beat(self, node_id: str, heartbeat: Heartbeat, address: str = "") -> None:
         """Remembers a node until its heartbeats stop.
+
+        Args:
+            address: from which it spoke.
 
         Raises:
             InputError: the ID is not one. OverloadedError: too many nodes.
@@ -58,7 +65,7 @@ class Nodes:
         if node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
             raise OverloadedError(f"no room for node {node_id}: {MAX_NODES} nodes are known already")
         self._nodes.pop(node_id, None)
-        self._nodes[node_id] = _Node(heartbeat, self._clock())
+        self._nodes[node_id] = _Node(heartbeat, address, self._clock())
 
     def describe(self) -> list[dict[str, object]]:
         """One JSON object per living node, sorted by ID."""
@@ -67,11 +74,22 @@ class Nodes:
         return [
             {
                 "id": node_id,
+                "address": node.address,
                 "seen_seconds_ago": round(now - node.seen_at, 1),
                 **node.heartbeat.model_dump(mode="json", exclude={"format"}),
             }
             for node_id, node in sorted(self._nodes.items())
         ]
+
+    def neighbours(self, of: str, port: int, count: int) -> list[tuple[str, int]]:
+        """Address and peer port of some nodes by chance, but of the one that asks."""
+        self._forget_expired()
+        others = [
+            (node.address, node.heartbeat.peer_port)
+            for node in self._nodes.values()
+            if node.address and node.heartbeat.peer_port and (node.address, node.heartbeat.peer_port) != (of, port)
+        ]
+        return random.sample(others, min(count, len(others)))
 
     def _forget_expired(self) -> None:
         oldest = self._clock() - EXPIRY_SECONDS
@@ -89,7 +107,9 @@ def add_node_routes(app: web.Application, nodes: Nodes) -> None:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "body"
             raise InputError(f"bad heartbeat: {where}: {first['msg']}") from error
-        nodes.beat(request.match_info["id"], heartbeat)
+        peer = request.transport.get_extra_info("peername") if request.transport else None
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        nodes.beat(request.match_info["id"], heartbeat, address)
         return web.Response(status=204)
 
     async def describe(request: web.Request) -> web.Response:

@@ -9,16 +9,19 @@ from collections.abc import Callable
 from aiohttp import web
 
 from imagedist.errors import InputError, OverloadedError
+from seeder.nodes import Nodes
 
 _CONNECT_SECONDS = 3.0
 _MAX_ATTEMPTS = 32
+_NEIGHBOURS = 5
 
 
-def add_reach_routes(app: web.Application, peer_port: Callable[[], int]) -> None:
+def add_reach_routes(app: web.Application, nodes: Nodes, peer_port: Callable[[], int]) -> None:
     """Adds ``GET /site/v1/reach?port=``: tries that port of whoever asks, and of nobody else.
 
     Args:
-        peer_port: the seeder's own BitTorrent port, which is told in return.
+        nodes: some of them are told in return, to be tried from there.
+        peer_port: the seeder's own BitTorrent port, told as well.
     """
     attempts = 0
 
@@ -37,8 +40,15 @@ def add_reach_routes(app: web.Application, peer_port: Callable[[], int]) -> None
             obstacle = await _obstacle(str(peer[0]), int(port))
         finally:
             attempts -= 1
-        answer = {"format": 1, "address": str(peer[0]), "obstacle": obstacle, "peer_port": peer_port()}
-        return web.json_response(answer)
+        return web.json_response(
+            {
+                "format": 1,
+                "address": str(peer[0]),
+                "obstacle": obstacle,
+                "peer_port": peer_port(),
+                "neighbours": nodes.neighbours(str(peer[0]), int(port), _NEIGHBOURS),
+            }
+        )
 
     app.router.add_get("/site/v1/reach", reach)
 

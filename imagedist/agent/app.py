@@ -180,7 +180,7 @@ async def _heartbeat(site: Site, config: AgentConfig) -> None:
     """Tells the site that this node lives. A site that does not listen is not the node's trouble."""
     while True:
         try:
-            await site.heartbeat(config.agent.labels, __version__)
+            await site.heartbeat(config.agent.labels, __version__, config.agent.bittorrent.port)
         except ImagedistError as error:
             _LOG.debug("heartbeat: %s", error)
         await asyncio.sleep(_HEARTBEAT_SECONDS)

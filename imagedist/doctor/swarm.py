@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from imagedist.config import Address
 from imagedist.doctor.asking import ask, connects
-from imagedist.doctor.finding import Finding
+from imagedist.doctor.finding import Finding, Severity
 from imagedist.doctor.subject import START, Subject
 from imagedist.errors import ImagedistError
 from imagedist.oci.tls import Tls
@@ -72,6 +73,7 @@ async def reach(seeder: str, own: Address, tls: Tls | None = None) -> list[Findi
     try:
         answer = json.loads(heard.body)
         obstacle, address, port = answer["obstacle"], str(answer["address"]), int(answer["peer_port"])
+        others = [Address(str(other), int(its)) for other, its in answer.get("neighbours", ())]
     except (ValueError, KeyError, TypeError):
         why = "a seeder of an earlier version, or a full one"
         return [Finding("unknown", "peer-port-blocked", f"{seeder} does not try this node's port", why)]
@@ -84,10 +86,29 @@ async def reach(seeder: str, own: Address, tls: Tls | None = None) -> list[Findi
         what = f"the site cannot connect to this node's peer port {address}:{own.port}: {obstacle}"
         findings = [Finding("bad", "peer-port-blocked", what, why, fix)]
     host = urlsplit(seeder).hostname or ""
+    seeders, found = await asyncio.gather(_seeders_port(host, port), neighbours(others))
+    return [*findings, seeders, *found]
+
+
+async def _seeders_port(host: str, port: int) -> Finding:
     obstacle = await connects(host, port)
     if obstacle is None:
-        return [*findings, Finding("ok", "seeder-peer-port", f"the seeder's peer port {host}:{port} is reached")]
+        return Finding("ok", "seeder-peer-port", f"the seeder's peer port {host}:{port} is reached")
     why = "the seeder gives this node no pieces: what no neighbour has comes from the proxy"
     fix = f"let this node out to {host} TCP port {port}, and in there"
-    what = f"the seeder's peer port {host}:{port}: {obstacle}"
-    return [*findings, Finding("bad", "seeder-peer-port", what, why, fix)]
+    return Finding("bad", "seeder-peer-port", f"the seeder's peer port {host}:{port}: {obstacle}", why, fix)
+
+
+async def neighbours(others: Sequence[Address]) -> list[Finding]:
+    """Some other nodes of the site by chance: whether this one reaches their peer ports."""
+    if not others:
+        return []
+    obstacles = await asyncio.gather(*(connects(other.host, other.port) for other in others))
+    closed = [f"{other} ({obstacle})" for other, obstacle in zip(others, obstacles, strict=True) if obstacle]
+    reached = f"{len(others) - len(closed)} of {len(others)} neighbours let this node in"
+    if not closed:
+        return [Finding("ok", "neighbours", reached)]
+    severity: Severity = "bad" if len(closed) == len(others) > 1 else "warn"
+    why = "pieces do not flow between them and this node"
+    fix = "on each of them: imagedist doctor; if all are closed, let this node out to the peer ports of its site"
+    return [Finding(severity, "neighbours", f"{reached}, not {', '.join(closed)}", why, fix)]

@@ -12,6 +12,7 @@ from aiohttp import web
 from imagedist.config import Address
 from imagedist.doctor import swarm
 from imagedist.service import render_site_errors, serving
+from seeder.nodes import Heartbeat, Nodes
 from seeder.reach import add_reach_routes
 from seeder.tracker import Tracker, add_tracker_routes
 from tests.doctor.servers import HERE, answering
@@ -27,9 +28,9 @@ async def listener() -> AsyncIterator[Address]:
 
 
 @asynccontextmanager
-async def seeder(peer_port: int) -> AsyncIterator[str]:
+async def seeder(peer_port: int, nodes: Nodes | None = None) -> AsyncIterator[str]:
     app = web.Application(middlewares=[render_site_errors])
-    add_reach_routes(app, lambda: peer_port)
+    add_reach_routes(app, nodes or Nodes(), lambda: peer_port)
     add_tracker_routes(app, Tracker(30, Address("127.0.0.1", peer_port), lambda infohash: False))
     async with serving(app, HERE) as address:
         yield f"http://{address}"
@@ -60,6 +61,29 @@ async def test_a_seeders_port_that_this_node_cannot_connect_to_is_a_problem() ->
     async with listener() as own, seeder(seed.port) as url:
         found = await swarm.reach(url, own)
     assert codes(found) == [("ok", "peer-port-open"), ("bad", "seeder-peer-port")]
+
+
+async def test_neighbours_that_are_not_reached_are_named() -> None:
+    async with listener() as gone:
+        pass
+    nodes = Nodes()
+    async with listener() as own, listener() as seed, listener() as neighbour, seeder(seed.port, nodes) as url:
+        nodes.beat("n1", Heartbeat(peer_port=own.port), own.host)
+        nodes.beat("n2", Heartbeat(peer_port=neighbour.port), neighbour.host)
+        assert codes(await swarm.reach(url, own))[2:] == [("ok", "neighbours")]
+        nodes.beat("n3", Heartbeat(peer_port=gone.port), gone.host)
+        *_, some = await swarm.reach(url, own)
+    assert (some.severity, some.code) == ("warn", "neighbours")
+    assert f"1 of 2 neighbours let this node in, not {gone} (connection refused)" in some.what
+
+
+async def test_no_neighbour_that_is_reached_is_a_problem_of_this_node() -> None:
+    async with listener() as one, listener() as two:
+        pass
+    (found,) = await swarm.neighbours([one, two])
+    assert found.severity == "bad"
+    assert (await swarm.neighbours([one]))[0].severity == "warn", "it may be that one which is down"
+    assert await swarm.neighbours([]) == []
 
 
 async def test_a_seeder_that_tries_no_ports_leaves_it_open() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
+from imagedist.config import Address
 from imagedist.errors import InputError, OverloadedError
+from imagedist.service import serving
+from imagedist.site import Site
 from seeder import nodes as module
-from seeder.nodes import EXPIRY_SECONDS, Heartbeat, Nodes
+from seeder.nodes import EXPIRY_SECONDS, Heartbeat, Nodes, add_node_routes
 
 
 class Clock:
@@ -46,3 +50,25 @@ def test_the_inventory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes.beat("n1", Heartbeat())
     with pytest.raises(OverloadedError):
         nodes.beat("n2", Heartbeat())
+
+
+def test_neighbours_are_those_with_a_peer_port_but_the_one_that_asks() -> None:
+    nodes = Nodes()
+    nodes.beat("n1", Heartbeat(peer_port=6882), "10.0.0.1")
+    nodes.beat("n2", Heartbeat(peer_port=6882), "10.0.0.2")
+    nodes.beat("n3", Heartbeat(peer_port=6883), "10.0.0.1")
+    nodes.beat("older", Heartbeat(), "10.0.0.4")
+    assert sorted(nodes.neighbours("10.0.0.1", 6882, 5)) == [("10.0.0.1", 6883), ("10.0.0.2", 6882)]
+    assert len(nodes.neighbours("10.0.0.9", 6882, 2)) == 2
+    assert nodes.describe()[0]["address"] == "10.0.0.1"
+
+
+async def test_a_heartbeat_is_remembered_with_the_address_it_came_from() -> None:
+    app = web.Application()
+    nodes = Nodes()
+    add_node_routes(app, nodes)
+    async with serving(app, Address("127.0.0.1", 0)) as address:
+        site = Site((), (f"http://{address}",), "n1")
+        await site.heartbeat({"zone": "a"}, "0.1.0", 6882)
+        await site.close()
+    assert nodes.neighbours("10.0.0.1", 1, 5) == [("127.0.0.1", 6882)]

@@ -14,13 +14,16 @@ from aiohttp import web
 from imagedist.config import Address
 from imagedist.service import render_site_errors, serving
 from seeder import reach
+from seeder.nodes import Heartbeat, Nodes
 from seeder.reach import add_reach_routes
 
 
 @asynccontextmanager
 async def site() -> AsyncIterator[str]:
     app = web.Application(middlewares=[render_site_errors])
-    add_reach_routes(app, lambda: 6881)
+    nodes = Nodes()
+    nodes.beat("n2", Heartbeat(peer_port=6882), "10.0.0.2")
+    add_reach_routes(app, nodes, lambda: 6881)
     async with serving(app, Address("127.0.0.1", 0)) as address:
         yield f"http://{address}/site/v1/reach"
 
@@ -38,7 +41,16 @@ async def test_an_open_port_is_reached_and_a_closed_one_is_refused() -> None:
         async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             status, told = await ask(f"{url}?port={port}")
-            assert (status, told) == (200, {"format": 1, "address": "127.0.0.1", "obstacle": None, "peer_port": 6881})
+            assert (status, told) == (
+                200,
+                {
+                    "format": 1,
+                    "address": "127.0.0.1",
+                    "obstacle": None,
+                    "peer_port": 6881,
+                    "neighbours": [["10.0.0.2", 6882]],
+                },
+            )
         _, told = await ask(f"{url}?port={port}")
     assert told["obstacle"] == "refused"
 
