@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -77,6 +79,13 @@ class Docker:
         done = self.run("image", "inspect", "--format", "{{.Id}}", name)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def reload(self) -> None:
+        """What ``systemctl reload docker`` does; returns when its file has been read again."""
+        log, told = self._process.log, "Reloaded configuration"
+        before = log.read_text().count(told)
+        os.kill(self._process.pid, signal.SIGHUP)
+        self._process.wait_until(lambda: log.read_text().count(told) > before, "dockerd with its file read again")
 
     def names(self) -> list[str]:
         return self.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
