@@ -47,7 +47,7 @@ def parse_route(path: str) -> Route | Refusal:
         return Refusal(404, "UNSUPPORTED", "a mirror has no catalog: ask the registry itself for its repositories")
     match = _ROUTE.match(path)
     if match is None or match.lastgroup is None:
-        return Refusal(404, "UNSUPPORTED", f"no such route: /v2/{path[:200]}")
+        return Refusal(404, "UNSUPPORTED", f"no such route below /v2/: {path[:200]!r}")
     name = match["name"]
     if not is_name(name):
         return Refusal(

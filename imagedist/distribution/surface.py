@@ -71,7 +71,7 @@ def add_registry_routes(
     surface = _Surface(backend, answers, downloads, holding, rate, name, wants_credentials)
     app.router.add_get(TOKEN_PATH, give_token)
     app.router.add_route("*", "/v2", surface.handle)
-    app.router.add_route("*", "/v2/{path:.*}", surface.handle)
+    app.router.add_route("*", r"/v2/{path:[\s\S]*}", surface.handle)
 
 
 def _by_namespace(target: Target) -> str | None:

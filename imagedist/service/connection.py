@@ -7,6 +7,7 @@ looks at all of them once a second.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,10 @@ from aiohttp import web
 from imagedist.metrics import CONNECTIONS_CUT
 from imagedist.service.limits import Limits
 
+_LOG = logging.getLogger(__name__)
+
 _NOTHING = float("inf")
+_REASON_LENGTH = 200
 
 
 class Connection(web.RequestHandler):
@@ -54,6 +58,27 @@ class Connection(web.RequestHandler):
         elif self._head_since == _NOTHING and self.is_idle:
             self._head_since = self._heard_at
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """A request that is no HTTP is one line of the log and a 400; whoever scans the network sends those all day."""
+        if isinstance(exc, ConnectionError):  # the client went away while its request was read
+            raise exc
+        if isinstance(exc, UnicodeEncodeError) and _has_undecodable_headers(request):  # aiohttp repeats some in answers
+            status, message = 400, "a header is not UTF-8"
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        reason = " ".join((message or str(exc)).split())[:_REASON_LENGTH]
+        _LOG.info("refused a malformed request from %s: %r", request.remote, reason)
+        errors = [{"code": "UNSUPPORTED", "message": f"malformed request: {reason}", "detail": None}]
+        response = web.json_response({"errors": errors}, status=status)
+        response.force_close()
+        return response
+
     @property
     def is_idle(self) -> bool:
         """Whether no request of this connection is being answered."""
@@ -83,6 +108,10 @@ class Connection(web.RequestHandler):
         """Ends it now; what has not been sent is dropped."""
         if self._wire is not None:
             self._wire.abort()
+
+
+def _has_undecodable_headers(request: web.BaseRequest) -> bool:
+    return any("\udc80" <= letter <= "\udcff" for value in request.headers.values() for letter in value)
 
 
 class Connections:

@@ -45,14 +45,14 @@ def site_error(status: int, code: str, message: str) -> web.Response:
 
 @web.middleware
 async def render_site_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers the errors of ``/site`` routes as JSON. Comes first in an app's middlewares, before the guard."""
-    if not request.path.startswith("/site/"):
-        return await handler(request)
+    """Answers the errors of ``/site`` routes, and the guard's of any, as JSON. Comes first in an app's middlewares."""
+    is_site = request.path.startswith("/site/")
     try:
-        await _read_body(request)
+        if is_site:
+            await _read_body(request)
         return await handler(request)
     except web.HTTPException as error:
-        if error.status < 400:
+        if error.status < 400 or not is_site:
             raise
         response = site_error(error.status, error.reason.upper().replace(" ", "_"), error.text or error.reason)
         if "Allow" in error.headers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from email.message import Message
 from typing import Any
 
 _PATIENCE_SECONDS = 30.0
+_MOMENT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,21 @@ class Server:
             connection.close()
 
     def raw(self, request: bytes) -> bytes:
-        """Whatever bytes, and all that is answered until the server closes the connection."""
+        """Whatever bytes, and all that is answered until the connection ends.
+
+        A server that still waits for more is told after a moment that there is none.
+        """
         with socket.create_connection((self.host, self.port), _PATIENCE_SECONDS) as connection:
-            connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)
-            parts = []
-            while part := connection.recv(1 << 16):
-                parts.append(part)
+            parts: list[bytes] = []
+            try:
+                connection.sendall(request)
+                while select.select([connection], [], [], _MOMENT_SECONDS)[0]:
+                    if not (part := connection.recv(1 << 16)):
+                        return b"".join(parts)
+                    parts.append(part)
+                connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(1 << 16):
+                    parts.append(part)
+            except (ConnectionError, BrokenPipeError):
+                pass  # refused before all was sent
         return b"".join(parts)

@@ -63,6 +63,7 @@ class Site:
     """Addresses of what runs; ``log`` has what proxy, seeder and agent said."""
 
     def __init__(self, base: Path, stack: ExitStack) -> None:
+        self.base = base
         parts = ("registry", "proxy", "seeder", "agent", "peer", "node")
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in parts}
         self.logs = {name: base / f"{name}.log" for name in ("proxy", "seeder", "agent")}
