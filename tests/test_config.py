@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from pydantic import BaseModel
 
-from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig, load, parse_size, read_secret
+from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig, Upstream, load, parse_size, read_secret
 from imagedist.errors import ConfigError, InputError
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -187,3 +187,8 @@ def test_how_the_agent_serves_can_be_said(tmp_path: Path) -> None:
     assert (table.fallback, table.access_log, table.max_downloads) == ("never", "json", 7)
     assert table.drain.total_seconds() == 1
     assert str(table.site_ca_file) == "/etc/ca.pem"
+
+
+def test_every_key_of_an_upstream_is_explained() -> None:
+    pages = "".join(path.read_text() for path in (Path(__file__).parents[1] / "docs").glob("*.md"))
+    assert [key for key in Upstream.model_fields if f"`{key}" not in pages and f"\n{key} =" not in pages] == []

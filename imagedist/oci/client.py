@@ -21,7 +21,7 @@ from imagedist.oci.authorizer import Authorizer, Authorizing, SentAsItIs, TokenR
 from imagedist.oci.breaker import Breaker
 from imagedist.oci.bulk import BlobStream, attempt_at
 from imagedist.oci.digest import Digest
-from imagedist.oci.exchange import Exchange
+from imagedist.oci.exchange import ElsewhereError, Exchange
 from imagedist.oci.http import STALL_SECONDS, Http, unreachable
 from imagedist.oci.manifest import ACCEPT, MANIFEST_LIMIT_BYTES, OCI_INDEX
 from imagedist.oci.page import Page
@@ -58,6 +58,10 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class _HeadRefusedError(SourceError):
+    """Not worth another HEAD."""
 
 
 class RegistryClient:
@@ -187,7 +191,11 @@ class RegistryClient:
         Raises:
             NotFoundError, UnauthorizedError, SourceError.
         """
-        answer = await self._ask("HEAD", "*/*", self._blob_exchange(repository, digest))
+        try:
+            answer = await self._ask("HEAD", "*/*", self._blob_exchange(repository, digest))
+        except _HeadRefusedError:  # storage that was given a URL signed for GET only
+            async with self.blob(repository, digest) as stream:
+                return stream.size_bytes
         length = answer.headers.get("Content-Length", "")
         if not length.isdigit():
             raise SourceError(
@@ -290,8 +298,13 @@ class RegistryClient:
                 while True:
                     headers = exchange.headers | {"Accept": accept}
                     answer = await self._send(method, exchange.url, headers, MANIFEST_LIMIT_BYTES)
-                    if not await exchange.again(answer.status, answer.headers, answer.body):
-                        return answer
+                    try:
+                        if not await exchange.again(answer.status, answer.headers, answer.body):
+                            return answer
+                    except ElsewhereError as error:
+                        if method == "HEAD":
+                            raise _HeadRefusedError(str(error)) from error
+                        raise
 
         return await retrying(self._sleep)(attempt)
 

@@ -17,8 +17,12 @@ _UNKNOWN_CODES = frozenset({"NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = frozenset({200, 206, 416})
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_EXPIRED = frozenset({400, 401, 403, 410})
+_EXPIRED = frozenset({400, 401, 403, 405, 410})
 """What storage says to a signed URL that is no longer good: the registry signs another one when it is asked again."""
+
+
+class ElsewhereError(TransientError):
+    """Where the registry has sent us does not like the URL: it has expired, or was signed for another method."""
 
 
 class Exchange:
@@ -86,7 +90,7 @@ class Exchange:
             return True
         if not self.is_at_home() and status in _EXPIRED:
             host = urlsplit(self.url).netloc.rpartition("@")[2]
-            raise TransientError(f"registry {self._name} redirects {self._about} to {host}, which answered {status}")
+            raise ElsewhereError(f"registry {self._name} redirects {self._about} to {host}, which answered {status}")
         if status == 401 and not self._has_answered:
             self._has_answered = True
             challenge = headers.get("WWW-Authenticate", "")

@@ -265,6 +265,19 @@ async def test_expired_redirect_is_asked_for_again(
             await read(client, digest)
 
 
+@pytest.mark.parametrize("status", [403, 405])
+async def test_size_is_told_by_storage_that_takes_no_head(
+    registry: FaultyRegistry, client: RegistryClient, naps: Naps, status: int
+) -> None:
+    async with FaultyRegistry() as storage:
+        storage.blobs = registry.blobs
+        registry.redirect_to = storage.url
+        digest = registry.add_blob(CONTENT)
+        storage.statuses = [status]
+        assert await client.blob_size("team/app", digest) == len(CONTENT)
+    assert naps.seconds == []
+
+
 async def test_broken_body_of_a_redirect_is_resumed_by_the_registry_itself(
     registry: FaultyRegistry, client: RegistryClient
 ) -> None:

@@ -57,10 +57,10 @@ class SocksProxy:
         if self._refuses:
             return
         far_reader, far_writer = await asyncio.open_connection(host if kind == 1 else "127.0.0.1", port)
-        await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while chunk := await reader.read(1 << 16):
             writer.write(chunk)

@@ -67,12 +67,20 @@ class Proxy:
         done = self.pull(name)
         assert done.returncode == 0, f"{done.stderr}\n{self.log.read_text()[-3000:]}"
 
+    def wait_until_told(self, text: str) -> None:
+        """Until ``/metrics`` has it."""
+        self._process.wait_until(lambda: text in self._metrics(), f"{text} in {self.url}/metrics")
+
     def metric(self, name: str, **labels: str) -> float:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
+        text = self._metrics()
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         )
+
+    def _metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
