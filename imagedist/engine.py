@@ -161,6 +161,7 @@ def opened(
     from imagedist.overlay.store import OverlayStore
     from imagedist.unpack.ramdisk import Ramdisk
 
+    memory.keep_freed()
     if budget_bytes is None:
         budget_bytes = affordable_bytes(unpack)
     if budget_bytes and not is_tmpfs(unpack.ramdisk):

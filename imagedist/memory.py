@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,23 @@ RESERVE_BYTES = 512 << 20
 """Of a cgroup's limit this much is not for the ramdisk: the processes themselves (300 MB of anonymous memory in all),
 sockets, and page cache of what is being written, which would otherwise be reclaimed at once."""
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 4 << 20
+"""Of each of the C library's arenas, which a few threads share; beyond that it gives memory back to the kernel."""
+
 _PROC = Path("/proc")
+
+
+def keep_freed() -> None:
+    """Has the C library use freed buffers again (mallopt(3)); it would take fresh pages for each one of a megabyte.
+
+    A pull of 1.7 GB took 100,000 page faults before and 38,000 with it, and holds no more memory: 0.1 s of CPU, 0.5 s
+    on a virtual machine whose host takes free pages back. No other C library than GNU's has it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def available_bytes(proc: Path = _PROC) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,24 @@ def test_the_lowest_limit_from_our_cgroup_upwards_counts(tmp_path: Path) -> None
     machine.limit("unified/system.slice/memory.max", 2 * GIB)
     machine.limit("unified/system.slice/imagedist.service/memory.max", 3 * GIB)
     assert memory.limit_bytes(machine.proc) == 2 * GIB
+
+
+def test_big_buffers_that_were_freed_are_used_again() -> None:
+    count = """if True:
+        import resource, sys
+        from imagedist import memory
+        if sys.argv[1] == "keep":
+            memory.keep_freed()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(100):
+            [b"x" * (1 << 20) for _ in range(3)]
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", count, word], capture_output=True, text=True, check=True).stdout)
+        for word in ("keep", "give")
+    )
+    assert kept < 2_000 < 10_000 < given_back
 
 
 def test_max_is_no_limit(tmp_path: Path) -> None:
