@@ -28,6 +28,7 @@ class Ready:
         environment: set for the client, beside what every client gets.
         ramdisk: where it keeps what is on its way, if it has such a place.
         prepare: puts on the node what is to be there beforehand; None: by a pull of its own.
+        site: account of what works for it on other hosts, if it needs any; here they share this machine's CPUs.
         figures: read after the run: what else is to be known, units in the names.
     """
 
@@ -36,6 +37,7 @@ class Ready:
     environment: Mapping[str, str] = field(default_factory=dict)
     ramdisk: Path | None = None
     prepare: Command | None = None
+    site: Account | None = None
     figures: Callable[[], Mapping[str, float]] = dict
 
 

@@ -66,7 +66,7 @@ def node(snapshotter: Snapshotter, store: Path, account: Account, registry: str)
             is_ready = here.snapshotter_socket.exists
             stack.enter_context(daemon(command, directory / "snapshotter.log", is_ready, account))
             mirror, plugin = here.mirror, _PROXY_PLUGIN.format(socket=here.snapshotter_socket)
-            ready = Ready(environment=here.environment, ramdisk=here.ramdisk)
+            ready = Ready(environment=here.environment, ramdisk=here.ramdisk, site=here.account)
         (hosts / "hosts.toml").write_text(_HOSTS.format(registry=registry, mirror=mirror))
         cri = plugin + _CRI.format(snapshotter=snapshotter, hosts=hosts.parent)
         yield Node(stack.enter_context(containerd(store, directory, account, cri)), ready)
@@ -181,4 +181,4 @@ class Calls:
                     ask("Mounts", wire.MountsRequest(**names))
                     ask("Remove", wire.RemoveSnapshotRequest(**names))
 
-            yield Ready(call=cycle)
+            yield Ready(call=cycle)  # nothing that a site has a part in

@@ -32,10 +32,15 @@ http:
 
 
 class Registry(Protocol):
-    """A running registry."""
+    """A running registry.
+
+    Attributes:
+        sizes_bytes: of the images' compressed layers, by reference.
+    """
 
     kind: str
     account: Account
+    sizes_bytes: dict[str, int]
 
     def add(self, built: BuiltImage, name: str) -> str:
         """Puts an image there and returns its whole reference.
@@ -53,11 +58,13 @@ class DockerRegistry:
     def __init__(self, address: str, account: Account) -> None:
         self._address = address
         self.account = account
+        self.sizes_bytes: dict[str, int] = {}
 
     def add(self, built: BuiltImage, name: str) -> str:
         reference = f"{self._address}/{name}"
         flags = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]
         run(["skopeo", *flags, f"oci:{built.layout}", f"docker://{reference}"])
+        self.sizes_bytes[reference] = built.size_bytes
         return reference
 
 
@@ -70,6 +77,7 @@ class LayoutRegistry:
         self._directory = directory
         self._stack = stack
         self.account: Account = ProcessAccount()
+        self.sizes_bytes: dict[str, int] = {}
 
     def add(self, built: BuiltImage, name: str) -> str:
         address = f"{_HOST}:{free_port()}"
@@ -79,7 +87,9 @@ class LayoutRegistry:
         process = self._stack.enter_context(daemon(command, log, lambda: answers(f"http://{address}/v2/")))
         assert isinstance(self.account, ProcessAccount)
         self.account.roots.add(process)
-        return f"{address}/{name}"
+        reference = f"{address}/{name}"
+        self.sizes_bytes[reference] = built.size_bytes
+        return reference
 
 
 @contextmanager

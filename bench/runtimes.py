@@ -66,6 +66,10 @@ def _verdicts(measured: Sequence[Measured]) -> tuple[Verdict, ...]:
     if ours is not None and theirs is not None:
         more = (ours - theirs) / Calls.CALLS * 1000
         found.append(Verdict(what="a call, more than overlayfs takes", value=more, unit="ms", aim="at most 2"))
+    site = statistics.median([run.figures["site_cpu_seconds"] for run in rows["pull, imagedist"].runs])
+    if site is not None:
+        what = "CPU time of the site, in no row: its host is another, but here it takes of these CPUs"
+        found.append(Verdict(what=what, value=site, unit="s", aim=""))
     for one in _BOTH:
         row = rows[f"pull, {one}"]
         shares = [

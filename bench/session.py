@@ -47,6 +47,7 @@ class Settings:
             "rounds": str(self.rounds),
             "image": self.image,
             "stores": f"cold, a fresh one for each run{'; ' + synced if synced else ''}",
+            "memory": "touched before each run: none waits for pages of its host's",
             "order": "rotated each round",
         }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.account import Account
+from bench.account import Account, ProcessAccount, cgroup_account
 from bench.contestant import PROGRAM, Ready, own_version
 from bench.directories import short_directory
 from bench.processes import daemon
@@ -59,6 +59,7 @@ class Site:
     Attributes:
         directory: short; for sockets and configurations.
         mirror: URL of the agent's.
+        account: of proxy and seeder.
     """
 
     directory: Path
@@ -67,23 +68,25 @@ class Site:
     snapshotter_socket: Path
     ramdisk: Path
     environment: Mapping[str, str]
+    account: Account
 
 
 @contextmanager
 def site(store: Path, account: Account, registry: str) -> Iterator[Site]:
-    """One proxy, one seeder, one agent; the agent alone is accounted: the others are not the node's.
+    """One proxy, one seeder, one agent. The agent is accounted; the others are not the node's: apart.
 
     Raises:
         ImagedistError: one of them did not start.
     """
     with short_directory() as directory, ExitStack() as stack:
+        of_site: Account = stack.enter_context(cgroup_account()) or ProcessAccount()
         (directory / "ramdisk").mkdir()
         ports = {name: _free_port() for name in ("proxy", "seeder", "peer", "mirror")}
         addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
         values = {**addresses, "site": directory, "store": store, "registry": registry, "agent_port": _free_port()}
         services = (
-            ("proxy", _PROXY, ["-m", "registry_proxy"], "proxy", None),
-            ("seeder", _SEEDER, ["-m", "seeder"], "seeder", None),
+            ("proxy", _PROXY, ["-m", "registry_proxy"], "proxy", of_site),
+            ("seeder", _SEEDER, ["-m", "seeder"], "seeder", of_site),
             ("agent", _AGENT, ["-m", "imagedist", "agent"], "mirror", account),
         )
         for name, template, program, address, paid_by in services:
@@ -91,7 +94,9 @@ def site(store: Path, account: Account, registry: str) -> Iterator[Site]:
             config.write_text(template.format(**values))
             url = f"http://{addresses[address]}/readyz"
             command = [sys.executable, *program, "--config", str(config)]
-            stack.enter_context(daemon(command, directory / f"{name}.log", partial(answers, url), paid_by))
+            process = stack.enter_context(daemon(command, directory / f"{name}.log", partial(answers, url), paid_by))
+            if isinstance(paid_by, ProcessAccount):
+                paid_by.roots.add(process)
         yield Site(
             directory,
             f"http://{addresses['mirror']}",
@@ -99,6 +104,7 @@ def site(store: Path, account: Account, registry: str) -> Iterator[Site]:
             directory / "snapshotter.sock",
             directory / "ramdisk",
             {"IMAGEDIST_SOCKET": str(directory / "agent.sock")},
+            of_site,
         )
 
 
@@ -118,7 +124,7 @@ class Agent:
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
         with site(store, account, registry) as here:
-            yield Ready(pull, environment=here.environment, ramdisk=here.ramdisk)
+            yield Ready(pull, environment=here.environment, ramdisk=here.ramdisk, site=here.account)
 
 
 def pull(reference: str) -> list[str]:

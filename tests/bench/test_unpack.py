@@ -58,6 +58,10 @@ def pull_once(contestant: Contestant, directory: Path, running: Registry) -> Non
     (run,) = measured.runs
     assert run.seconds > 0
     assert run.cpu_seconds > 0
+    # Of the site of proxy and seeder, which the agent's and kubelet's pulls with our snapshotter need.
+    assert ("site_cpu_seconds" in run.figures) == (
+        contestant.name == "agent" or (isinstance(contestant, Kubelet) and contestant.is_ours)
+    )
     assert not (directory / "store").exists()
 
 
