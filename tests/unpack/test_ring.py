@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -78,6 +79,27 @@ def test_ring_twice_as_big_has_the_bytes_in_use_in_the_old_places_and_the_new(
         assert read(tar, start, end) == CONTENT[start:end]
     write(ring, end, start + 20_000)
     assert read(ring.tar, start, start + 20_000) == CONTENT[start : start + 20_000]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ring_that_goes_on_after_it_was_doubled_has_every_byte_and_is_mapped_only_when_it_has_no_hole(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    consumed = written = 0
+    doubled_at = {chance.randrange(len(CONTENT)) for _ in range(3)}
+    with closing(Ring(tmp_path / "staged", 4 * mmap.PAGESIZE)) as ring:
+        while written < len(CONTENT):
+            end = min(len(CONTENT), written + chance.randint(1, ring.tar.ring_bytes), consumed + ring.tar.ring_bytes)
+            write(ring, written, end)
+            if ring._map is not None:
+                assert ring.tar.path.stat().st_blocks * 512 == ring.tar.ring_bytes
+            written = end
+            assert read(ring.tar, consumed, written) == CONTENT[consumed:written]
+            if any(consumed < place <= written for place in doubled_at) and ring.tar.ring_bytes < 1 << 19:
+                ring.double(consumed, written)
+                assert read(ring.tar, consumed, written) == CONTENT[consumed:written]
+            consumed = chance.randint(consumed, written)
 
 
 def test_bytes_in_use_are_copied_to_their_own_places(ring: Ring, tmp_path: Path) -> None:
