@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.agent.protocol import AgentStatus, PullRequest
-from imagedist.errors import InputError
+from imagedist.errors import ChallengeError, InputError
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
 from imagedist.progress import Event
@@ -90,8 +90,22 @@ def pull_by_agent(reference: Reference, platform: Platform | None, socket: Path,
         platform: None: the agent's own machine's.
     """
     request = PullRequest(reference=str(reference), platform=str(platform) if platform else None)
+    agent = AgentClient(socket)
     with watching(as_json) as observe:
-        AgentClient(socket).pull(request, observe)
+        try:
+            agent.pull(request, observe)
+        except ChallengeError as error:
+            agent.pull(request, observe, authorization=_login(reference, error))
+
+
+def _login(reference: Reference, error: ChallengeError) -> str:
+    """What ``docker login`` or ``podman login`` left for the registry. Raises the error: nothing."""
+    from imagedist.oci.credentials import find_credentials
+
+    credentials = find_credentials(reference.registry)
+    if credentials is None:
+        raise ChallengeError(f"{error}; no login for {reference.registry} is in Docker's or podman's files") from error
+    return credentials.basic()
 
 
 async def pull_into(order: PullOrder, runtime: Runtime, as_json: bool) -> None:

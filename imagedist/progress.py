@@ -34,7 +34,8 @@ class Event:
     ``resolved``: reference, image, manifest, layers.
     ``fetched``: layer, bytes (compressed). ``decoded``: layer, bytes (plain). ``extracted``: layer, bytes (of tar
     consumed), is_complete with the layer's last one. Bytes count since the layer's last event of that kind.
-    ``merged``: layer. ``waiting``, ``note``: message. ``error``: message, exit_code.
+    ``merged``: layer. ``waiting``, ``note``: message. ``error``: message, exit_code, and code if the user's own
+    credentials are wanted (``ChallengeError.code``).
     ``done``: reference, image, seconds, bytes (compressed, fetched), decoded_bytes, and stages: the seconds that
     each of ``STAGES`` was busy, summed over layers, so they may exceed ``seconds``. With an agent also received_bytes:
     what the node received meanwhile, by source; pulls at the same time share it.
@@ -53,6 +54,7 @@ class Event:
     stages: Mapping[str, float] | None = None
     message: str | None = None
     exit_code: int | None = None
+    code: str | None = None
     received_bytes: Mapping[str, int] | None = None
 
     def line(self) -> str:
@@ -107,6 +109,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "stages": lambda told: {str(stage): float(seconds) for stage, seconds in told.items()},
     "message": str,
     "exit_code": int,
+    "code": str,
     "received_bytes": lambda told: {str(source): int(count) for source, count in told.items()},
 }
 

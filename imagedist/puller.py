@@ -59,14 +59,20 @@ class Puller:
         self._threads = ThreadPoolExecutor(_MAX_LAYERS, "decode", workers.placement.confine_thread)
         self._turns = Turns(len(workers.placement.cpus or os.sched_getaffinity(0)))
 
-    async def pull(self, reference: Reference, platform: Platform, observe: Observer = ignore) -> Image:
+    async def pull(
+        self, reference: Reference, platform: Platform, observe: Observer = ignore, source: Source | None = None
+    ) -> Image:
         """Makes the image ready in the store. Nothing is visible before the last layer was merged.
+
+        Args:
+            source: for this pull alone.
 
         Raises:
             ImagedistError: any branch of the tree; what was half built is gone.
         """
         started = time.monotonic()
-        image = await self._source.resolve(reference, platform)
+        source = source or self._source
+        image = await source.resolve(reference, platform)
         stop = threading.Event()
         async with in_thread(self._store.building(image, [str(reference)], stop=stop), stop) as chain:
             observe(_resolved(reference, image, chain))
@@ -76,7 +82,7 @@ class Puller:
                 async with asyncio.TaskGroup() as group:
                     telling = group.create_task(stages.tell_regularly())
                     with contextlib.ExitStack() as ending:
-                        await self._build(_Build(chain, reference, stages, ending, closing, group))
+                        await self._build(_Build(chain, source, reference, stages, ending, closing, group))
                     telling.cancel()
             except BaseExceptionGroup as failures:
                 raise first_error(failures) from None
@@ -116,7 +122,7 @@ class Puller:
         return stage
 
     def _new_stage(self, build: _Build, layer: Layer) -> LayerStage:
-        workers, is_verified = self._workers, self._source.is_verified
+        workers, is_verified = self._workers, build.source.is_verified
         stage = LayerStage(self._ramdisk, layer, workers.limits, workers.spare, self._turns, is_verified=is_verified)
         build.closing.callback(stage.close)
         return stage
@@ -146,7 +152,7 @@ class Puller:
             stages.counted("fetched", digest, len(chunk))
             stages.counted("decoded", digest, stage.tar_bytes - decoded_bytes)
 
-        await self._source.deliver(build.reference, layer.descriptor, consume, self._threads)
+        await build.source.deliver(build.reference, layer.descriptor, consume, self._threads)
         # Not by the decoders' threads: those may be taken by other layers until these have arrived.
         await settled(asyncio.to_thread(stage.finish))
 
@@ -189,6 +195,7 @@ class _Build:
     """
 
     chain: Chain
+    source: Source
     reference: Reference
     stages: Stages
     ending: contextlib.ExitStack

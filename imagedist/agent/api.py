@@ -11,10 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagedist import __version__
 from imagedist.agent.events import Events
+from imagedist.agent.mirror import Mirror
 from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
+from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig
 from imagedist.distribution.admission import Admission
-from imagedist.errors import ImagedistError, InputError, NotFoundError
+from imagedist.errors import ChallengeError, ImagedistError, InputError, NotFoundError
 from imagedist.fetch.node import NodeBlobs
 from imagedist.metrics import PULL_SECONDS
 from imagedist.oci.platform import Platform
@@ -40,9 +42,17 @@ class SocketApi:
     """Handlers of the socket. One pull per request; a client that goes away cancels its pull."""
 
     def __init__(
-        self, config: AgentConfig, mirror: str, site: Site, blobs: NodeBlobs, session: SwarmSession, puller: Puller
+        self,
+        config: AgentConfig,
+        mirror: str,
+        backend: Mirror,
+        site: Site,
+        blobs: NodeBlobs,
+        session: SwarmSession,
+        puller: Puller,
     ) -> None:
         self._config = config
+        self._backend = backend
         self._mirror = mirror
         self._site = site
         self._blobs = blobs
@@ -94,7 +104,7 @@ class SocketApi:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         events = Events()
-        pulling = asyncio.create_task(self._pull(await request.read(), events))
+        pulling = asyncio.create_task(self._pull(await request.read(), request.headers.get("Authorization"), events))
         try:
             while (event := await events.get()) is not None:
                 await response.write(event.line().encode() + b"\n")
@@ -106,7 +116,7 @@ class SocketApi:
             await asyncio.wait([pulling])
         return response
 
-    async def _pull(self, body: bytes, events: Events) -> None:
+    async def _pull(self, body: bytes, authorization: str | None, events: Events) -> None:
         before = dict(self._blobs.received_bytes)
 
         def observe(event: Event) -> None:
@@ -121,7 +131,7 @@ class SocketApi:
             order = _ORDER.validate_json(body)
             reference = Reference.parse(order.reference)
             platform = Platform.parse(order.platform) if order.platform else Platform.of_this_machine()
-            await self._admitted(reference, platform, observe)
+            await self._admitted(reference, platform, observe, authorization)
         except ValidationError as error:
             observe(_failed(InputError(f"malformed request: {error.errors()[0]['msg']}")))
         except ImagedistError as error:
@@ -133,7 +143,9 @@ class SocketApi:
         finally:
             events.end()
 
-    async def _admitted(self, reference: Reference, platform: Platform, observe: Observer) -> None:
+    async def _admitted(
+        self, reference: Reference, platform: Platform, observe: Observer, authorization: str | None
+    ) -> None:
         if self._pulls >= _PULLS:
             observe(
                 Event(event="waiting", message=f"{reference} waits: this agent has {self._pulls} pulls to do first")
@@ -141,10 +153,11 @@ class SocketApi:
         self._pulls += 1
         try:
             async with self._admission:
-                await self._puller.pull(reference, platform, observe)
+                await self._puller.pull(reference, platform, observe, NodeSource(self._backend, authorization))
         finally:
             self._pulls -= 1
 
 
 def _failed(error: ImagedistError) -> Event:
-    return Event(event="error", message=str(error), exit_code=error.exit_code)
+    code = error.code if isinstance(error, ChallengeError) else None
+    return Event(event="error", message=str(error), exit_code=error.exit_code, code=code)

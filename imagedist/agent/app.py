@@ -122,7 +122,7 @@ async def started(
         stack.callback(puller.close)
         in_use = table.model_copy(update={"bittorrent": session.address})  # port 0 has become a port
         config = config.model_copy(update={"agent": in_use})
-        api = SocketApi(config, str(mirror), site, blobs, session, puller)
+        api = SocketApi(config, str(mirror), backend, site, blobs, session, puller)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
         await stack.enter_async_context(_running(_heartbeat(site, config)))

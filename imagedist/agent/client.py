@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import quote
 
-from imagedist.errors import ImagedistError, InputError, SourceError
+from imagedist.errors import ChallengeError, ImagedistError, InputError, SourceError
 from imagedist.progress import Event, Observer
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class AgentClient:
     """Talks to one agent, a connection for each question."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
+        self.socket = socket
 
     def status(self) -> AgentStatus:
         """Raises SourceError: the agent does not answer."""
@@ -87,19 +87,29 @@ class AgentClient:
             raise kind(answer.get("message", f"the site serves no registry {registry}"))
         return answer["prefix"]
 
-    def pull(self, request: PullRequest, observe: Observer, *, silence_seconds: float | None = None) -> Event:
+    def pull(
+        self,
+        request: PullRequest,
+        observe: Observer,
+        *,
+        authorization: str | None = None,
+        silence_seconds: float | None = None,
+    ) -> Event:
         """Has the agent pull an image; passes its events on and returns the last one. Left early, the agent stops.
 
         Args:
+            authorization: the user's credentials for the registry, as its ``Authorization`` would have them.
             silence_seconds: without any event for so long, the agent counts as gone. None: never.
 
         Raises:
-            ImagedistError: what went wrong there, with its exit code. SourceError: the agent went away.
+            ImagedistError: what went wrong there, with its exit code. ChallengeError: the user's own credentials are
+            wanted. SourceError: the agent went away.
         """
         order = {name: value for name, value in asdict(request).items() if value is not None}
-        with self._asking("POST", "/v1/pull", json.dumps(order).encode(), silence_seconds) as (status, answer):
+        body = json.dumps(order).encode()
+        with self._asking("POST", "/v1/pull", body, silence_seconds, authorization) as (status, answer):
             if status != 200:
-                raise SourceError(f"the agent at {self._socket} answered {status}: is it of this version?")
+                raise SourceError(f"the agent at {self.socket} answered {status}: is it of this version?")
             while line := self._line(answer):
                 event = Event.parse(line.decode(errors="replace"))
                 if event is None:
@@ -126,15 +136,16 @@ class AgentClient:
 
     @contextlib.contextmanager
     def _asking(
-        self, method: str, path: str, body: bytes, timeout_seconds: float | None
+        self, method: str, path: str, body: bytes, timeout_seconds: float | None, authorization: str | None = None
     ) -> Iterator[tuple[int, BinaryIO]]:
         """Yields the status and the body, to be read to its end."""
         with sockets.socket(sockets.AF_UNIX) as connection:
             try:
                 connection.settimeout(_CONNECT_SECONDS)
-                connection.connect(str(self._socket))
+                connection.connect(str(self.socket))
                 connection.settimeout(timeout_seconds)
-                head = f"{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Length: {len(body)}\r\n\r\n"
+                head = f"{method} {path} HTTP/1.0\r\nHost: agent\r\nContent-Length: {len(body)}\r\n"
+                head += f"Authorization: {authorization}\r\n\r\n" if authorization is not None else "\r\n"
                 connection.sendall(head.encode() + body)
                 answer = connection.makefile("rb")
                 status = _head(answer)
@@ -152,12 +163,12 @@ class AgentClient:
             raise self._unreachable(error) from error
 
     def _stopped(self) -> SourceError:
-        return SourceError(f"the agent at {self._socket} stopped before the pull was done; pull again")
+        return SourceError(f"the agent at {self.socket} stopped before the pull was done; pull again")
 
     def _unreachable(self, error: Exception) -> SourceError:
         why = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
         return SourceError(
-            f"the agent at {self._socket} does not answer ({why}); see `imagedist doctor`, or pull with --no-agent"
+            f"the agent at {self.socket} does not answer ({why}); see `imagedist doctor`, or pull with --no-agent"
         )
 
 
@@ -173,5 +184,7 @@ def _head(answer: BinaryIO) -> int:
 
 
 def _told(event: Event) -> ImagedistError:
-    kind = InputError if event.exit_code == InputError.exit_code else ImagedistError
-    return kind(event.message or "the agent failed without a message")
+    message = event.message or "the agent failed without a message"
+    if event.code == ChallengeError.code:
+        return ChallengeError(message)
+    return (InputError if event.exit_code == InputError.exit_code else ImagedistError)(message)

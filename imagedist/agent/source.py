@@ -24,18 +24,24 @@ class NodeSource:
     """A ``fetch.source.Source`` over the agent's own mirror, without a socket in between.
 
     Its blobs are verified: whoever brings one to this node gives nobody its last byte before the digest matched.
+
+    Args:
+        authorization: of the user whose pull it is, for upstreams whose users bring their own credentials.
     """
 
     is_verified = True
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, authorization: str | None = None) -> None:
         self._mirror = mirror
+        self._authorization = authorization
 
     async def resolve(self, reference: Reference, platform: Platform) -> Image:
-        return await resolve_image(_Documents(self._mirror, reference.registry), reference, platform)
+        documents = _Documents(self._mirror, reference.registry, self._authorization)
+        return await resolve_image(documents, reference, platform)
 
     async def deliver(self, reference: Reference, descriptor: Descriptor, consume: Consume, threads: Executor) -> None:
-        blob = await self._mirror.open_blob(Target(reference.registry, reference.repository), descriptor.digest)
+        target = Target(reference.registry, reference.repository, self._authorization)
+        blob = await self._mirror.open_blob(target, descriptor.digest)
         try:
             await deliver(blob, consume, threads)
         finally:
@@ -45,16 +51,17 @@ class NodeSource:
 class _Documents:
     """Manifests and configs of one registry, as ``resolve_image`` asks for them."""
 
-    def __init__(self, mirror: Mirror, registry: str) -> None:
+    def __init__(self, mirror: Mirror, registry: str, authorization: str | None) -> None:
         self._mirror = mirror
         self._registry = registry
+        self._authorization = authorization
 
     async def manifest(self, repository: str, reference: str) -> FetchedManifest:
-        answer = await self._mirror.manifest(Target(self._registry, repository), reference)
+        answer = await self._mirror.manifest(Target(self._registry, repository, self._authorization), reference)
         return FetchedManifest(answer.body, answer.media_type, answer.digest, answer.warning)
 
     async def blob_bytes(self, repository: str, digest: Digest, limit_bytes: int) -> bytes:
-        blob = await self._mirror.open_blob(Target(self._registry, repository), digest)
+        blob = await self._mirror.open_blob(Target(self._registry, repository, self._authorization), digest)
         try:
             if blob.size_bytes > limit_bytes:
                 raise UnacceptableError(f"config {digest} has {blob.size_bytes} bytes, more than {limit_bytes}")

@@ -8,6 +8,7 @@ proxy can read it, and it says no more than Basic does with every request.
 
 from __future__ import annotations
 
+import base64
 import re
 
 from aiohttp import web
@@ -59,8 +60,17 @@ def challenge(request: web.Request, scope: str | None = None) -> str:
 
 
 async def give_token(request: web.Request) -> web.Response:
-    """``GET /token``: what the client sent, as a token. Whether it is good for anything, the upstream says later."""
+    """``GET`` or ``POST /token``: what the client sent, as a token. Whether it is good for anything, the upstream says
+    later. By POST (OAuth 2) containerd sends passwords, and Docker what registries gave it instead of one."""
     authorization = sent_authorization(request)
+    if request.method == "POST":
+        form = await request.post()
+        if form.get("grant_type") == "refresh_token":
+            authorization = _basic("", str(form.get("refresh_token", "")))
+        elif form.get("grant_type") == "password":
+            authorization = _basic(str(form.get("username", "")), str(form.get("password", "")))
+        else:
+            return web.json_response({"error": "unsupported_grant_type"}, status=400)
     if authorization is None:
         token = _ANONYMOUS
     elif authorization.startswith("Basic "):
@@ -69,3 +79,8 @@ async def give_token(request: web.Request) -> web.Response:
         token = authorization.partition(" ")[2].strip()
     body = {"token": token, "access_token": token, "expires_in": _LIFE_SECONDS}
     return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+
+def _basic(username: str, password: str) -> str | None:
+    """With an empty name: an identity token, as ``oci.auth.parse_basic`` reads it."""
+    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}" if password else None

@@ -70,6 +70,7 @@ def add_registry_routes(
     name = upstream_name or _by_namespace
     surface = _Surface(backend, answers, downloads, holding, rate, name, wants_credentials)
     app.router.add_get(TOKEN_PATH, give_token)
+    app.router.add_post(TOKEN_PATH, give_token)
     app.router.add_route("*", "/v2", surface.handle)
     app.router.add_route("*", r"/v2/{path:[\s\S]*}", surface.handle)
 

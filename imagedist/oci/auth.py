@@ -27,9 +27,9 @@ class Credentials:
     identity_token: str | None = None
 
     def basic(self) -> str:
-        """The value of ``Authorization``."""
-        pair = f"{self.username}:{self.password}".encode()
-        return f"Basic {base64.b64encode(pair).decode()}"
+        """The value of ``Authorization``. An identity token goes under an empty name, as ``parse_basic`` reads it."""
+        pair = f":{self.identity_token}" if self.identity_token else f"{self.username}:{self.password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def __repr__(self) -> str:
         return f"Credentials({self.username!r}, …)"
@@ -75,4 +75,6 @@ def parse_basic(authorization: str) -> Credentials | None:
         username, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
+    if colon and not username and password:  # as containerd sends an identity token
+        return Credentials("", "", identity_token=password)
     return Credentials(username, password) if colon else None

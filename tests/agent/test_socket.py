@@ -20,6 +20,7 @@ from imagedist.agent.app import listening
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.agent.events import Events
 from imagedist.agent.protocol import PullRequest
+from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
 from imagedist.oci.digest import Digest
@@ -44,7 +45,7 @@ class Node:
         self.site_failure: ImagedistError | None = None
         self.failure: Exception | None = None
 
-    async def pull(self, reference: Reference, platform: Platform, observe: Observer) -> None:
+    async def pull(self, reference: Reference, platform: Platform, observe: Observer, source: NodeSource) -> None:
         self.running += 1
         self.began.set()
         try:
@@ -82,7 +83,7 @@ class Agent:
     def create_app(self) -> Any:
         config = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:1"]}})
         node: Any = self.node
-        return SocketApi(config, "127.0.0.1:5050", node, node, node, node).create_app()
+        return SocketApi(config, "127.0.0.1:5050", node, node, node, node, node).create_app()
 
     async def pull(self, observe: Observer) -> Event:
         return await asyncio.get_running_loop().run_in_executor(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +11,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from imagedist import commands
+from imagedist.errors import ChallengeError
 from imagedist.oci.digest import Digest
+from imagedist.oci.reference import Reference
+from tests.support import layers
 from tests.support.registry import basic
 from tests.support.site import REGISTRY, Site
 
@@ -99,3 +105,24 @@ async def test_service_accounts_image_is_not_given_in_another_upstreams_name(
         assert await mirror.statuses("/v2/", None) == [200]
         assert await mirror.ask(BLOB_PATH) == (200, LAYER)  # whoever reaches the agent reads
         assert (await mirror.ask(f"/v2/team/app/blobs/{BLOB}?ns=elsewhere.example"))[0] == 404
+
+
+async def test_pull_by_the_agent_is_done_with_the_users_login_once_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = layers.image([[layers.directory("etc"), layers.file("etc/a", b"content")]])
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    async with private(tmp_path) as site, site.agent() as (client, _, _):
+        site.put(built, "team/app", "2")
+        reference = Reference.parse(f"{REGISTRY}/team/app:2")
+
+        def pull() -> None:
+            commands.pull_by_agent(reference, None, client.socket, as_json=True)
+
+        for user in (None, "bob"):
+            auths = {REGISTRY: {"auth": basic(user).split()[1]}} if user else {}
+            (tmp_path / "auth.json").write_text(json.dumps({"auths": auths}))
+            with pytest.raises(ChallengeError, match="denied" if user else "no login for registry.example"):
+                await asyncio.to_thread(pull)
+        (tmp_path / "auth.json").write_text(json.dumps({"auths": {REGISTRY: {"auth": basic("alice").split()[1]}}}))
+        await asyncio.to_thread(pull)

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from imagedist.config import ProxyConfig
+from imagedist.oci.auth import Credentials, parse_basic
 from imagedist.oci.digest import Digest
 from registry_proxy.app import create_app
 from tests.support.registry import PASSWORD, FaultyRegistry, basic
@@ -256,9 +257,19 @@ async def test_client_that_is_challenged_logs_in_as_docker_does(proxy: Client) -
         assert answer.status == status
         if status == 401:
             assert ('error="invalid_token"' in answer.headers["WWW-Authenticate"]) is (user is not None)
-    # containerd asks by POST first (OAuth 2), podman without a login sends an empty one
-    assert (await proxy.post("/token", data={"grant_type": "password"})).status == 405
+    # podman without a login sends an empty one
     assert (await ask(proxy, manifest("open/app"), Authorization="Basic Og==")).status == 200
+
+
+async def test_client_that_asks_for_its_token_by_post_is_given_one(proxy: Client) -> None:
+    form = {"grant_type": "password", "username": "alice", "password": PASSWORD, "service": "imagedist"}
+    token = (await (await proxy.post("/token", data=form)).json())["access_token"]
+    assert (await ask(proxy, manifest(), Authorization=f"Bearer {token}")).status == 200
+    form = {"grant_type": "refresh_token", "refresh_token": "id-token"}
+    token = (await (await proxy.post("/token", data=form)).json())["access_token"]
+    assert parse_basic(f"Basic {token.removeprefix('imagedist.')}") == Credentials("", "", identity_token="id-token")
+    assert (await proxy.post("/token", data={"grant_type": "guess"})).status == 400
+    assert (await proxy.post("/token", data="nonsense")).status == 400
 
 
 def login(user: str | None) -> dict[str, str]:
