@@ -19,6 +19,7 @@ class Inbound:
         committed: the verified file, open for all readers: a reader is not disturbed when the cache evicts the blob.
         gave_pieces: some reader has bytes that only the torrent vouches for.
         condemned: why such bytes are wrong; set, if at all, before the commit.
+        passed: the way by which it came whole and right, but there was no room to store it.
     """
 
     def __init__(self, digest: Digest) -> None:
@@ -29,6 +30,7 @@ class Inbound:
         self.failure: ImagedistError | None = None
         self.gave_pieces = False
         self.condemned: IntegrityError | None = None
+        self.passed: Arrival | None = None
         self._readers = 0
         self._changed = asyncio.Event()
 
@@ -51,6 +53,20 @@ class Inbound:
         self._announce()
         if not self._readers:
             await blob.close()
+
+    @property
+    def is_open_to_all(self) -> bool:
+        """Whether a reader who comes now can still have every byte."""
+        return not isinstance(self.way, Arrival) or self.way.is_open_to_all
+
+    def pass_on(self, arrival: Arrival) -> None:
+        self.passed = arrival
+        self._announce()
+
+    async def wait_left(self) -> None:
+        """Returns when nobody reads any more."""
+        while self._readers:
+            await self._changed.wait()
 
     def fail(self, failure: ImagedistError) -> None:
         self.failure = failure
@@ -84,6 +100,8 @@ class Inbound:
         self._readers -= 1
         if not self._readers and self.committed is not None:
             await self.committed.close()
+        elif not self._readers:
+            self._announce()
 
 
 class InboundReader:
@@ -110,12 +128,14 @@ class InboundReader:
 
     @property
     def is_verified(self) -> bool:
-        return self._inbound.committed is not None and not (self._inbound.condemned and self._has_pieces)
+        inbound = self._inbound
+        is_whole = inbound.committed is not None or inbound.passed is not None
+        return is_whole and not (inbound.condemned and self._has_pieces)
 
     async def wait_verified(self) -> None:
         while True:
             change = self._inbound.change()
-            if self._committed() is not None:
+            if self._committed() is not None or self._inbound.passed is not None:
                 return
             await change.wait()
 
@@ -125,7 +145,7 @@ class InboundReader:
         if committed is not None:
             return await committed.span(offset)
         way = self._inbound.way
-        if isinstance(way, Arrival) and offset < self._size_bytes - 1:
+        if isinstance(way, Arrival) and (offset < self._size_bytes - 1 or self._inbound.passed is not None):
             with contextlib.suppress(ImagedistError):  # this way has ended: read() waits for the next
                 return await (await self._follow(way)).span(offset)
         return None
@@ -149,7 +169,8 @@ class InboundReader:
             committed = self._committed()
             if committed is not None:
                 return await committed.read(offset, limit_bytes)
-            allowed_bytes = min(limit_bytes, self._size_bytes - 1 - offset)
+            held_bytes = 1 if inbound.passed is None else 0
+            allowed_bytes = min(limit_bytes, self._size_bytes - held_bytes - offset)
             if inbound.way is not None and allowed_bytes > 0:
                 try:
                     return await self._read_from(inbound.way, offset, allowed_bytes)

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from imagedist.distribution.backend import Target
-from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError, StorageError, storage_error
+from imagedist.errors import (
+    FullError,
+    ImagedistError,
+    IntegrityError,
+    NotFoundError,
+    SourceError,
+    StorageError,
+    storage_error,
+)
 from imagedist.fetch.grants import Grants
 from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
@@ -132,7 +140,7 @@ class NodeBlobs:
         with contextlib.suppress(NotFoundError):
             return await self._store.open(digest)
         inbound = self._inbound.get(digest)
-        if inbound is None:
+        if inbound is None or not inbound.is_open_to_all:
             inbound = self._inbound[digest] = Inbound(digest)
             self._spawn(self._bring(inbound, target))
         inbound.join()
@@ -170,7 +178,10 @@ class NodeBlobs:
     async def _bring(self, inbound: Inbound, target: Target) -> None:
         try:
             await self._by_any_way(inbound, target)
-            await inbound.commit(await self._store.open(inbound.digest))
+            if inbound.passed is None:
+                await inbound.commit(await self._store.open(inbound.digest))
+            else:
+                await inbound.wait_left()
         except ImagedistError as error:
             FAILURES.labels(source="site", cause=type(error).__name__).inc()
             _LOG.warning("cannot bring %s: %s", inbound.digest, error)
@@ -182,7 +193,8 @@ class NodeBlobs:
             _LOG.exception("cannot bring %s", inbound.digest)
             inbound.fail(SourceError(f"cannot bring {inbound.digest}: {error!r}"))
         finally:
-            self._inbound.pop(inbound.digest, None)
+            if self._inbound.get(inbound.digest) is inbound:
+                del self._inbound[inbound.digest]
 
     async def _by_any_way(self, inbound: Inbound, target: Target) -> None:
         if self._store.has(inbound.digest):  # committed between the asker's look and this one
@@ -207,12 +219,12 @@ class NodeBlobs:
             await self._by_swarm(inbound, target, answer.content)
         except ImagedistError as error:
             await self._drop(inbound.digest)
-            if not isinstance(error, SourceError | IntegrityError):
+            if not isinstance(error, SourceError | IntegrityError | FullError):
                 raise
             FAILURES.labels(source="swarm", cause=type(error).__name__).inc()
             _LOG.warning("the swarm failed for %s, going on by HTTP: %s", inbound.digest, error)
             await self._by_http(inbound, target, await self._site.blob_size(target, inbound.digest))
-            if inbound.gave_pieces:
+            if inbound.gave_pieces and inbound.passed is None:
                 await self._check_pieces(inbound, answer.content)
 
     async def _check_pieces(self, inbound: Inbound, torrent: bytes) -> None:
@@ -235,7 +247,11 @@ class NodeBlobs:
         inbound.learn_size(size_bytes)
         arrival = await self._arrivals.join(inbound.digest, size_bytes, fetch)
         inbound.take(arrival)
-        await arrival.wait()
+        await arrival.wait_verified()
+        if not arrival.is_committed:
+            if inbound.gave_pieces:
+                inbound.condemned = IntegrityError(f"no room to check the pieces of {inbound.digest}; ask again")
+            inbound.pass_on(arrival)
 
     async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
         facts = _expect(torrent, inbound.digest)

@@ -13,7 +13,7 @@ import pytest
 
 from imagedist.config import Address
 from imagedist.distribution.backend import Target
-from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError, StorageError
+from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError
 from imagedist.fetch.node import NodeBlobs, Patience
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving
@@ -271,17 +271,18 @@ async def test_a_slow_reader_keeps_its_blob_when_the_cache_evicts_it(world: Worl
         await slow.close()
 
 
-async def test_a_blob_beyond_the_quota_is_refused_before_a_byte_of_it_comes(world: World) -> None:
+@pytest.mark.parametrize("way", ["swarm", "http"])
+async def test_a_blob_beyond_the_quota_passes_through_by_http_and_leaves_nothing(world: World, way: str) -> None:
     blob = world.blob()
-    seeder = await world.seed(blob)
-    async with world.node(MemorySite([blob.torrent]), SIZE_BYTES - 1) as (blobs, session):
-        with pytest.raises(StorageError, match="quota"):
-            await fetch(blobs, blob.digest)
-        transfer = seeder.get(blob.digest)
-        assert transfer is not None
-        assert transfer.uploaded_bytes == 0
-        assert session.transfers() == ()
-        assert world.in_swarm == set()
+    await world.seed(blob)
+    site = MemorySite([Arriving(size=SIZE_BYTES, action="stream", swarm=False) if way == "http" else blob.torrent])
+    site.served[blob.digest] = blob.content
+    async with world.node(site, quota_bytes=SIZE_BYTES - 1) as (blobs, session):
+        contents = await asyncio.gather(*(fetch(blobs, blob.digest) for _ in range(5)), delivered(blobs, blob.digest))
+        assert set(contents) == {blob.content}
+        assert world.kept == world.in_swarm == set()
+        assert session.get(blob.digest) is None
+        assert await fetch(blobs, blob.digest) == blob.content  # and again
 
 
 async def test_a_restarted_node_seeds_what_it_has_and_drops_what_was_unfinished(world: World) -> None:
