@@ -23,7 +23,7 @@ CACHE_ANSWERS = Counter(
 BYTES_SERVED = Counter("imagedist_served_bytes", "Bytes of blobs and manifests sent to registry clients.", ["kind"])
 BYTES_BY_SOURCE = Counter(
     "imagedist_received_bytes",
-    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, upstream.",
+    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream.",
     ["source"],
 )
 FETCHES = Counter("imagedist_upstream_fetches", "Fetches from upstream, by what and outcome.", ["kind", "outcome"])

@@ -83,8 +83,13 @@ def _client(
         path_prefix=prefix,
         http=http,
         answer_seconds=settings.answer_timeout.total_seconds(),
-        breaker=Breaker(name, changed=_gauge(key if not is_mirror else f"{key} mirror {name}")),
+        breaker=_mirror_breaker(key, name) if is_mirror else Breaker(name, changed=_gauge(key)),
     )
+
+
+def _mirror_breaker(key: str, name: str) -> Breaker:
+    """Opened by the first failure: there is somebody else to ask."""
+    return Breaker(name, failures=1, span_seconds=0.0, changed=_gauge(f"{key} mirror {name}"))
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -17,6 +17,11 @@ from imagedist.oci.retries import TransientError
 FAILURES = 5
 SPAN_SECONDS = 2.0
 """At least so long must the failures in a row have lasted: one lost link breaks all requests under way at once."""
+SILENT_FAILURES = 2
+SILENT_SECONDS = 10.0
+"""Or so many over so long: time-outs are dear."""
+_FORGOTTEN_SECONDS = 60.0
+"""A failure of before that says nothing about now."""
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0
 PROBE_SECONDS = 30.0
@@ -30,7 +35,7 @@ class Breaker:
 
     Args:
         name: the registry, for messages.
-        failures, span_seconds: so many in a row, and over so long, open it.
+        failures, span_seconds: so many in a row, and over so long, open it; two over ten seconds always do.
         changed: told whether it is open now, for metrics.
         clock, jitter: injected by tests. ``jitter`` gives 0 to 1.
     """
@@ -56,7 +61,7 @@ class Breaker:
         self._clock = clock
         self._jitter = jitter
         self._in_a_row = 0
-        self._since = 0.0
+        self._since = self._last = 0.0
         self._pauses = 0
         self._open_until: float | None = None
         self._probe_until = 0.0
@@ -80,11 +85,12 @@ class Breaker:
             SourceError: it is not asked now; says for how long and why.
         """
         is_probe = self._enter()
+        begun = self._clock()
         try:
             yield
         except TransientError as error:
             if error.is_down and counts():
-                self._fail(str(error))
+                self._fail(begun, str(error))
             elif is_probe:
                 self._close()  # it answers, if only that we ask too often
             raise
@@ -114,12 +120,15 @@ class Breaker:
         self._probe_until = now + PROBE_SECONDS
         return True
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, begun: float, reason: str) -> None:
         now = self._clock()
-        if self._in_a_row == 0:
-            self._since = now
+        if self._in_a_row == 0 or (begun - self._last > _FORGOTTEN_SECONDS and not self.is_open):
+            self._in_a_row, self._since = 0, begun
         self._in_a_row += 1
-        is_over = self._in_a_row >= self._failures and now - self._since >= self._span_seconds
+        self._last = now
+        lasted_seconds = now - self._since
+        is_over = self._in_a_row >= self._failures and lasted_seconds >= self._span_seconds
+        is_over = is_over or (self._in_a_row >= SILENT_FAILURES and lasted_seconds >= SILENT_SECONDS)
         if self._open_until is not None and now < self._open_until:
             return  # begun before it opened
         if self._open_until is not None or is_over:

@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from imagedist.errors import InputError, SourceError
+from imagedist.oci.auth import Credentials
 from imagedist.oci.guard import Guard, RefusedAddressError
 from imagedist.oci.http import CONNECT_SECONDS, STALL_SECONDS, unaskable, unreachable
 from imagedist.oci.proxies import Proxy, environment_proxy
@@ -86,14 +87,18 @@ class AiohttpClient:
         try:
             proxy = self._find_proxy(url)
             session = self._session(url, proxy)
+            http_proxy = proxy if proxy is not None and not proxy.is_socks else None
+            login = _login(http_proxy)
+            is_plain = url.startswith("http:")  # then the request itself goes to the proxy, else a CONNECT before it
             return await session.request(
                 method,
                 URL(url, encoded=True),
-                headers=headers,
+                headers={**headers, **login} if is_plain else headers,
                 data=body,
                 allow_redirects=False,
                 timeout=timeouts(stall_seconds, self._connect_seconds),
-                proxy=proxy.url if proxy is not None and not proxy.is_socks else None,
+                proxy=http_proxy.url if http_proxy is not None else None,
+                proxy_headers=None if is_plain else login,
             )
         except (aiohttp.InvalidURL, ValueError, InputError, RefusedAddressError) as error:
             raise SourceError(unaskable(name, url, error)) from error
@@ -129,6 +134,12 @@ class AiohttpClient:
                 settings["socket_factory"] = guard.open_socket
             session = self._sessions[key] = _bulk_session(_connector(proxy, settings))
         return session
+
+
+def _login(proxy: Proxy | None) -> dict[str, str]:
+    if proxy is None or proxy.username is None:
+        return {}
+    return {"Proxy-Authorization": Credentials(proxy.username, proxy.password).basic()}
 
 
 def _connector(proxy: Proxy | None, settings: dict[str, Any]) -> aiohttp.TCPConnector:

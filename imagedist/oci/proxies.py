@@ -10,7 +10,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from imagedist.errors import InputError
 
@@ -23,10 +23,11 @@ _VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
 
 class Proxy(NamedTuple):
-    """``url`` may hold credentials: not for messages. Call it by ``name``."""
+    """``url`` without the credentials, which come apart, so that no message of a library repeats them."""
 
     url: str
-    name: str
+    username: str | None = None
+    password: str = ""
 
     @property
     def is_socks(self) -> bool:
@@ -53,7 +54,9 @@ def parse_proxy(text: str, what: str) -> Proxy:
     if parts.scheme not in SCHEMES or not parts.hostname:
         allowed = ", ".join(sorted(SCHEMES))
         raise InputError(f"bad {what}: expected a URL such as http://proxy.example:3128; schemes: {allowed}")
-    return Proxy(url, f"{parts.scheme}://{parts.hostname}:{port}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    username = unquote(parts.username) if parts.username is not None else None
+    return Proxy(f"{parts.scheme}://{host}:{port}", username, unquote(parts.password or ""))
 
 
 def has_proxies(environment: Mapping[str, str] = os.environ) -> bool:

@@ -11,7 +11,7 @@ import tenacity
 from imagedist.errors import SourceError
 
 ATTEMPTS = 4
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 8.0
 """After which no other attempt begins, however few there were: a registry that does not answer costs one time-out."""
 LONGEST_WAIT_SECONDS = 30.0
 """Of a ``Retry-After``: who is told to come back later than that gives up."""

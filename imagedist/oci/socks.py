@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp_socks import ProxyConnector
-from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
 
 from imagedist.oci.proxies import Proxy
 
@@ -16,12 +17,17 @@ class SocksConnector(ProxyConnector):
     @classmethod
     def to(cls, proxy: Proxy, settings: dict[str, Any]) -> SocksConnector:
         """Args: settings: those of ``aiohttp.TCPConnector``."""
-        scheme, rest = proxy.url.split(":", 1)
-        # The library knows socks4 and socks5 only, and who resolves names by an argument.
-        url = f"{scheme.removesuffix('h').removesuffix('a')}:{rest}"
-        connector = cls.from_url(url, rdns=proxy.resolves, **settings)
-        assert isinstance(connector, cls)
-        return connector
+        parts = urlsplit(proxy.url)
+        return cls(
+            parts.hostname or "",
+            parts.port or 0,
+            # The library knows two kinds, and by an argument who resolves names.
+            ProxyType.SOCKS4 if parts.scheme.startswith("socks4") else ProxyType.SOCKS5,
+            username=proxy.username,
+            password=proxy.password,
+            rdns=proxy.resolves,
+            **settings,
+        )
 
     async def _connect_via_proxy(self, *args: Any, **settings: Any) -> Any:
         try:

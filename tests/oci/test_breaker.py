@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -34,10 +35,14 @@ def breaker(clock: Clock, states: list[bool]) -> Breaker:
     return Breaker("r.example", clock=clock, jitter=lambda: 0.5, changed=states.append)
 
 
-def fail(breaker: Breaker, error: SourceError | None = None) -> None:
-    with pytest.raises(TransientError):
+def fail(breaker: Breaker, lasting: Callable[[], None] = lambda: None) -> None:
+    def failing() -> None:
         with breaker.attempt():
-            raise error or TransientError("cannot reach registry r.example: refused")
+            lasting()
+            raise TransientError("cannot reach registry r.example: refused")
+
+    with pytest.raises(TransientError):
+        failing()
 
 
 def is_asked(breaker: Breaker) -> bool:
@@ -71,6 +76,20 @@ def test_many_failures_of_one_moment_are_one(breaker: Breaker) -> None:
     for _ in range(50):
         fail(breaker)
     assert is_asked(breaker)
+
+
+def test_two_time_outs_are_enough(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(2):
+        assert not breaker.is_open
+        fail(breaker, lasting=lambda: setattr(clock, "now", clock.now + 6.0))
+    assert breaker.is_open
+
+
+def test_failure_of_long_ago_does_not_count(breaker: Breaker, clock: Clock) -> None:
+    for _ in range(50):
+        fail(breaker)
+        clock.now += 100.0
+    assert not breaker.is_open
 
 
 def test_every_second_failure_is_no_reason(breaker: Breaker, clock: Clock) -> None:

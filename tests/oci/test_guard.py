@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Any
 
 import pytest
+from aiohttp import ThreadedResolver
 
 from imagedist.errors import SourceError
 from imagedist.oci.client import RegistryClient
@@ -136,3 +138,23 @@ async def test_refused_name_does_not_go_through_a_proxy() -> None:
         http = AiohttpClient(guard=PUBLIC, find_proxy=through)
         async with RegistryClient("http://registry.example", http=http) as client:
             assert (await client.manifest("a", "1")).body == b"{}"
+
+
+async def test_name_that_changes_its_address_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look at it finds a public address, the next, which the connection uses, this machine."""
+    resolved: list[str] = []
+    resolver = ThreadedResolver.resolve
+
+    async def rebinding(self: ThreadedResolver, host: str, *arguments: Any, **settings: Any) -> Any:
+        resolved.append(host)
+        return await resolver(self, "1.1.1.1" if len(resolved) == 1 else "127.0.0.1", *arguments, **settings)
+
+    monkeypatch.setattr(ThreadedResolver, "resolve", rebinding)
+    async with FaultyRegistry() as registry:
+        url = registry.url.replace("127.0.0.1", "rebinding.example")
+        await ThreadedResolver().resolve("rebinding.example", 80)
+        async with RegistryClient(url, http=AiohttpClient(guard=PUBLIC)) as client:
+            with pytest.raises(SourceError, match=r"127\.0\.0\.1 is refused"):
+                await client.manifest("a", "1")
+        assert not registry.requests
+    assert len(resolved) == 2

@@ -25,7 +25,7 @@ EVERYTHING = {"http_proxy": "http://h:1", "HTTPS_PROXY": "http://s:2", "all_prox
 )
 def test_proxy_is_chosen_by_the_usual_variables(environment: dict[str, str], url: str, name: str | None) -> None:
     proxy = environment_proxy(url, environment)
-    assert (proxy.name if proxy else None) == name
+    assert (proxy.url if proxy else None) == name
     assert has_proxies(environment) == bool(environment)
 
 

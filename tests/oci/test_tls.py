@@ -15,12 +15,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from imagedist.errors import ConfigError, SourceError
+from imagedist.oci.auth import Credentials
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.guard import Guard
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.proxies import parse_proxy
 from imagedist.oci.tls import Tls
 from tests.support.connect import ConnectProxy
+from tests.support.registry import FaultyRegistry
 
 
 def issue(directory: Path, name: str) -> tuple[Path, Path]:
@@ -136,3 +138,28 @@ async def test_tls_goes_through_a_tunnel_of_an_http_proxy(tmp_path: Path) -> Non
         assert await ask(port, http, "registry.example") == "nobody"
     assert proxy.asked == [f"registry.example:{port}"]
     assert proxy.logins == {f"Basic {base64.b64encode(b'me:s:cret').decode()}"}
+
+
+async def test_plain_requests_go_to_a_proxy_with_its_login() -> None:
+    async with FaultyRegistry() as proxy:
+        proxy.add_manifest("a", "1", b"{}")
+        through = parse_proxy(proxy.url.replace("//", "//me:s%3Acret@"), "proxy")
+        http = AiohttpClient(find_proxy=lambda url: through)
+        async with RegistryClient("http://registry.example", http=http) as client:
+            assert (await client.manifest("a", "1")).body == b"{}"
+    assert proxy.proxy_authorizations == {Credentials("me", "s:cret").basic()}
+
+
+async def test_password_of_a_proxy_that_refuses_is_not_repeated() -> None:
+    async with ConnectProxy(refuses=True) as proxy:
+        through = parse_proxy(f"http://me:s3cret@127.0.0.1:{proxy.port}", "proxy")
+
+        async def no_nap(seconds: float) -> None:
+            pass
+
+        for scheme in ("http", "https"):
+            http = AiohttpClient(find_proxy=lambda url: through)
+            async with RegistryClient(f"{scheme}://registry.example", http=http, sleep=no_nap) as client:
+                with pytest.raises(SourceError, match="407") as caught:
+                    await client.manifest("a", "1")
+            assert "s3cret" not in str(caught.value)

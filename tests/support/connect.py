@@ -12,7 +12,8 @@ from tests.support.socks import copy
 class ConnectProxy:
     """Use as a context. ``asked``: the ``host:port`` of each CONNECT; ``logins``: what came as Proxy-Authorization."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, refuses: bool = False) -> None:
+        self._refuses = refuses
         self.asked: list[str] = []
         self.logins: set[str] = set()
 
@@ -28,6 +29,10 @@ class ConnectProxy:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             method, target, _ = head.splitlines()[0].split()
+            if self._refuses:
+                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                writer.close()
+                return
             assert method == "CONNECT"
             self.asked.append(target)
             for line in head.splitlines()[1:]:

@@ -41,8 +41,8 @@ class FaultyRegistry:
         readers: repositories that want credentials, and who may read them; every other is open. Given this, ``auth``
             only says how users log in. A user's password is ``PASSWORD``.
         holders: the repositories that have a blob, of those that not all have.
-        requests: ``METHOD path`` → how often, counted before any fault. queries, ranges, authorizations: what came
-            with the requests of /v2.
+        requests: ``METHOD path`` → how often, counted before any fault. queries, ranges, authorizations,
+            proxy_authorizations: what came with the requests of /v2.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
@@ -77,6 +77,7 @@ class FaultyRegistry:
         self.queries: list[dict[str, str]] = []
         self.ranges: list[str] = []
         self.authorizations: set[str | None] = set()
+        self.proxy_authorizations: set[str | None] = set()
         self.blob_gets: Counter[Digest] = Counter()
         self.bytes_sent = 0
         app = web.Application(client_max_size=1 << 30)
@@ -154,6 +155,7 @@ class FaultyRegistry:
         self.requests[f"{request.method} {request.path}"] += 1
         self.queries.append(dict(request.query))
         self.authorizations.add(request.headers.get("Authorization"))
+        self.proxy_authorizations.add(request.headers.get("Proxy-Authorization"))
         if "Range" in request.headers:
             self.ranges.append(request.headers["Range"])
         if self.refuses_authorization and "Authorization" in request.headers:
