@@ -26,7 +26,8 @@ def begin() -> None:
 
 def line(own: str) -> str:
     """The header's value for the answer to that request."""
-    return ", ".join([own, *(_beyond.get() or ())])
+    beyond = _beyond.get()
+    return ", ".join([own, *beyond]) if beyond else own
 
 
 def heard(headers: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from imagedist import hops
 from imagedist.config.values import Fallback
 from imagedist.distribution.admission import MAX_WAIT_SECONDS, Admission
 from imagedist.distribution.backend import ManifestAnswer, Page, RegistryBackend, Target
@@ -21,6 +22,7 @@ from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.rendering import refuse, render, warning_header
 from imagedist.distribution.routes import Refusal, Route, parse_route, pushed_name
 from imagedist.distribution.served import SERVED, Served
+from imagedist.distribution.tracing import HOP
 from imagedist.errors import ChallengeError, ImagedistError, InputError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
@@ -68,7 +70,7 @@ def add_registry_routes(
     downloads = Admission(max_downloads, _MAX_HELD if is_held else max_downloads, wait_seconds, lane="downloads")
     holding = Holding() if is_held else None
     name = upstream_name or _by_namespace
-    surface = _Surface(backend, answers, downloads, holding, rate, name, wants_credentials)
+    surface = _Surface(backend, answers, downloads, holding, rate, name, wants_credentials, app.get(HOP, ""))
     app.router.add_get(TOKEN_PATH, give_token)
     app.router.add_post(TOKEN_PATH, give_token)
     app.router.add_route("*", "/v2", surface.handle)
@@ -89,6 +91,7 @@ class _Surface:
         rate: TokenBucket | None,
         upstream_name: UpstreamName,
         wants_credentials: WantsCredentials | None,
+        hop: str,
     ) -> None:
         self._backend = backend
         self._answers = answers
@@ -97,9 +100,11 @@ class _Surface:
         self._rate = rate
         self._upstream_name = upstream_name
         self._wants_credentials = wants_credentials
+        self._hop = hop
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Every request of /v2: parsed, admitted, answered. Errors end here, as OCI JSON."""
+        hops.begin()
         path = request.match_info.get("path", "")
         route = parse_route(path)
         namespace = request.query.get("ns")
@@ -131,9 +136,14 @@ class _Surface:
                     response.headers["Retry-After"] = str(random.randint(1, 5))
         if not response.prepared:
             response.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            self._trace(response)
             if namespace is not None:
                 response.headers["OCI-Namespace"] = namespace
         return response
+
+    def _trace(self, response: web.StreamResponse) -> None:
+        if self._hop:
+            response.headers[hops.HEADER] = hops.line(self._hop)
 
     def _refuse_push(self, request: web.Request, name: str | None, namespace: str | None) -> web.Response:
         """405: nothing is ever pushed through a mirror, nor deleted."""
@@ -215,6 +225,7 @@ class _Surface:
             part = part or ByteRange(0, total_bytes, total_bytes)
             stream.content_length = part.size_bytes
             stream.headers["Docker-Distribution-Api-Version"] = "registry/2.0"
+            self._trace(stream)
             if target.namespace is not None:
                 stream.headers["OCI-Namespace"] = target.namespace
             try:

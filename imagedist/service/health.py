@@ -11,6 +11,9 @@ import prometheus_client
 from aiohttp import web
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from imagedist.distribution.tracing import HOP
+from imagedist.hops import HEADER
+
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the process has been told to stop: who waits for something on a client's behalf answers now."""
 
@@ -25,14 +28,18 @@ def add_health_routes(app: web.Application, ready: Ready, notes: Notes | None = 
         notes: what an operator should know although it can, a line of the answer each.
     """
 
+    named = {HEADER: app[HOP]} if HOP in app else None
+
     async def livez(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n", headers=named)
 
     async def readyz(request: web.Request) -> web.Response:
         stopping = app.get(STOPPING)
         reason = "stopping" if stopping is not None and stopping.is_set() else await ready()
         lines = ["ok" if reason is None else reason, *(await notes() if notes else ())]
-        return web.Response(status=200 if reason is None else 503, text="".join(f"{line}\n" for line in lines))
+        return web.Response(
+            status=200 if reason is None else 503, text="".join(f"{line}\n" for line in lines), headers=named
+        )
 
     async def metrics(request: web.Request) -> web.Response:
         body = await asyncio.to_thread(_metrics)

@@ -30,10 +30,13 @@ async def test_an_answer_names_every_hop_it_came_through_and_one_from_the_cache_
         assert await hops(f"{manifest}/1") == (200, [_AGENT, _PROXY])
         assert await hops(f"{manifest}/{built.image.manifest_digest}") == (200, [_AGENT])
         assert await hops(f"{manifest}/none") == (404, [_AGENT, _PROXY, "upstream"])
+        layer = f"http://{mirror}/v2/{REGISTRY}/team/app/blobs/{built.image.layers[0].descriptor.digest}"
+        assert (await hops(layer))[1][:1] == [_AGENT], "a body that is streamed"
         # Each request on a connection is a new one.
         assert await hops(f"http://{mirror}/v2/") == (200, [_AGENT])
+        assert await hops(f"http://{mirror}/v2/{REGISTRY}/UPPER/manifests/1") == (400, [_AGENT])
         assert await hops(f"http://{site.seeder}/livez") == (200, [_SEEDER])
-        assert await hops(f"http://{site.proxy}/site/v1/torrents/none") == (400, [_PROXY])
+        assert await hops(f"http://{site.proxy}/readyz") == (200, [_PROXY])
 
 
 @pytest.mark.parametrize(
