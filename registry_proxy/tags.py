@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from imagedist.distribution.backend import ManifestAnswer
-from imagedist.errors import FullError, IntegrityError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import (
+    FullError,
+    IntegrityError,
+    NotFoundError,
+    SourceError,
+    UnacceptableError,
+    UnauthorizedError,
+)
 from imagedist.metrics import FETCHES, TAGS
 from imagedist.oci.client import ManifestHead
 from imagedist.oci.digest import Digest
@@ -160,7 +167,7 @@ class Manifests:
         async def asked() -> ManifestAnswer:
             try:
                 answer = await ask()
-            except (NotFoundError, SourceError, IntegrityError) as error:
+            except (NotFoundError, SourceError, IntegrityError, UnacceptableError) as error:
                 FETCHES.labels(kind="manifest", outcome=type(error).__name__).inc()
                 self._failures.remember(question, error, place.settings.negative_ttl.total_seconds())
                 raise

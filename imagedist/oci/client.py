@@ -166,6 +166,7 @@ class RegistryClient:
             NotFoundError, UnauthorizedError, SourceError.
             IntegrityError: not the bytes the digest names, or not those the registry's own header names.
             UnacceptableError: larger than any client accepts.
+            SourceError: no JSON, such as the page of a login portal.
         """
         about = self._about(repository, reference)
         answer = await self._ask_manifest("GET", repository, reference, accept)
@@ -175,6 +176,8 @@ class RegistryClient:
         digest = Digest.of(answer.body, expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
             raise IntegrityError(f"registry {self.name} sent wrong bytes for {about}: digest {digest}")
+        if answer.body.lstrip()[:1] != b"{":
+            raise SourceError(f"registry {self.name} sent no manifest for {about}: expected JSON")
         warning = _WARNING.match(answer.headers.get("Warning", ""))
         return FetchedManifest(answer.body, _media_type(answer.headers), digest, warning[1] if warning else None)
 
