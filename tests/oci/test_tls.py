@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -43,7 +44,7 @@ async def registry(certificate: Path, key: Path, clients: Path | None = None) ->
         assert request.transport is not None
         peer = request.transport.get_extra_info("peercert") or {}
         subject = dict(pair[0] for pair in peer.get("subject", ()))
-        return web.Response(text=subject.get("commonName", "nobody"))
+        return web.json_response({"client": subject.get("commonName", "nobody")})
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -63,7 +64,8 @@ async def registry(certificate: Path, key: Path, clients: Path | None = None) ->
 
 async def ask(port: int, http: AiohttpClient, host: str = "localhost") -> str:
     async with RegistryClient(f"https://{host}:{port}", http=http) as client:
-        return (await client.manifest("a", "1")).body.decode()
+        client_name: str = json.loads((await client.manifest("a", "1")).body)["client"]
+        return client_name
 
 
 async def test_authority_of_ones_own_is_trusted_besides_the_systems(tmp_path: Path) -> None:
