@@ -76,6 +76,10 @@ class Service:
         self.url = url
         self._process: Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
     def start(self) -> None:
         if self._process is None:
             self._process = Process(self._argv, self._log)
@@ -138,8 +142,7 @@ class Agent(Service):
     """
 
     def __init__(self, base: Path, listen: str, bittorrent: str, site: Site) -> None:
-        base.mkdir(parents=True)
-        (base / "ramdisk").mkdir()
+        (base / "ramdisk").mkdir(parents=True)
         config = base / "agent.toml"
         values = {"base": base, "listen": listen, "bittorrent": bittorrent}
         config.write_text(_AGENT.format(proxy=site.proxy.url, seeder=site.seeder.url, **values))

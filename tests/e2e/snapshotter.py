@@ -148,7 +148,7 @@ class CriContainerd:
         socket_link.symlink_to(agent.snapshotter_socket)
         # As config-1.6.toml says.
         (base / "lib/containerd/io.containerd.snapshotter.v1.imagedist").mkdir(parents=True)
-        self._address = f"{self.node.run_directory}/containerd/containerd.sock"
+        self.socket = self.node.run_directory / "containerd/containerd.sock"
         self._process = self._started()
 
     def _started(self) -> Process:
@@ -173,12 +173,12 @@ class CriContainerd:
         self._process.stop()
 
     def images(self) -> ImageService:
-        return ImageService(Path(self._address))
+        return ImageService(self.socket)
 
     def runtime(self) -> Runtime:
         logs = self.node.base / "logs"
         logs.mkdir(exist_ok=True)
-        return Runtime(Path(self._address), logs)
+        return Runtime(self.socket, logs)
 
     def pause(self) -> str:
         """The image that holds a pod of this release, ``repository:tag``."""
