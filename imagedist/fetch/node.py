@@ -86,7 +86,8 @@ class NodeBlobs:
         trackers: Sequence[str],
         patience: Patience = _PATIENCE,
     ) -> None:
-        self._store = store = BlobStore(root, quota_bytes, may_evict=self._let_go)
+        # A disk that is nearly full is told before a piece of the swarm comes, so that the blob is passed on instead.
+        self._store = store = BlobStore(root, quota_bytes, headroom_bytes=None, may_evict=self._let_go)
         self._private = PrivateBlobs(store)
         store.removed = self._private.forget
         self._grants = Grants(site.blob_size)
