@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,9 @@ class TagRecord(BaseModel):
     media_type: str
     checked_at: float
 
+
+_MAX_OWNERS = 256
+"""Of one manifest. Who is not noted any more is asked about again."""
 
 Generation = tuple[int, int]
 """Of a repository: inode and time of its last purge."""
@@ -171,7 +175,8 @@ class ManifestStore:
         if kept is not None and (kept.private_to is None or owner in kept.private_to):
             return
         others = kept.private_to or frozenset() if kept is not None else frozenset()
-        private_to = None if owner is None else frozenset({*others, owner})
+        noted = random.sample(sorted(others), min(len(others), _MAX_OWNERS - 1))
+        private_to = None if owner is None else frozenset({*noted, owner})
         path = self._path(manifest.digest)
         described = _Described(media_type=manifest.media_type, private_to=private_to)
         self._ledger.write(path.with_name(f"{path.name}.json"), described.model_dump_json().encode())

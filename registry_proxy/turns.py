@@ -10,7 +10,7 @@ from pathlib import Path
 
 from imagedist.locking import LockFile
 
-POLL_SECONDS = 0.01
+_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.03
 LONGEST_WAIT_SECONDS = 30.0
 """Then it is asked by two: better than a client that waits for a process that hangs."""
 
@@ -29,10 +29,12 @@ class Turns:
         lock = self._lock
         byte = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")  # a collision only waits
         give_up = asyncio.get_running_loop().time() + LONGEST_WAIT_SECONDS
+        poll_seconds = _FIRST_POLL_SECONDS
         while not (is_held := lock.try_acquire(byte, 1)):
             if asyncio.get_running_loop().time() > give_up:
                 break
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(poll_seconds)
+            poll_seconds = min(_LONGEST_POLL_SECONDS, 1.5 * poll_seconds)
         try:
             yield
         finally:

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from pathlib import Path
 
 from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
+
+_MAX_OWNERS = 256
+"""Of one blob. Who is not noted any more is asked about again: a base layer may be in thousands of repositories."""
 
 
 class PrivateBlobs:
@@ -78,7 +82,8 @@ class PrivateBlobs:
     def _add(self, digest: Digest, owner: str) -> None:
         owners = self._read(digest) or frozenset()
         if owner not in owners:
-            lines = "".join(f"{each}\n" for each in sorted({*owners, owner}))
+            kept = random.sample(sorted(owners), min(len(owners), _MAX_OWNERS - 1))
+            lines = "".join(f"{each}\n" for each in sorted({*kept, owner}))
             self._store.ledger.write(self._path(digest), lines.encode(), durable=True)
 
     def _drop_unless_here(self, digest: Digest) -> None:

@@ -152,6 +152,28 @@ async def test_the_torrent_is_made_once_and_the_seeder_told_once(
     assert seeder[1] == {f"PUT {BLOB}": 1}
 
 
+async def test_a_tag_is_asked_about_once_and_purged_at_once_in_all_workers(
+    start: Start, upstream: FaultyRegistry
+) -> None:
+    path = "/v2/up/team/app/manifests/1"
+    async with start() as (_, address):
+
+        async def meanings() -> set[Digest]:
+            return {Digest.of(body) for _, body in await asyncio.gather(*(ask(address, path) for _ in range(30)))}
+
+        before = await meanings()
+        assert upstream.requests["GET /v2/team/app/manifests/1"] == 1
+        assert await asyncio.gather(*(ask(address, path.replace("/1", "/2")) for _ in range(30)))
+        moved = {upstream.add_image("team/app", tag, b"moved") for tag in ("1", "2")}
+        assert await meanings() == before
+        async with aiohttp.ClientSession() as client:
+            async with client.delete(f"http://{address}/site/v1/tags?repo=up/team/app") as response:
+                assert response.status == 200
+        assert await meanings() == moved
+        absent = await asyncio.gather(*(ask(address, path.replace("/1", "/2")) for _ in range(30)))
+        assert {status for status, _ in absent} == {200}  # what was not there is forgotten, too
+
+
 async def test_metrics_are_those_of_all_workers(start: Start, tmp_path: Path) -> None:
     async with start() as (program, address):
         for _ in range(30):
