@@ -61,12 +61,14 @@ class SiteCache:
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
         self._heads: Flights[_Question, tuple[UpstreamRepository, int]] = Flights()
+        self._proofs: Flights[_Question, None] = Flights()
         store.removed = self._private.forget
         self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
     async def close(self) -> None:
         await self._manifests.close()
         await self._heads.close()
+        await self._proofs.close()
         await self._access.close()
         await self._arrivals.close()
 
@@ -196,6 +198,8 @@ class SiteCache:
                 await self._private.lift(writer.digest)
 
         try:
+            if not place.is_trusted and writer.offset and self._private.has(writer.digest):
+                raise SourceError(f"{writer.digest} has begun to arrive for others: {place} cannot go on with it")
             with self._access.asking(place):
                 place = await self._access.settled(place, lambda place: _size_upstream(place, writer.digest))
                 if place.needs_grant and self._nearby():
@@ -234,7 +238,7 @@ class SiteCache:
         owners = await self._private.owners(digest)
         if owners is None:
             return
-        is_known = place.owner in owners
+        is_known = place.has_account and place.owner in owners
         if is_known and self._access.may_read(place):
             if not place.is_private and not place.needs_grant:  # the configuration says so since the note was written
                 await self._private.lift(digest)
@@ -250,10 +254,27 @@ class SiteCache:
             return
         if self._size_here(digest) not in (None, size_bytes):  # a server that says 200 to anything
             raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
+        if not place.is_trusted:
+            question = self._question(place, digest)
+            await self._proofs.run(question, lambda: self._prove(place, digest))
         if place.is_private:
             await self._private.add(digest, place.owner)
         else:
             await self._private.lift(digest)
+
+    async def _prove(self, place: UpstreamRepository, digest: Digest) -> None:
+        """Anybody may run a registry that says to have everything: before that opens a private blob, it must send it.
+
+        Raises:
+            NotFoundError: it sends something else.
+        """
+        hasher = digest.hasher()
+        async with place.client.sources[-1].client.blob(place.repository, digest) as stream:
+            async for chunk in stream:
+                hasher.update(chunk)
+        if not digest.matches(hasher):
+            log.warning("%s says to have %s, which is private elsewhere, but sends something else", place, digest)
+            raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
 
     async def _head(self, place: UpstreamRepository, digest: Digest) -> tuple[UpstreamRepository, int]:
         """The blob's size as the upstream says it, asked once however many ask, and the place as it is known then."""

@@ -136,7 +136,8 @@ class Manifests:
         """Whether the asker may have what is here without asking upstream, or as it cannot be asked."""
         if kept.private_to is None:
             return True
-        return place.owner in kept.private_to and self._access.may_read(place, has_failed=has_failed)
+        is_known = place.has_account and place.owner in kept.private_to
+        return is_known and self._access.may_read(place, has_failed=has_failed)
 
     async def _ask_by_digest(
         self, place: UpstreamRepository, digest: Digest, kept: KeptManifest | None
@@ -147,7 +148,8 @@ class Manifests:
         async def ask() -> ManifestAnswer:
             if answer is None and (held := await self._from_nearby(place, digest)) is not None:
                 return held
-            return await self._from_upstream(place, str(digest), answer)
+            # who is not trusted has to send it: that it says to have it opens nothing
+            return await self._from_upstream(place, str(digest), answer if place.is_trusted else None)
 
         try:
             return await self._once(place, question, ask)

@@ -35,6 +35,7 @@ class UpstreamRepository:
         client: asks upstream as the asker, or with the proxy's own credentials, as the mode says.
         own_client: asks upstream as the proxy itself does, where ``client`` does not.
         asker: a hash of the asker's credentials where those decide (``passthrough``); empty: anonymous, or all alike.
+        is_trusted: somebody configured this registry. One of ``allow_any`` may be anybody's, and say anything.
         is_open: upstream gives this repository to anonymous askers, so who asks does not matter.
     """
 
@@ -45,6 +46,7 @@ class UpstreamRepository:
     own_client: UpstreamClient | None = field(default=None, compare=False)
     asker: str = ""
     is_open: bool = False
+    is_trusted: bool = True
 
     @property
     def needs_grant(self) -> bool:
@@ -57,6 +59,11 @@ class UpstreamRepository:
         if self.needs_grant:
             return self.asker != "" and not self.is_open
         return self.settings.access == "service-account" and not self.settings.private_in_swarm
+
+    @property
+    def has_account(self) -> bool:
+        """Whether some credentials stand between this repository and everyone: else what was private is not its own."""
+        return self.settings.access != "public"
 
     @property
     def may_swarm(self) -> bool:
@@ -165,7 +172,8 @@ class Upstreams:
         kept = self._any.get(host)
         if kept is None:
             settings = Upstream(url=f"https://{host}")
-            kept = self._any[host] = UpstreamRepository(host, "", settings, any_client(host, self._any_http))
+            client = any_client(host, self._any_http)
+            kept = self._any[host] = UpstreamRepository(host, "", settings, client, is_trusted=False)
             if len(self._any) > _ANY_CLIENTS:
                 self._any.popitem(last=False)
         self._any.move_to_end(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from imagedist.config import ProxyConfig
 from imagedist.distribution.backend import Target
-from imagedist.errors import NotFoundError
+from imagedist.errors import IntegrityError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from registry_proxy.app import create_app
 from registry_proxy.cache import SiteCache
-from registry_proxy.upstream import Upstreams
+from registry_proxy.upstream import UpstreamRepository, Upstreams
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
 
 LAYER = os.urandom(2 << 20)
@@ -253,3 +254,83 @@ async def test_private_manifest_is_given_by_digest_only_where_its_upstream_has_i
     assert await status(await start(), "open", "team/elsewhere") == 200
     await proxy.get("/v2/vault/team/app/manifests/1")  # asking the private upstream again does not close it
     assert await status(proxy, "open", "team/elsewhere") == 200
+
+
+class Anybodys(Upstreams):
+    """``open`` is a registry that nobody has configured (``allow_any``)."""
+
+    def resolve(self, target: Target) -> UpstreamRepository:
+        place = super().resolve(target)
+        return replace(place, is_trusted=place.upstream != "open")
+
+
+@pytest.fixture
+async def exposed(config: ProxyConfig) -> AsyncIterator[SiteCache]:
+    cache = SiteCache(BlobStore(config.proxy.site_blobs), Anybodys(config))
+    yield cache
+    await cache.close()
+    await cache.upstreams.close()
+
+
+async def test_registry_of_anybody_opens_a_private_blob_only_by_sending_it(
+    exposed: SiteCache, other: FaultyRegistry
+) -> None:
+    await (await exposed.arrival(Target("vault", "team/app"), BLOB)).wait()
+    other.blobs[BLOB] = bytes(len(LAYER))  # it says to have it, size and all
+    for ask in (exposed.open_blob, exposed.blob_size, exposed.arrival):
+        with pytest.raises(NotFoundError):
+            await ask(Target("open", "team/app"), BLOB)
+    assert exposed.is_private(BLOB)
+    other.blobs[BLOB] = LAYER
+    assert await exposed.blob_size(Target("open", "team/app"), BLOB) == len(LAYER)
+    assert not exposed.is_private(BLOB)
+
+
+async def test_registry_of_anybody_does_not_go_on_with_a_private_blob_that_has_begun_to_arrive(
+    exposed: SiteCache, other: FaultyRegistry, tmp_path: Path
+) -> None:
+    exposed.store.partial_path(BLOB).write_bytes(LAYER[: 1 << 20])
+    note(tmp_path).write_text("vault\n")
+    other.blobs[BLOB] = bytes(len(LAYER))
+    with pytest.raises(SourceError, match="has begun to arrive for others"):
+        await exposed.open_blob(Target("open", "team/app"), BLOB)
+
+
+async def test_registry_of_anybody_opens_a_private_manifest_only_by_sending_it(
+    exposed: SiteCache, vault: FaultyRegistry, other: FaultyRegistry
+) -> None:
+    manifest = await exposed.manifest(Target("vault", "team/app"), "1")
+    path = ("team/app", str(manifest.digest))
+    other.lies[path[1]] = manifest.digest
+    other.manifests[path] = (manifest.media_type, b"{}")
+    with pytest.raises(IntegrityError):
+        await exposed.manifest(Target("open", "team/app"), path[1])
+    assert (await exposed.manifest(Target("vault", "team/app"), path[1])).digest == manifest.digest
+
+
+async def test_what_was_private_is_asked_for_when_its_upstream_becomes_public(
+    cache: SiteCache, config: ProxyConfig, vault: FaultyRegistry
+) -> None:
+    await (await cache.arrival(Target("vault", "team/app"), BLOB)).wait()
+    manifest = await cache.manifest(Target("vault", "team/app"), "1")
+    settings = config.upstreams["vault"].model_copy(update={"username": None, "password_file": None})
+    public = config.model_copy(update={"upstreams": {**config.upstreams, "vault": settings}})
+    later = SiteCache(BlobStore(config.proxy.site_blobs), Upstreams(public))
+    try:
+        with pytest.raises(UnauthorizedError):
+            await later.open_blob(Target("vault", "team/app"), BLOB)
+        with pytest.raises(UnauthorizedError):
+            await later.manifest(Target("vault", "team/app"), str(manifest.digest))
+    finally:
+        await later.close()
+        await later.upstreams.close()
+
+
+async def test_notes_of_one_blob_are_bounded(tmp_path: Path) -> None:
+    notes = PrivateBlobs(BlobStore(tmp_path))
+    (tmp_path / "private" / f"sha256-{BLOB.hex}").write_text("".join(f"up/repo{n}\n" for n in range(500)))
+    await notes.add(BLOB, "up/new")
+    owners = await notes.owners(BLOB)
+    assert owners is not None
+    assert len(owners) == 256
+    assert "up/new" in owners

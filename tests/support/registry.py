@@ -30,6 +30,7 @@ class FaultyRegistry:
         drops: blob bodies come byte by byte, each after so many seconds.
         gate: blob bodies pause in the middle until it is set.
         manifest_gate: manifests are looked up at once, and sent when it is set; ``asked`` is set meanwhile.
+        lies: reference → the digest that manifests are said to have.
         redirect_to: base URL that blob requests are sent to.
         refuses_authorization: answers 400 to anyone who sends credentials (a CDN with signed URLs).
         ignores_ranges: answers 200 with the whole blob.
@@ -57,6 +58,7 @@ class FaultyRegistry:
         self.drops: float | None = None
         self.gate: asyncio.Event | None = None
         self.manifest_gate: asyncio.Event | None = None
+        self.lies: dict[str, Digest] = {}
         self.redirect_to: str | None = None
         self.refuses_authorization = False
         self.ignores_ranges = False
@@ -183,7 +185,7 @@ class FaultyRegistry:
             if self.manifest_gate is not None:
                 self.asked.set()
                 await self.manifest_gate.wait()
-            headers = {"Docker-Content-Digest": str(Digest.of(body)), "Content-Type": media_type}
+            headers = {"Docker-Content-Digest": str(self.lies.get(rest) or Digest.of(body)), "Content-Type": media_type}
             return web.Response(body=body, headers=headers)
         if path.endswith("/tags/list"):
             link = f'</v2/{path}?last=b&n={request.query.get("n", "1")}>; rel="next"'
