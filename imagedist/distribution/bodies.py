@@ -10,6 +10,7 @@ import asyncio
 
 from aiohttp import web
 
+from imagedist.distribution.page_cache import read_cached
 from imagedist.distribution.ranges import ByteRange
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.sendfile import sendfile
@@ -24,6 +25,8 @@ CAPPED_STEP_BYTES = 256 << 10
 """Under a rate cap: small enough that connections share it evenly."""
 COPIED_STEP_BYTES = 128 << 10
 """What is not sent by sendfile lies in memory, once for each client."""
+ENCRYPTED_STEP_BYTES = 32 << 10
+"""By TLS several times: as it is, encrypted, and in the transport."""
 STALL_SECONDS = 120.0
 """A client that takes no step within this is gone."""
 
@@ -52,19 +55,26 @@ async def send_bytes(
         wanted = min(step_bytes, limit - offset)
         if request.transport is None:
             raise ConnectionResetError("the client went away")
-        span = await blob.span(offset) if may_sendfile else None
-        if span is not None:
+        span = await blob.span(offset)
+        if span is not None and may_sendfile:
             wanted = min(wanted, span.end - offset)
             if rate:
                 await rate.take(wanted)
             sent = await sendfile(request.transport, span.file, offset, wanted, stall_seconds=STALL_SECONDS)
         else:
-            chunk = await blob.read(offset, min(wanted, COPIED_STEP_BYTES))
-            if rate:
-                await rate.take(len(chunk))
-            async with asyncio.timeout(STALL_SECONDS):
-                await response.write(chunk)
+            chunk: bytes | bytearray | None = None
+            if span is not None:
+                chunk = read_cached(span.file, offset, min(wanted, span.end - offset, ENCRYPTED_STEP_BYTES))
+            if chunk is None:
+                chunk = await blob.read(offset, min(wanted, COPIED_STEP_BYTES))
             sent = len(chunk)
+            if rate:
+                await rate.take(sent)
+            pieces = memoryview(chunk)
+            while pieces:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await response.write(pieces[:ENCRYPTED_STEP_BYTES])
+                pieces = pieces[ENCRYPTED_STEP_BYTES:]
         if sent == 0:
             raise SourceError(f"a blob ended after {offset} of {part.total_bytes} bytes")
         offset += sent

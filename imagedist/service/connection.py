@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from imagedist.metrics import CONNECTIONS_CUT
-from imagedist.service.limits import Limits
+from imagedist.service.limits import TLS_UNSENT_BYTES, Limits
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._wire = transport
+        if transport.get_extra_info("sslcontext") is not None:
+            transport.set_write_buffer_limits(high=TLS_UNSENT_BYTES)
         self._head_since = self._heard_at = self._loop.time()
         self._all.add(self)
         super().connection_made(transport)

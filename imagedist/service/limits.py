@@ -35,6 +35,8 @@ class Limits:
 
 LIMITS: web.AppKey[Limits] = web.AppKey("limits", Limits)
 
+TLS_UNSENT_BYTES = 32 << 10
+"""What is encrypted ahead for a client that does not read; asyncio's 512 KiB are half a GB for 1,000 of them."""
 MAX_LINE_BYTES = 8 << 10
 """The request line: a name of 255 bytes and a digest of sha512 fit many times."""
 MAX_FIELD_BYTES = 16 << 10

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import ssl
+from asyncio import sslproto
 from pathlib import Path
 
 from imagedist.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
+
+RECEIVED_BYTES = 32 << 10
+"""What asyncio keeps for each TLS connection to receive into, instead of 256 KiB: a server receives requests. It is one
+value for the whole process, which is why a plain one leaves it alone."""
 
 _Stamps = tuple[tuple[int, int, int] | None, ...]
 
@@ -25,6 +30,7 @@ class ServerTls:
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        sslproto.SSLProtocol.max_size = RECEIVED_BYTES
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
         self._stamps = self._refused = self._stamped()
         self.context = self._loaded()
