@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.rate import TokenBucket
@@ -51,7 +51,8 @@ class Arriving(BaseModel):
     format: int = 1
     size_bytes: int = Field(alias="size", ge=0)
     present_bytes: int = Field(alias="present", default=0)
-    action: Literal["stream", "wait"]
+    action: Annotated[Literal["stream", "wait"], BeforeValidator(lambda told: told if told == "wait" else "stream")]
+    """What only a newer site knows means stream: that always works."""
     is_swarm: bool = Field(alias="swarm", default=True)
     """Whether a torrent will follow; small and private blobs have none."""
     is_private: bool = Field(alias="private", default=False)

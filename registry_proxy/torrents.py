@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagedist.config import ProxyTable
 from imagedist.distribution.backend import Target
@@ -39,8 +39,11 @@ _NODE_ID_LENGTH = 128
 
 
 class _FetchOrder(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """A seeder one version ahead says a higher ``format`` when its order must not be half understood."""
 
+    model_config = ConfigDict(extra="ignore")
+
+    format: int = Field(default=1, le=1)
     ns: str | None = None
     repo: str
 

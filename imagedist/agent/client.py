@@ -81,11 +81,11 @@ class AgentClient:
             SourceError: no answer. InputError: the site has no such upstream; names those it has.
         """
         status, body = self._ask(f"/v1/prefix?registry={quote(registry, safe='')}")
-        answer = self._read(dict[str, str], body)
+        answer = self._read(dict[str, object], body)  # a newer agent may say more
         if status != 200:
             kind = InputError if status == 404 else SourceError
-            raise kind(answer.get("message", f"the site serves no registry {registry}"))
-        return answer["prefix"]
+            raise kind(str(answer.get("message", f"the site serves no registry {registry}")))
+        return str(answer["prefix"])
 
     def pull(
         self,
