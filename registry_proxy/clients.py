@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from imagedist.config import ProxyTable, Upstream
@@ -22,6 +23,8 @@ from registry_proxy.upstream_client import UpstreamClient
 _DOCKER_HUB_HOST = "registry-1.docker.io"
 _LOOPBACK: tuple[Network, ...] = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 _V2 = "/v2/"
+_FIRST_BYTE_FACTOR = 6
+"""A blob may take longer to begin than a manifest: some registries (Nexus, Artifactory) fetch it as a whole first."""
 
 
 def upstream_client(key: str, settings: Upstream) -> UpstreamClient:
@@ -46,18 +49,11 @@ def any_http(settings: ProxyTable) -> AiohttpClient:
     return AiohttpClient(guard=Guard(only_public=True, allowed=tuple(settings.allow_addresses)))
 
 
-def any_client(host: str, http: AiohttpClient) -> UpstreamClient:
+def any_client(host: str, settings: Upstream, http: AiohttpClient) -> UpstreamClient:
     """A registry by its host name, without credentials. Not closed: ``http`` is everyone's."""
     api = _DOCKER_HUB_HOST if host == "docker.io" else host
-    changed = UPSTREAM_OPEN.labels(upstream="any")
-    breaker = Breaker(host, changed=lambda is_open: changed.inc(1 if is_open else -1))
-    client = RegistryClient(
-        f"https://{api}",
-        name=host,
-        http=http,
-        breaker=breaker,
-        answer_seconds=Upstream(url="http://x").answer_timeout.total_seconds(),
-    )
+    breaker = Breaker(host)  # without a metric: clients choose the names
+    client = RegistryClient(f"https://{api}", name=host, http=http, breaker=breaker, **_patience(settings))
     return UpstreamClient(client)
 
 
@@ -82,9 +78,19 @@ def _client(
         namespace=_registry_name(key, settings) if is_mirror else None,
         path_prefix=prefix,
         http=http,
-        answer_seconds=settings.answer_timeout.total_seconds(),
+        **_patience(settings),
         breaker=_mirror_breaker(key, name) if is_mirror else Breaker(name, changed=_gauge(key)),
     )
+
+
+class _Patience(TypedDict):
+    answer_seconds: float
+    first_byte_seconds: float
+
+
+def _patience(settings: Upstream) -> _Patience:
+    answer_seconds = settings.answer_timeout.total_seconds()
+    return {"answer_seconds": answer_seconds, "first_byte_seconds": _FIRST_BYTE_FACTOR * answer_seconds}
 
 
 def _mirror_breaker(key: str, name: str) -> Breaker:

@@ -129,6 +129,7 @@ def _source(sibling: _Sibling) -> Source:
         name=name,
         http=AiohttpClient(connect_seconds=_CONNECT_SECONDS),
         answer_seconds=_ANSWER_SECONDS,
+        first_byte_seconds=_ANSWER_SECONDS,
         stall_seconds=_STALL_SECONDS,
         breaker=breaker,
     )

@@ -172,7 +172,7 @@ class Upstreams:
         kept = self._any.get(host)
         if kept is None:
             settings = Upstream(url=f"https://{host}")
-            client = any_client(host, self._any_http)
+            client = any_client(host, settings, self._any_http)
             kept = self._any[host] = UpstreamRepository(host, "", settings, client, is_trusted=False)
             if len(self._any) > _ANY_CLIENTS:
                 self._any.popitem(last=False)

@@ -34,7 +34,7 @@ class Upstream(Table):
     proxy: str | None = None
     """URL of an HTTP or SOCKS proxy, or ``none``; else the environment's HTTPS_PROXY and its kin count."""
     answer_timeout: Duration = timedelta(seconds=10)
-    """The longest wait for the beginning of an answer."""
+    """The longest wait for the beginning of an answer; six times as long for a blob's."""
     allow_addresses: tuple[IPvAnyNetwork, ...] = ()
     """Networks that redirects and token servers may be in although they are this machine or its link."""
     tag_ttl: Duration = timedelta(seconds=60)

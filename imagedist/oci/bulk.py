@@ -79,7 +79,7 @@ class BlobStream:
         name: str,
         about: str,
         offset: int,
-        answer_seconds: float,
+        first_byte_seconds: float,
         stall_seconds: float,
         breaker: Breaker | None,
         sleep: Sleep,
@@ -89,7 +89,7 @@ class BlobStream:
         self._name = name
         self._about = about
         self._position = offset
-        self._answer_seconds = answer_seconds
+        self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self._breaker = breaker
         self._sleep = sleep
@@ -197,7 +197,7 @@ class BlobStream:
         if self._position:
             headers["Range"] = f"bytes={self._position}-"
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout(self._first_byte_seconds):
                 answer = await self._http.send(
                     "GET", exchange.url, headers, name=self._name, stall_seconds=self._stall_seconds
                 )

@@ -75,7 +75,8 @@ class RegistryClient:
         namespace: added as ``?ns=`` to every request (asking a mirror for another registry).
         path_prefix: put before every repository (asking a mirror that takes the upstream from the path).
         http: closed with this client; aiohttp if not given.
-        answer_seconds: the longest wait for an answer to begin, and the longest pause in a whole answer.
+        answer_seconds: the longest pause in an answer that comes as a whole.
+        first_byte_seconds: the longest wait for a blob to begin; some registries fetch all of it first.
         stall_seconds: the longest pause within a blob's body.
         breaker: leaves the registry alone while it keeps failing; None: it is always asked.
         sleep: injected by tests.
@@ -91,6 +92,7 @@ class RegistryClient:
         path_prefix: str = "",
         http: Http | None = None,
         answer_seconds: float = ANSWER_SECONDS,
+        first_byte_seconds: float = STALL_SECONDS,
         stall_seconds: float = STALL_SECONDS,
         breaker: Breaker | None = None,
         sleep: Sleep = asyncio.sleep,
@@ -100,6 +102,7 @@ class RegistryClient:
         self._namespace = namespace
         self._path_prefix = path_prefix.strip("/") + "/" if path_prefix.strip("/") else ""
         self._answer_seconds = answer_seconds
+        self._first_byte_seconds = first_byte_seconds
         self._stall_seconds = stall_seconds
         self.breaker = breaker
         self._sleep = sleep
@@ -219,7 +222,7 @@ class RegistryClient:
             name=self.name,
             about=self._about(repository, str(digest)),
             offset=offset,
-            answer_seconds=self._answer_seconds,
+            first_byte_seconds=self._first_byte_seconds,
             stall_seconds=self._stall_seconds,
             breaker=self.breaker,
             sleep=self._sleep,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,14 @@ class Proxy:
     def pulled(self, name: str) -> None:
         done = self.pull(name)
         assert done.returncode == 0, f"{done.stderr}\n{self.log.read_text()[-3000:]}"
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body."""
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as answer:
+                return answer.status, answer.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
 
     def wait_until_told(self, text: str) -> None:
         """Until ``/metrics`` has it."""

@@ -171,6 +171,42 @@ def test_behind_nginx_that_wants_a_client_certificate(registry: Registry, tmp_pa
         assert proxy.metric("imagedist_received_bytes_total", source="upstream") > 0
 
 
+_ELSEWHERE = """\
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {certificate}; ssl_certificate_key {key};
+        location ~ "/blobs/" {{ return 307 https://127.0.0.6:{port}$request_uri; }}
+        location / {{ proxy_pass {url}; }}
+    }}
+    server {{
+        listen 127.0.0.6:{port} ssl;
+        ssl_certificate {certificate}; ssl_certificate_key {key};
+        location / {{ proxy_pass {url}; }}
+    }}
+"""
+
+
+def test_any_registry_is_asked_by_its_name_and_leads_nowhere_but_to_public_addresses(
+    registry: Registry, built: BuiltImage, tmp_path: Path, stack: ExitStack
+) -> None:
+    authority, port = Authority(tmp_path / "ca"), free_port()
+    certificate, key = authority.issue("server", "IP:127.0.0.1", "IP:127.0.0.6")
+    http = _ELSEWHERE.format(port=port, certificate=certificate, key=key, url=registry.url)
+    server = nginx(stack, tmp_path / "nginx", http, port)
+    env = {"SSL_CERT_FILE": str(authority.certificate)}
+    blob = built.image.layers[0].descriptor.digest
+    manifest = f"/v2/team/app/manifests/1?ns=127.0.0.1:{port}"
+    with Proxy(tmp_path / "strict", f'url = "{registry.url}"', "allow_any = true", env) as proxy:
+        status, body = proxy.get(manifest)
+        assert (status, "127.0.0.1 is refused: it is not a public address" in body) == (502, True)
+    assert server.asked(port) == []
+    keys = 'allow_any = true\nallow_addresses = ["127.0.0.1/32"]'
+    with Proxy(tmp_path / "allowed", f'url = "{registry.url}"', keys, env) as proxy:
+        assert proxy.get(manifest)[0] == 200
+        status, body = proxy.get(f"/v2/team/app/blobs/{blob}?ns=127.0.0.1:{port}")
+        assert (status, "127.0.0.6 is refused: it is not a public address" in body) == (502, True)
+
+
 _REDIRECT = """\
     server {{
         listen 127.0.0.1:{port};
