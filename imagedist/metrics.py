@@ -62,6 +62,11 @@ CONNECTIONS_CUT = Counter(
 LOG_LINES_DROPPED = Counter("imagedist_access_log_dropped", "Lines of the access log that its reader was too slow for.")
 WORKERS_RESTARTED = Counter("imagedist_workers_restarted", "Worker processes that ended and were started again.")
 
+ANNOUNCES = Counter(
+    "imagedist_tracker_announces",
+    "Announces by outcome: answered, stopped, malformed, foreign, unknown, full, failed.",
+    ["outcome"],
+)
 PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.", multiprocess_mode="livesum")
 SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.", multiprocess_mode="livesum")
 STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.", multiprocess_mode="livemostrecent")

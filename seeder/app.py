@@ -24,7 +24,7 @@ from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
 from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
-from seeder.tracker import Tracker, add_tracker_routes
+from seeder.tracker import Tracker, add_tracker_routes, open_peers
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,10 +41,17 @@ def create_app(config: SeederConfig) -> web.Application:
         _LOG.warning("[[sync]] is checked but not carried out in this version: no tag crosses sites by itself")
     guard = require_site_token(read_secret(settings.site_token_file))
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
+    nodes = Nodes()
+    interval_seconds = max(1, round(settings.announce_interval.total_seconds()))
+    peers = open_peers(config.tracker.peers, settings.site, interval_seconds)
     tracker = Tracker(
-        max(1, round(settings.announce_interval.total_seconds())),
+        interval_seconds,
         settings.bittorrent,
         lambda infohash: app[SEEDS_KEY].is_seeding(infohash),
+        peers,
+        is_known=lambda infohash: app[SEEDS_KEY].knows(infohash),
+        place_of=nodes.place_of,
+        networks=config.tracker.networks,
     )
 
     async def journal(app: web.Application) -> AsyncIterator[None]:
@@ -52,8 +59,11 @@ def create_app(config: SeederConfig) -> web.Application:
         yield
         await opened.close()
 
+    async def tracking(app: web.Application) -> AsyncIterator[None]:
+        yield
+        await peers.close()
+
     peers_come_to = settings.bittorrent
-    nodes = Nodes()
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
         session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
@@ -72,7 +82,7 @@ def create_app(config: SeederConfig) -> web.Application:
     async def ready() -> str | None:
         return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
 
-    app.cleanup_ctx.extend([journal, seeds])
+    app.cleanup_ctx.extend([journal, tracking, seeds])
     trace_hops(app, "seeder")
     add_reach_routes(app, nodes, lambda: peers_come_to.port)
     add_tracker_routes(app, tracker)

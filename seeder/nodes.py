@@ -13,6 +13,8 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from imagedist.errors import InputError, OverloadedError
+from seeder.tracker.announce import packed
+from seeder.tracker.peers import SITE, Place
 
 MAX_NODES = 20_000
 EXPIRY_SECONDS = 120.0
@@ -49,6 +51,11 @@ class Nodes:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
+        self._places: dict[bytes, Place] = {}
+
+    def place_of(self, address: bytes) -> Place:
+        """Where the node of this IP address (4 or 16 bytes) stands, by its labels ``zone`` and ``rack``."""
+        return self._places.get(address, SITE)
 
     def beat(self, node_id: str, heartbeat: Heartbeat, address: str = "") -> None:
         """Remembers a node until its heartbeats stop.
@@ -66,6 +73,8 @@ class Nodes:
             raise OverloadedError(f"no room for node {node_id}: {MAX_NODES} nodes are known already")
         self._nodes.pop(node_id, None)
         self._nodes[node_id] = _Node(heartbeat, address, self._clock())
+        if address:
+            self._places[packed(address)] = Place(heartbeat.labels.get("zone", ""), heartbeat.labels.get("rack", ""))
 
     def describe(self) -> list[dict[str, object]]:
         """One JSON object per living node, sorted by ID."""
@@ -94,7 +103,9 @@ class Nodes:
     def _forget_expired(self) -> None:
         oldest = self._clock() - EXPIRY_SECONDS
         while self._nodes and next(iter(self._nodes.values())).seen_at < oldest:
-            del self._nodes[next(iter(self._nodes))]
+            expired = self._nodes.pop(next(iter(self._nodes)))
+            if expired.address:
+                self._places.pop(packed(expired.address), None)
 
 
 def add_node_routes(app: web.Application, nodes: Nodes) -> None:

@@ -47,6 +47,10 @@ class Seeds:
         transfer = self._session.get(digest) if digest else None
         return transfer is not None and transfer.status().is_complete
 
+    def knows(self, short_infohash: bytes) -> bool:
+        """Whether it is a torrent of this site; until all that is in the store was read, any may be."""
+        return not self.is_restored or short_infohash in self._by_infohash
+
     async def restore(self) -> None:
         """Seeds all that is in the store. One bad file is logged and does not keep the others from being seeded."""
         for path in await asyncio.to_thread(self._torrent_paths):

@@ -26,6 +26,7 @@ _PACKAGES = {
     "buildah": "buildah",
     "nginx-light": "nginx",
     "apache2-utils": "htpasswd",
+    "redis-server": "redis-server",
     "openssl": "openssl",
 }
 """Debian package → the program by which we see that it is installed."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, IPvAnyNetwork
 
 from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
+
+
+def _parse_peers(value: Any) -> str:
+    if value != "memory" and not str(value).startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError(f'expected "memory" or redis://host:port/database, got {value!r}')
+    return str(value)
+
+
+PeersUrl = Annotated[str, BeforeValidator(_parse_peers)]
 
 
 class Site(Table):
@@ -38,7 +47,15 @@ class SeederTable(Table):
     upload: Rate = None
 
 
+class TrackerTable(Table):
+    peers: PeersUrl = "memory"
+    """Where a site with several trackers keeps its peers: ``redis://host:port/database`` (``imagedist[redis]``)."""
+    networks: tuple[IPvAnyNetwork, ...] = ()
+    """From which peers may come. Empty: from everywhere."""
+
+
 class SeederConfig(Table):
     seeder: SeederTable
+    tracker: TrackerTable = TrackerTable()
     sites: dict[str, Site] = {}
     sync: tuple[SyncRule, ...] = ()

@@ -11,6 +11,7 @@ from imagedist.service import serving
 from imagedist.site import Site
 from seeder import nodes as module
 from seeder.nodes import EXPIRY_SECONDS, Heartbeat, Nodes, add_node_routes
+from seeder.tracker.announce import packed
 
 
 class Clock:
@@ -72,3 +73,15 @@ async def test_a_heartbeat_is_remembered_with_the_address_it_came_from() -> None
         await site.heartbeat({"zone": "a"}, "0.1.0", 6882)
         await site.close()
     assert nodes.neighbours("10.0.0.1", 1, 5) == [("127.0.0.1", 6882)]
+
+
+def test_a_nodes_labels_say_where_its_address_stands_until_it_is_forgotten() -> None:
+    now = [0.0]
+    nodes = Nodes(lambda: now[0])
+    nodes.beat("one", Heartbeat(labels={"zone": "a", "rack": "r12", "else": "x"}), "10.0.0.7")
+    nodes.beat("two", Heartbeat(), "fd00::1")
+    assert nodes.place_of(bytes([10, 0, 0, 7])) == ("a", "r12")
+    assert nodes.place_of(packed("fd00::1")) == ("", "")
+    now[0] += EXPIRY_SECONDS + 1
+    assert nodes.describe() == []
+    assert nodes.place_of(bytes([10, 0, 0, 7])) == ("", "")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 import aiohttp
+import prometheus_client
 import pytest
 from aiohttp import web
 from yarl import URL
@@ -15,8 +17,9 @@ from imagedist.config import Address
 from imagedist.errors import InputError, OverloadedError
 from imagedist.service import serving
 from imagedist.swarm import bencode
-from seeder import tracker as module
-from seeder.tracker import MAX_HANDED_OUT, Announce, Endpoint, Tracker, add_tracker_routes
+from seeder.tracker import PeersInMemory, Tracker, add_tracker_routes
+from seeder.tracker import peers as module
+from seeder.tracker.announce import MAX_HANDED_OUT, Announce, Endpoint
 
 INFOHASH = b"\x00&=%\xff" + b"x" * 15
 
@@ -34,9 +37,14 @@ def make_tracker(*, bittorrent: str = "0.0.0.0", seeded: bytes = b"", clock: Clo
         30,
         Address(bittorrent, 6881),
         lambda infohash: infohash == seeded,
-        clock=clock or Clock(),
+        PeersInMemory(90, clock=clock or Clock(), dice=random.Random(7)),
         dice=random.Random(7),
     )
+
+
+def known(tracker: Tracker) -> int:
+    assert isinstance(tracker.peers, PeersInMemory)
+    return tracker.peers.total
 
 
 def announce(host: str, port: int = 6882, *, reached: str = "10.0.0.5", **parameters: object) -> Announce:
@@ -45,9 +53,9 @@ def announce(host: str, port: int = 6882, *, reached: str = "10.0.0.5", **parame
     return Announce.parse(query, host, reached)
 
 
-def ask(tracker: Tracker, asking: Announce) -> Any:
-    answer = bencode.decode(tracker.answer(asking))
-    tracker.admit(asking)
+async def ask(tracker: Tracker, asking: Announce) -> Any:
+    answer = bencode.decode(await tracker.answer(asking))
+    await tracker.admit(asking)
     return answer
 
 
@@ -60,129 +68,129 @@ def compact(host: str, port: int = 6882) -> bytes:
     return Endpoint.of(host, port).compact
 
 
-def test_peers_are_introduced_to_those_who_came_before_and_never_to_themselves() -> None:
+async def test_peers_are_introduced_to_those_who_came_before_and_never_to_themselves() -> None:
     tracker = make_tracker()
-    assert peers(ask(tracker, announce("10.0.0.1"))) == set()
-    assert peers(ask(tracker, announce("10.0.0.2"))) == {compact("10.0.0.1")}
-    assert peers(ask(tracker, announce("10.0.0.1"))) == {compact("10.0.0.2")}
+    assert peers(await ask(tracker, announce("10.0.0.1"))) == set()
+    assert peers(await ask(tracker, announce("10.0.0.2"))) == {compact("10.0.0.1")}
+    assert peers(await ask(tracker, announce("10.0.0.1"))) == {compact("10.0.0.2")}
 
 
-def test_a_peer_is_not_handed_out_before_its_own_announce_was_answered() -> None:
+async def test_a_peer_is_not_handed_out_before_its_own_announce_was_answered() -> None:
     tracker = make_tracker()
     first = announce("10.0.0.1")
-    tracker.answer(first)
-    assert peers(ask(tracker, announce("10.0.0.2"))) == set()
-    tracker.admit(first)
-    assert peers(ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.1"), compact("10.0.0.2")}
+    await tracker.answer(first)
+    assert peers(await ask(tracker, announce("10.0.0.2"))) == set()
+    await tracker.admit(first)
+    assert peers(await ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.1"), compact("10.0.0.2")}
 
 
-def test_the_seeder_is_added_at_the_address_by_which_the_peer_reached_it() -> None:
+async def test_the_seeder_is_added_at_the_address_by_which_the_peer_reached_it() -> None:
     tracker = make_tracker(seeded=INFOHASH)
-    answer = ask(tracker, announce("10.0.0.1", reached="10.0.0.5"))
+    answer = await ask(tracker, announce("10.0.0.1", reached="10.0.0.5"))
     assert peers(answer) == {compact("10.0.0.5", 6881)}
     assert answer[b"complete"] == 1
-    assert peers(ask(tracker, announce("10.9.0.1", reached="10.9.0.5"))) == {
+    assert peers(await ask(tracker, announce("10.9.0.1", reached="10.9.0.5"))) == {
         compact("10.9.0.5", 6881),
         compact("10.0.0.1"),
     }
 
 
-def test_a_specific_bittorrent_address_is_handed_out_as_it_is() -> None:
+async def test_a_specific_bittorrent_address_is_handed_out_as_it_is() -> None:
     tracker = make_tracker(bittorrent="10.7.7.7", seeded=INFOHASH)
-    assert peers(ask(tracker, announce("10.0.0.1"))) == {compact("10.7.7.7", 6881)}
+    assert peers(await ask(tracker, announce("10.0.0.1"))) == {compact("10.7.7.7", 6881)}
 
 
-def test_the_seeder_is_not_promised_to_a_family_it_does_not_listen_on() -> None:
+async def test_the_seeder_is_not_promised_to_a_family_it_does_not_listen_on() -> None:
     tracker = make_tracker(seeded=INFOHASH)
-    assert peers(ask(tracker, announce("fd00::1", reached="fd00::5"))) == set()
+    assert peers(await ask(tracker, announce("fd00::1", reached="fd00::5"))) == set()
 
 
-def test_a_peer_on_the_trackers_own_host_is_given_an_address_others_can_reach() -> None:
+async def test_a_peer_on_the_trackers_own_host_is_given_an_address_others_can_reach() -> None:
     tracker = make_tracker()
-    ask(tracker, announce("127.0.0.1", 7000, reached="127.0.0.1"))
-    assert peers(ask(tracker, announce("10.0.0.1"))) == {compact("10.0.0.5", 7000)}
-    assert peers(ask(tracker, announce("127.0.0.2", reached="127.0.0.1"))) == {
+    await ask(tracker, announce("127.0.0.1", 7000, reached="127.0.0.1"))
+    assert peers(await ask(tracker, announce("10.0.0.1"))) == {compact("10.0.0.5", 7000)}
+    assert peers(await ask(tracker, announce("127.0.0.2", reached="127.0.0.1"))) == {
         compact("127.0.0.1", 7000),
         compact("10.0.0.1"),
     }
 
 
-def test_ipv6_peers_come_in_their_own_list() -> None:
+async def test_ipv6_peers_come_in_their_own_list() -> None:
     tracker = make_tracker()
-    ask(tracker, announce("fd00::1"))
-    answer = ask(tracker, announce("::ffff:10.0.0.2"))
+    await ask(tracker, announce("fd00::1"))
+    answer = await ask(tracker, announce("::ffff:10.0.0.2"))
     assert (answer[b"peers"], answer[b"peers6"]) == (b"", compact("fd00::1"))
-    assert ask(tracker, announce("fd00::3"))[b"peers"] == compact("10.0.0.2")
+    assert (await ask(tracker, announce("fd00::3")))[b"peers"] == compact("10.0.0.2")
 
 
-def test_a_seed_is_not_told_of_other_seeds() -> None:
+async def test_a_seed_is_not_told_of_other_seeds() -> None:
     tracker = make_tracker(seeded=INFOHASH)
-    ask(tracker, announce("10.0.0.1", left=0))
-    ask(tracker, announce("10.0.0.2", left=5))
-    answer = ask(tracker, announce("10.0.0.3", left=0))
+    await ask(tracker, announce("10.0.0.1", left=0))
+    await ask(tracker, announce("10.0.0.2", left=5))
+    answer = await ask(tracker, announce("10.0.0.3", left=0))
     assert peers(answer) == {compact("10.0.0.2")}
     assert (answer[b"complete"], answer[b"incomplete"]) == (2, 1)
 
 
-def test_a_stopped_peer_is_forgotten_and_learns_nothing() -> None:
+async def test_a_stopped_peer_is_forgotten_and_learns_nothing() -> None:
     tracker = make_tracker()
-    ask(tracker, announce("10.0.0.1"))
-    ask(tracker, announce("10.0.0.2"))
-    assert peers(ask(tracker, announce("10.0.0.1", event="stopped"))) == set()
-    assert peers(ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.2")}
-    assert tracker.peers == 2
+    await ask(tracker, announce("10.0.0.1"))
+    await ask(tracker, announce("10.0.0.2"))
+    assert peers(await ask(tracker, announce("10.0.0.1", event="stopped"))) == set()
+    assert peers(await ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.2")}
+    assert known(tracker) == 2
 
 
-def test_a_peer_that_missed_its_announces_is_forgotten() -> None:
+async def test_a_peer_that_missed_its_announces_is_forgotten() -> None:
     clock = Clock()
     tracker = make_tracker(clock=clock)
-    ask(tracker, announce("10.0.0.1"))
+    await ask(tracker, announce("10.0.0.1"))
     clock.now += 80
-    ask(tracker, announce("10.0.0.2"))
+    await ask(tracker, announce("10.0.0.2"))
     clock.now += 20
-    assert peers(ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.2")}
+    assert peers(await ask(tracker, announce("10.0.0.3"))) == {compact("10.0.0.2")}
     clock.now += 1000
-    assert peers(ask(tracker, announce("10.0.0.4"))) == set()
-    assert tracker.peers == 1
+    assert peers(await ask(tracker, announce("10.0.0.4"))) == set()
+    assert known(tracker) == 1
 
 
-def test_an_answer_is_bounded_and_differs_from_peer_to_peer() -> None:
+async def test_an_answer_is_bounded_and_differs_from_peer_to_peer() -> None:
     tracker = make_tracker(seeded=INFOHASH)
     for number in range(200):
-        ask(tracker, announce(f"10.1.{number}.1"))
-    answers = [peers(ask(tracker, announce("10.2.0.1", numwant=numwant))) for numwant in (1000, 1000, -1)]
+        await ask(tracker, announce(f"10.1.{number}.1"))
+    answers = [peers(await ask(tracker, announce("10.2.0.1", numwant=numwant))) for numwant in (1000, 1000, -1)]
     assert all(len(answer) == MAX_HANDED_OUT and compact("10.0.0.5", 6881) in answer for answer in answers)
     assert answers[0] != answers[1]
-    assert len(peers(ask(tracker, announce("10.2.0.2", numwant=3)))) == 3
-    assert peers(ask(tracker, announce("10.2.0.3", numwant=0))) == set()
+    assert len(peers(await ask(tracker, announce("10.2.0.2", numwant=3)))) == 3
+    assert peers(await ask(tracker, announce("10.2.0.3", numwant=0))) == set()
 
 
-def test_a_full_tracker_refuses_new_peers_and_keeps_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_tracker_refuses_new_peers_and_keeps_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PEERS", 2)
     tracker = make_tracker()
-    ask(tracker, announce("10.0.0.1"))
-    ask(tracker, announce("10.0.0.2"))
+    await ask(tracker, announce("10.0.0.1"))
+    await ask(tracker, announce("10.0.0.2"))
     with pytest.raises(OverloadedError, match="full"):
-        ask(tracker, announce("10.0.0.3"))
-    ask(tracker, announce("10.0.0.1"))
-    ask(tracker, announce("10.0.0.9", event="stopped"))
+        await ask(tracker, announce("10.0.0.3"))
+    await ask(tracker, announce("10.0.0.1"))
+    await ask(tracker, announce("10.0.0.9", event="stopped"))
 
 
-def test_one_host_cannot_fill_the_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_host_cannot_fill_the_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PEERS_PER_HOST", 2)
     clock = Clock()
     tracker = make_tracker(clock=clock)
-    ask(tracker, announce("10.0.0.1", 1))
-    ask(tracker, announce("10.0.0.1", 2))
+    await ask(tracker, announce("10.0.0.1", 1))
+    await ask(tracker, announce("10.0.0.1", 2))
     with pytest.raises(OverloadedError, match="one host"):
-        ask(tracker, announce("10.0.0.1", 3))
-    ask(tracker, announce("10.0.0.1", 2))
-    ask(tracker, announce("10.0.0.2", 3))
-    ask(tracker, announce("10.0.0.1", 1, event="stopped"))
-    ask(tracker, announce("10.0.0.1", 3))
+        await ask(tracker, announce("10.0.0.1", 3))
+    await ask(tracker, announce("10.0.0.1", 2))
+    await ask(tracker, announce("10.0.0.2", 3))
+    await ask(tracker, announce("10.0.0.1", 1, event="stopped"))
+    await ask(tracker, announce("10.0.0.1", 3))
     clock.now += 1000
     for port in (4, 5):
-        ask(tracker, announce("10.0.0.1", port))
+        await ask(tracker, announce("10.0.0.1", port))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_a_malformed_announce_names_the_parameter(query: str, named: str) -> Non
 
 
 async def test_over_http_the_connection_says_who_announces_and_failures_are_bencoded() -> None:
-    tracker = Tracker(30, Address("127.0.0.1", 6881), lambda infohash: False)
+    tracker = Tracker(30, Address("127.0.0.1", 6881), lambda infohash: False, PeersInMemory(90))
     app = web.Application()
     add_tracker_routes(app, tracker)
     quoted = quote_from_bytes(INFOHASH)
@@ -226,3 +234,35 @@ async def test_over_http_the_connection_says_who_announces_and_failures_are_benc
         }
         assert b"info_hash" in (await get("/announce?port=1"))[b"failure reason"]
         assert b"info_hash" in (await get("/scrape"))[b"failure reason"]
+
+
+async def test_peers_from_outside_the_sites_networks_and_unknown_torrents_are_refused_with_a_counted_reason() -> None:
+    tracker = Tracker(
+        30,
+        Address("0.0.0.0", 6881),
+        lambda infohash: False,
+        PeersInMemory(90),
+        is_known=lambda infohash: infohash == INFOHASH,
+        networks=[ipaddress.ip_network("127.0.0.0/30")],
+    )
+    app = web.Application()
+    add_tracker_routes(app, tracker)
+    before = {outcome: counted(outcome) for outcome in ("answered", "foreign", "unknown", "malformed")}
+    async with serving(app, Address("127.0.0.1", 0)) as address:
+
+        async def get(infohash: bytes, host: str, port: str = "7001") -> Any:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(host, 0))) as client:
+                url = f"http://{address}/announce?info_hash={quote_from_bytes(infohash)}&port={port}&left=9"
+                async with client.get(URL(url, encoded=True)) as response:
+                    return bencode.decode(await response.read())
+
+        assert b"interval" in await get(INFOHASH, "127.0.0.1")
+        assert b"tracker.networks" in (await get(INFOHASH, "127.0.0.9"))[b"failure reason"]
+        assert b"no such torrent" in (await get(b"y" * 20, "127.0.0.1"))[b"failure reason"]
+        assert b"port" in (await get(INFOHASH, "127.0.0.1", "x"))[b"failure reason"]
+    assert {outcome: counted(outcome) - was for outcome, was in before.items()} == dict.fromkeys(before, 1)
+    assert known(tracker) == 1
+
+
+def counted(outcome: str) -> float:
+    return prometheus_client.REGISTRY.get_sample_value("imagedist_tracker_announces_total", {"outcome": outcome}) or 0.0
