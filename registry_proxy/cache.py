@@ -62,7 +62,7 @@ class SiteCache:
         self._private = PrivateBlobs(store)
         self._heads: Flights[_Question, tuple[UpstreamRepository, int]] = Flights()
         self._proofs: Flights[_Question, None] = Flights()
-        store.removed = self._private.forget
+        store.removed.append(self._private.forget)
         self._places: WeakKeyDictionary[Arrival, list[UpstreamRepository]] = WeakKeyDictionary()
 
     async def close(self) -> None:

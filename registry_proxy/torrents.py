@@ -66,6 +66,9 @@ class Torrents:
             share.directory,
         )
 
+        cache.store.removed.append(self._forget)
+        self._drop_orphans()
+
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/torrents/{digest}", self.get_torrent)
         app.router.add_post("/blobs/{digest}/fetch", self.fetch)
@@ -131,6 +134,16 @@ class Torrents:
             return False
         await asyncio.to_thread(self._cache.store.ledger.unlink, path)
         return True
+
+    async def _forget(self, digest: Digest) -> None:
+        """A blob is gone although its seeders did not answer (it had rotted): its torrent is made and told anew."""
+        await asyncio.to_thread(self._cache.store.ledger.unlink, self._path(digest))
+
+    def _drop_orphans(self) -> None:
+        """Torrents of blobs that are not here: a process was killed between the two, or somebody removed a blob."""
+        for path in self._directory.glob("*.torrent"):
+            if not (self._cache.store.root / "blobs" / "sha256" / path.stem).exists():
+                self._cache.store.ledger.unlink(path)
 
     def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:
         is_of_a_kind = digest.algorithm == "sha256" and size_bytes >= self._min_size_bytes

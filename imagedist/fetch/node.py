@@ -89,7 +89,7 @@ class NodeBlobs:
         # A disk that is nearly full is told before a piece of the swarm comes, so that the blob is passed on instead.
         self._store = store = BlobStore(root, quota_bytes, headroom_bytes=None, may_evict=self._let_go)
         self._private = PrivateBlobs(store)
-        store.removed = self._private.forget
+        store.removed.append(self._private.forget)
         self._grants = Grants(site.blob_size)
         self._site = site
         self._session = session

@@ -66,7 +66,7 @@ class BlobStore:
 
     Attributes:
         space: the room there is: pins, promises, evictions.
-        removed: told after a blob was unlinked, so that what lies beside it can go, too.
+        removed: those are told after a blob was unlinked, so that what lies beside it can go, too.
 
     Raises:
         StorageError: the directory cannot be made or read, or a newer version made it.
@@ -81,7 +81,7 @@ class BlobStore:
         may_evict: MayEvict | None = None,
     ) -> None:
         self.root = root
-        self.removed: Removed | None = None
+        self.removed: list[Removed] = []
         try:
             for algorithm in ALGORITHMS:
                 (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
@@ -199,8 +199,8 @@ class BlobStore:
             StorageError: the file cannot be unlinked.
         """
         size_bytes = await asyncio.to_thread(self.ledger.unlink, self.path(digest))
-        if self.removed is not None:
-            await self.removed(digest)
+        for told in self.removed:
+            await told(digest)
         return size_bytes
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ class Room:
             return await self._evict(0, at_least_bytes=size_bytes)
 
     def recount(self) -> Inventory:
-        """Counts all files and corrects the ledger. Blocking; about a second for 200,000 files.
+        """Counts all files and corrects the ledger. Blocking; about a second for 150,000 files.
 
         Raises:
             StorageError: a directory cannot be read.

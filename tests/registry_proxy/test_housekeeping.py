@@ -196,6 +196,39 @@ async def test_rotten_blob_that_is_pinned_is_fetched_again_at_once(
     assert path.read_bytes() == LAYER
 
 
+async def test_torrents_without_their_blobs_go_at_the_start(start: StartProxy, tmp_path: Path) -> None:
+    torrents = tmp_path / "site" / "torrents"
+    await start()
+    torrents.mkdir(exist_ok=True)
+    (torrents / f"{BLOB.hex}.torrent").write_bytes(b"left by a killed process")
+    proxy = await start()
+    assert not list(torrents.glob("*.torrent"))
+    assert (await call(proxy, "GET", "store"))["used_bytes"] == 0
+
+
+@pytest.mark.root
+async def test_disk_of_eight_megabytes_serves_whatever_is_asked_for(
+    start: StartProxy, upstream: FaultyRegistry, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path / "site"))
+    assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
+    try:
+        proxy = await start()
+        for n in range(6):
+            assert await pull(proxy, upstream, bytes([n]) * (3 << 20)) == 200
+        assert 1 <= len(blobs(tmp_path)) <= 2
+        larger = os.urandom(12 << 20)
+        path = f"{IMAGE}/blobs/{upstream.add_blob(larger)}"
+        answers = await asyncio.gather(*(proxy.get(path) for _ in range(4)))
+        assert await asyncio.gather(*(answer.read() for answer in answers)) == [larger] * 4
+        assert (await proxy.get(f"{IMAGE}/manifests/1")).status == 200
+        assert not list((tmp_path / "site" / "partial").iterdir())
+        await proxy.close()
+    finally:
+        assert await (await asyncio.create_subprocess_exec("umount", "--lazy", str(tmp_path / "site"))).wait() == 0
+
+
 async def imagedist(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "imagedist", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
