@@ -39,8 +39,8 @@ class Namespace:
             self.descriptor = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
         self.path = f"/proc/{os.getpid()}/fd/{self.descriptor}"
         """For ``nsenter --net=`` and ``ip … netns``, as long as this process lives."""
-        with self.entered(), contextlib.suppress(FileNotFoundError):  # a kernel without it
-            Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+        with contextlib.suppress(ImagedistError):  # a kernel without it
+            self.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
         self.ip("link set lo up")
 
     @contextmanager
@@ -75,6 +75,14 @@ class Namespace:
             )
         if done.returncode:
             raise ImagedistError(f"`{program}` failed on {'; '.join(lines)}: {done.stderr.strip() or 'no message'}")
+
+    def sysctl(self, name: str, value: int) -> None:
+        """Sets ``/proc/sys/<name>`` of this namespace. Raises ImagedistError: it cannot be set."""
+        try:
+            with self.entered():
+                Path(f"/proc/sys/{name}").write_text(str(value))
+        except OSError as error:
+            raise ImagedistError(f"cannot set {name} to {value}: {error.strerror}") from error
 
     def wait_until_up(self, interface: str) -> None:
         """Returns when the kernel carries packets over an interface, which it does a little after ``link set up``.

@@ -129,8 +129,7 @@ class Site:
         self.nodes: list[Node] = []
         self._network = network
         self.namespace = network.namespace()
-        with self.namespace.entered():
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        self.namespace.sysctl("net/ipv4/ip_forward", 1)
         self.namespace.ip(
             "link add switch type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
             f"address add {self.gateway}/{subnet.prefixlen} dev switch",
@@ -152,10 +151,12 @@ class Site:
             f"link set {port} master switch",
             f"link set {port} up",
         )
+        control = f"congctl {self._network.congestion_control}"
         inside.ip(
-            f"address add {address}/{self.subnet.prefixlen} dev eth0",
+            f"address add {address}/{self.subnet.prefixlen} dev eth0 noprefixroute",
             "link set eth0 up",
-            f"route add default via {self.gateway}",
+            f"route add {self.subnet} dev eth0 src {address} {control}",
+            f"route add default via {self.gateway} {control}",
         )
         for end, interface in ((inside, "eth0"), (self.namespace, port), (self.namespace, "switch")):
             end.wait_until_up(interface)
@@ -166,9 +167,15 @@ class Site:
 
 
 class Network:
-    """Use as a context manager; what runs in it at the end is killed, and so it is when this process is."""
+    """Use as a context manager; what runs in it at the end is killed, and so it is when this process is.
 
-    def __init__(self) -> None:
+    Args:
+        congestion_control: of every node, whatever the machine's own is: Linux' default. With ``bbr`` 20 connections
+            over one capped link carried 0.3 to 0.6 of what it could until the last was done, with ``cubic`` 0.95.
+    """
+
+    def __init__(self, congestion_control: str = "cubic") -> None:
+        self.congestion_control = congestion_control
         self._namespaces: list[Namespace] = []
         self._sites = itertools.count(1)
         self._links = itertools.count()

@@ -96,6 +96,12 @@ def test_the_machine_itself_has_no_address_of_the_network(network: Network) -> N
             socket.create_server((address, _PORT))
 
 
+def test_nodes_do_not_inherit_the_machines_congestion_control(network: Network) -> None:
+    routes = network.site("here").node("one").run(["ip", "route"]).splitlines()
+    assert len(routes) == 2
+    assert all("congctl cubic" in route for route in routes)
+
+
 def test_two_networks_have_the_same_addresses_and_do_not_meet(network: Network) -> None:
     with Network() as another:
         one, two = (each.site("here").node("one") for each in (network, another))
