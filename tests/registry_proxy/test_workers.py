@@ -36,7 +36,7 @@ site_seeders = ["{seeder}"]
 workers = {workers}
 first_wave_nodes = 2
 first_wave_wait = "60s"
-drain = "5s"
+drain = "{drain}"
 access_log = "off"
 [upstreams.up]
 url = "{upstream}"
@@ -75,7 +75,12 @@ def start(tmp_path: Path, upstream: FaultyRegistry, seeder: tuple[str, Counter[s
         address = Address("127.0.0.1", free_port())
         (tmp_path / "proxy.toml").write_text(
             _CONFIG.format(
-                address=address, directory=tmp_path, seeder=seeder[0], workers=WORKERS, upstream=upstream.url
+                address=address,
+                directory=tmp_path,
+                seeder=seeder[0],
+                workers=WORKERS,
+                upstream=upstream.url,
+                drain="2s",
             )
         )
         argv = ["-m", "registry_proxy", "--config", str(tmp_path / "proxy.toml")]
@@ -183,3 +188,34 @@ async def test_metrics_are_those_of_all_workers(start: Start, tmp_path: Path) ->
         program.signal(signal.SIGTERM)
         assert await program.end() == 0
     assert list(tmp_path.glob("imagedist-workers-*/*/")) == []
+
+
+async def test_a_proxy_that_stops_in_mid_fetch_leaves_it_to_the_next_one(
+    start: Start, upstream: FaultyRegistry
+) -> None:
+    upstream.gate = asyncio.Event()
+    async with start() as (program, address):
+        asking = asyncio.create_task(ask(address, BLOB_PATH))
+        await asyncio.wait([asking], timeout=1.0)
+        program.signal(signal.SIGTERM)
+        await program.hear("cutting 1 requests off")  # after [proxy] drain
+        assert await program.end() == 0
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+    half_bytes = upstream.bytes_sent
+    upstream.gate.set()
+    async with start() as (_, address):
+        assert await ask(address, BLOB_PATH) == (200, LAYER)
+    assert 0 < half_bytes < len(LAYER)
+    assert upstream.bytes_sent - half_bytes < len(LAYER)  # the rest, not all of it again
+
+
+async def test_long_polls_do_not_hold_up_the_stop(start: Start, upstream: FaultyRegistry) -> None:
+    upstream.gate = asyncio.Event()
+    async with start() as (program, address):
+        asking = [asyncio.create_task(ask(address, f"{TORRENT}&wait=50", f"node-{i}")) for i in range(6)]
+        await asyncio.wait(asking, timeout=1.0)
+        program.signal(signal.SIGTERM)
+        assert {status for status, _ in await asyncio.gather(*asking)} == {202}
+        assert await program.end() == 0
+        assert "cutting" not in program.said
