@@ -79,3 +79,16 @@ async def test_the_command_line_takes_the_authority_from_the_environment(
             else:
                 assert process.returncode == 0, output
                 check_tree(root)
+
+
+async def test_a_node_that_is_alone_uses_the_https_proxy_as_a_web_seed(site: Site, authority: Authority) -> None:
+    async with site:
+        site.put(BUILT, "team/app", "1")
+        keys = trusting(site, authority)
+        async with site.agent(agent=keys) as (first, _, _):
+            await pull(first)
+        await site.stop_seeder()
+        async with site.agent(agent=keys) as (second, _, store):
+            received = (await pull(second)).received_bytes or {}
+            check_tree(store)
+    assert received.get("webseed", 0) > 0
