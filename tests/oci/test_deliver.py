@@ -351,7 +351,7 @@ async def test_body_that_only_drips_is_taken_for_broken(
             asked = client.blob_bytes("team/app", digest, len(CONTENT))
         with pytest.raises(SourceError, match="less than 1024 bytes came per second"):
             await asked
-        assert registry.blob_gets[digest] == bulk.MAX_RESUMES + 1
+        assert 1 < registry.blob_gets[digest] <= bulk.MAX_RESUMES + 1
         registry.drops = None
         await deliver(client, digest, taken, threads, len(taken.content))
     assert taken.content == CONTENT
@@ -361,15 +361,16 @@ async def test_slow_reader_is_not_held_against_the_registry(
     registry: FaultyRegistry, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, http: Http
 ) -> None:
     monkeypatch.setattr(bulk, "SLOW_SECONDS", 0.05)
-    digest, taken = registry.add_blob(CONTENT), bytearray()
+    content = CONTENT[: 2 * CHUNK_BYTES]
+    digest, taken = registry.add_blob(content), bytearray()
 
     def slowly(chunk: bytes | memoryview) -> None:
-        threading.Event().wait(0.15)
+        threading.Event().wait(0.6)
         taken.extend(chunk)
 
-    monkeypatch.setattr(bulk, "SLOW_BYTES_PER_SECOND", 5 << 20)
+    monkeypatch.setattr(bulk, "SLOW_BYTES_PER_SECOND", 1 << 20)
     async with client_of(registry, http) as client:
         async with client.blob("team/app", digest) as stream:
             await stream.deliver(slowly, threads)
-    assert bytes(taken) == CONTENT
+    assert bytes(taken) == content
     assert registry.blob_gets[digest] == 1
