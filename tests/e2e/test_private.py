@@ -16,9 +16,12 @@ from imagedist.errors import SourceError
 from tests.e2e.conftest import HOSTS
 from tests.e2e.node import Node
 from tests.e2e.private import PASSWORD, PrivateRegistry, TokenServer
+from tests.e2e.releases import RELEASES, Release
 from tests.e2e.runtimes import Docker
 from tests.e2e.site import Agent, Site
 from tests.e2e.snapshotter import HOSTS_TOML, CriContainerd, Snapshotter
+from tests.e2e.test_docker_image_store import RELEASES as IMAGE_STORES
+from tests.e2e.test_docker_image_store import ImageStore
 from tests.e2e.upstream import HOST
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo", "podman", "docker.io", "containerd")
@@ -88,7 +91,7 @@ class World:
         self.site = Site(base / "site", "", upstreams=_UPSTREAMS)
         (base / "site/password").write_text(PASSWORD)
         self.site.start()
-        self.agent = Agent(base / "n", MIRROR, "127.0.0.6:6882", self.site)
+        self.agent = Agent(base / "n", MIRROR, "127.0.0.7:6882", self.site)
         self.agent.start()
 
     def check_that_no_runtime_asked_upstream(self) -> None:
@@ -129,18 +132,36 @@ def private_docker(base: Path, _world: World) -> Iterator[Docker]:
     daemon.stop()
 
 
-@pytest.fixture(scope="module")
-def cri(base: Path, _world: World) -> Iterator[CriContainerd]:
-    snapshotter = Snapshotter(_world.agent)
+@pytest.fixture(scope="module", params=RELEASES)
+def cri(request: pytest.FixtureRequest, base: Path, _world: World) -> Iterator[CriContainerd]:
+    """With an agent of its own, which has its snapshots."""
+    release: Release = request.param
+    agent = Agent(base / f"pn-{release.version}", "127.0.0.1:5057", "127.0.0.8:6882", _world.site)
+    agent.start()
+    snapshotter = Snapshotter(agent)
     snapshotter.start()
     hosts = {
-        f"containerd/certs.d/{name}/hosts.toml": HOSTS_TOML.format(registry=name, mirror=_world.agent.url)
-        for name in KEYS
+        f"containerd/certs.d/{name}/hosts.toml": HOSTS_TOML.format(registry=name, mirror=agent.url) for name in KEYS
     }
-    daemon = CriContainerd(base / "pk", _world.agent, etc=hosts, hosts=PRIVATE_HOSTS)
+    daemon = CriContainerd(base / f"pk-{release.version}", agent, release, etc=hosts, hosts=PRIVATE_HOSTS)
     yield daemon
     daemon.stop()
     snapshotter.close()
+    agent.stop()
+
+
+@pytest.fixture(scope="module", params=IMAGE_STORES)
+def image_store(request: pytest.FixtureRequest, base: Path, _world: World) -> Iterator[ImageStore]:
+    release: Release = request.param
+    agent = Agent(base / f"pi-{release.version}", "127.0.0.1:5058", "127.0.0.9:6882", _world.site)
+    agent.start()
+    snapshotter = Snapshotter(agent)
+    snapshotter.start()
+    daemon = ImageStore(base / f"ps-{release.version}", agent, release)
+    yield daemon
+    daemon.stop()
+    snapshotter.close()
+    agent.stop()
 
 
 class Podman:
@@ -191,6 +212,19 @@ def test_docker_sends_its_docker_hub_login_to_the_mirror(
         done = private_docker.pull("open:1", stranger)
         assert done.returncode == 0, done.stderr
         private_docker.run("rmi", "open:1")
+    world.check_that_no_runtime_asked_upstream()
+
+
+def test_docker_with_the_containerd_image_store_sends_its_login_to_no_mirror(
+    image_store: ImageStore, world: World
+) -> None:
+    config = image_store.containerd.node.base / "home/.docker/config.json"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": encoded("alice")}}}))
+    denied = image_store.run("pull", "secret:1")
+    assert denied.returncode != 0
+    assert "401 Unauthorized" in denied.stderr
+    image_store.succeed("pull", "open:1")
     world.check_that_no_runtime_asked_upstream()
 
 
