@@ -12,10 +12,12 @@ from imagedist.distribution.paging import tags_page
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.metrics import FETCHES
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
+from imagedist.store.arrival import Arrival
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.reading import OpenBlob
+from imagedist.store.writer import BlobWriter
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
 from registry_proxy.fetching import LyingSourceError, Nearby, fetch_blob, nothing_nearby

@@ -9,7 +9,7 @@ from imagedist.errors import IntegrityError, NotFoundError, SourceError
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import BlobWriter
+from imagedist.store.writer import BlobWriter
 from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.upstream_client import BLAMED_SECONDS, SUSPECTED_SECONDS, Source
 

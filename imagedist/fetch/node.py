@@ -27,10 +27,11 @@ from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, FoundTorrent, Site
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.reading import OpenBlob
+from imagedist.store.writer import BlobWriter
 from imagedist.swarm.session import SwarmSession, Transfer
 from imagedist.swarm.torrent import TorrentFacts, build, parse
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from pathlib import Path
 
 from imagedist.errors import InputError, storage_error
@@ -20,6 +21,9 @@ from imagedist.store.blobs import BlobStore
 
 _MAX_OWNERS = 256
 """Of one blob. Who is not noted any more is asked about again: a base layer may be in thousands of repositories."""
+
+_KEPT_SECONDS = 24 * 3600.0
+"""A private blob may pass through another process without being stored: its note stays meanwhile."""
 
 
 class PrivateBlobs:
@@ -40,7 +44,7 @@ class PrivateBlobs:
                     digest = Digest.parse(entry.name.replace("-", ":", 1))
                 except InputError:
                     continue  # being written aside by another process, or left by a killed one: inventory takes it
-                else:
+                if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:
                     self._drop_unless_here(digest)
         except OSError as error:
             raise storage_error(f"read the notes of private blobs in {self._directory}", error) from error

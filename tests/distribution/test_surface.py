@@ -25,9 +25,10 @@ from imagedist.errors import (
 )
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
-from imagedist.store.arrival import Arrivals, BlobWriter, Fetch
+from imagedist.store.arrivals import Arrivals, Fetch
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
+from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(3 << 20)
 BLOB = Digest.of(CONTENT)

@@ -214,12 +214,16 @@ async def test_start_keeps_the_notes_of_what_is_here_or_on_its_way_and_no_others
     store.path(here).touch()
     store.partial_path(arriving).touch()
     notes = PrivateBlobs(store)
-    for digest in (here, arriving, gone):
+    passing = Digest.of(b"passing through another process")
+    for digest in (here, arriving, gone, passing):
         await notes.add(digest, "vault")
+        if digest != passing:
+            os.utime(tmp_path / "private" / f"sha256-{digest.hex}", (0, 0))
 
     notes = PrivateBlobs(store)
+    assert await notes.owners(passing) == {"vault"}
     assert [await notes.owners(digest) for digest in (here, arriving, gone)] == [{"vault"}, {"vault"}, None]
-    assert len(list((tmp_path / "private").iterdir())) == 2
+    assert len(list((tmp_path / "private").iterdir())) == 3
     await notes.forget(arriving)  # evicted, but on its way again
     assert await notes.owners(arriving) == {"vault"}
 

@@ -13,8 +13,10 @@ import pytest
 
 from imagedist.errors import IntegrityError, NotFoundError, SourceError, StorageError
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
+from imagedist.store.arrival import Arrival
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
+from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest.of(CONTENT)
@@ -274,7 +276,7 @@ class TestTwoProcesses:
 import asyncio, os, signal, sys
 from pathlib import Path
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrivals
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 
 async def fetch(writer):

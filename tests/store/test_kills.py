@@ -16,8 +16,9 @@ import pytest
 from imagedist.errors import IntegrityError
 from imagedist.oci.digest import Digest
 from imagedist.store import inventory
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
+from imagedist.store.writer import BlobWriter
 from registry_proxy.pins import Pins
 from tests.support.counts import count
 

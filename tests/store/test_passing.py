@@ -13,10 +13,12 @@ import pytest
 
 from imagedist.errors import FullError, IntegrityError, SourceError
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrival, Arrivals, BlobWriter
+from imagedist.store.arrival import Arrival
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob
 from imagedist.store.window import Window
+from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(9 << 20)
 DIGEST = Digest.of(CONTENT)

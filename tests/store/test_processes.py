@@ -14,8 +14,9 @@ import pytest
 
 from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
+from imagedist.store.writer import BlobWriter
 from tests.support.counts import count
 
 QUOTA = 400_000

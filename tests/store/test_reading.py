@@ -13,9 +13,10 @@ import pytest
 
 from imagedist.errors import IntegrityError, StorageError
 from imagedist.oci.digest import Digest
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import Span, deliver
+from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(1_500_000)
 DIGEST = Digest.of(CONTENT)

@@ -12,10 +12,11 @@ import pytest
 from imagedist.errors import FullError, SourceError
 from imagedist.oci.digest import Digest
 from imagedist.store import inventory
-from imagedist.store.arrival import Arrivals, BlobWriter
+from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.inventory import Item
 from imagedist.store.ledger import Ledger
+from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest.of(CONTENT)
