@@ -7,8 +7,10 @@ of 1 MiB that took a third of the server's CPU time (``imagedist-bench proxy``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import socket
 from io import FileIO
 
 from imagedist.errors import StorageError, storage_error
@@ -58,7 +60,10 @@ class _Sending:
     ) -> None:
         self._loop = loop
         self._transport = transport
-        self._socket = transport.get_extra_info("socket").fileno()
+        self._connection: socket.socket = transport.get_extra_info("socket")
+        self._socket = self._connection.fileno()
+        self._is_tcp = self._connection.family in (socket.AF_INET, socket.AF_INET6)
+        self._fill_segments(True)
         self._file = file
         self._offset = offset
         self._end = end
@@ -77,7 +82,18 @@ class _Sending:
             await self._done
         return self._offset
 
+    def _fill_segments(self, value: bool) -> None:
+        """Only full segments while it lasts (tcp(7)); afterwards at once again, as aiohttp wants it.
+
+        0.40 s of CPU per GB to one client, nginx 0.42; with either option alone 0.45, with none 0.55.
+        """
+        if self._is_tcp and not self._transport.is_closing():
+            with contextlib.suppress(OSError):  # it went away: sending will find out
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not value)
+
     def close(self) -> None:
+        self._fill_segments(False)
         if self._timer is not None:
             self._timer.cancel()
         if self._duplicate >= 0:

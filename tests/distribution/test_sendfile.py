@@ -117,3 +117,20 @@ async def test_cancelled_sending_leaves_the_loop_clean(
     with pytest.raises(asyncio.CancelledError):
         await sending
     assert set(os.listdir("/proc/self/fd")) == open_files
+
+
+async def test_tcp_sends_full_segments_meanwhile_and_at_once_afterwards(file: FileIO) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_connection(listening.getsockname()) as client:
+            client.setblocking(False)
+            served, _ = listening.accept()
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(Served, served)
+            options = [(socket.IPPROTO_TCP, one) for one in (socket.TCP_CORK, socket.TCP_NODELAY)]
+            sending = asyncio.create_task(sendfile(transport, file, 0, len(CONTENT), stall_seconds=60))
+            await received(client, 1)
+            assert [bool(served.getsockopt(*one)) for one in options] == [True, False]
+            await received(client, len(CONTENT) - (1 << 16))
+            assert await sending == len(CONTENT)
+            assert [bool(served.getsockopt(*one)) for one in options] == [False, True]
+            transport.abort()
+            await asyncio.sleep(0)
