@@ -21,6 +21,7 @@ _PREFIX = "imagedist."
 _LIFE_SECONDS = 3600
 _HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
+_PRINTABLE = re.compile(r"[\x21-\x7e][\x20-\x7e]*\Z")
 _NOBODY = "Og=="
 """Basic with an empty name and password: what podman sends when it has no login."""
 
@@ -40,7 +41,7 @@ def sent_authorization(request: web.Request) -> str | None:
             scheme, value = "basic", value.removeprefix(_PREFIX)
     if scheme.lower() == "basic":
         return f"Basic {value}" if value != _NOBODY and _BASE64.match(value) else None
-    return header.strip() or None
+    return header.strip() if _PRINTABLE.match(header.strip()) else None
 
 
 def challenge(request: web.Request, scope: str | None = None) -> str:
