@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 
@@ -15,8 +16,8 @@ _STALL_SECONDS = 60.0
 
 class Window:
     """The last ``limit_bytes`` of a stream. The writer waits for the slowest reader; when others have everything
-    already, a laggard is cut off after ``patience_seconds``, so that it holds up nobody for long: it may ask again,
-    from where it was.
+    already, who needs more than ``patience_seconds`` for a chunk is cut off, so that nobody is held up for long: it
+    may ask again, from where it was.
 
     Args:
         start: the offset of the first byte that will be put.
@@ -78,21 +79,21 @@ class Window:
         Raises:
             SourceError: nobody reads, or it was closed.
         """
-        waited_seconds = 0.0
+        now = asyncio.get_running_loop().time
+        moved_at = held_since = now()
         while self.end + len(chunk) - self.start > self._limit_bytes and self._chunks:
             if self._give_way():
-                waited_seconds = 0.0
+                held_since = now()
                 continue
-            if waited_seconds >= self._stall_seconds or self._is_closed:
+            if self._is_closed or now() - moved_at >= self._stall_seconds:
                 raise SourceError("nobody reads a blob that the site has no room to store")
-            if waited_seconds >= self._patience_seconds and self._cut_off():
+            if now() - held_since >= self._patience_seconds and self._cut_off():
                 continue
             self._moved.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience_seconds):
                     await self._moved.wait()
-            except TimeoutError:
-                waited_seconds += self._patience_seconds
+                    moved_at = now()
         self._chunks.append(chunk)
         self.end += len(chunk)
         self._changed()

@@ -162,6 +162,23 @@ class TestWindow:
         with pytest.raises(SourceError, match="too slow"):
             window.read("slow", 0, 1)
 
+    async def test_who_trickles_is_cut_off_as_well(self) -> None:
+        window = Window(0, lambda: None, 4, patience_seconds=0.05)
+        window.join("fast", 0)
+        window.join("slow", 0)
+        await window.put(b"abcd")
+        window.join("fast", 4)
+
+        async def trickle() -> None:
+            while True:
+                window.read("slow", 0, 1)
+                await asyncio.sleep(0.01)
+
+        trickling = asyncio.create_task(trickle())
+        await window.put(b"ef")
+        with pytest.raises(SourceError, match="too slow"):
+            await trickling
+
     async def test_nobody_is_cut_off_when_all_are_slow(self) -> None:
         window = Window(0, lambda: None, 2, patience_seconds=0.01)
         window.join("one", 0)
