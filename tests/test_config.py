@@ -192,3 +192,30 @@ def test_how_the_agent_serves_can_be_said(tmp_path: Path) -> None:
 def test_every_key_of_an_upstream_is_explained() -> None:
     pages = "".join(path.read_text() for path in (Path(__file__).parents[1] / "docs").glob("*.md"))
     assert [key for key in Upstream.model_fields if f"`{key}" not in pages and f"\n{key} =" not in pages] == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ('mode = "public"\nusername = "u"', "credentials are for mode = \"service-account\", not 'public'"),
+        (
+            'mode = "passthrough"\nusername_env = "U"',
+            "credentials are for mode = \"service-account\", not 'passthrough'",
+        ),
+        ('mode = "service-account"', 'mode = "service-account" needs credentials'),
+        ('mode = "passthrough"\nmirrors = ["http://m"]', "mirrors cannot say who may read"),
+        ('mode = "open"', "upstreams.local.mode"),
+        ('repositories = ["/(/"]', "expected a glob, or a regular expression between slashes"),
+        ('stale_if_error = "old"', "expected a duration"),
+    ],
+)
+def test_mode_that_its_upstream_cannot_have_is_refused(tmp_path: Path, keys: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, f"{PROXY}{keys}\n", ProxyConfig)
+    assert says in str(caught.value)
+
+
+def test_mode_follows_from_the_credentials(tmp_path: Path) -> None:
+    keys = {"": "public", 'docker_config = "/c"': "service-account", 'mode = "passthrough"': "passthrough"}
+    for text, mode in keys.items():
+        assert loaded(tmp_path, f"{PROXY}{text}\n", ProxyConfig).upstreams["local"].access == mode

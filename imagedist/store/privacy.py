@@ -19,6 +19,7 @@ from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 
+_ABANDONED_SECONDS = 600.0
 _MAX_OWNERS = 256
 """Of one blob. Who is not noted any more is asked about again: a base layer may be in thousands of repositories."""
 
