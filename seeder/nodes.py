@@ -90,6 +90,11 @@ class Nodes:
             for node_id, node in sorted(self._nodes.items())
         ]
 
+    def has(self, address: str, port: int) -> bool:
+        """Whether a node lives that lets peers in there."""
+        self._forget_expired()
+        return any((node.address, node.heartbeat.peer_port) == (address, port) for node in self._nodes.values())
+
     def neighbours(self, of: str, port: int, count: int) -> list[tuple[str, int]]:
         """Address and peer port of some nodes by chance, but of the one that asks."""
         self._forget_expired()

@@ -46,6 +46,7 @@ def add_reach_routes(app: web.Application, nodes: Nodes, peer_port: Callable[[],
                 "address": str(peer[0]),
                 "obstacle": obstacle,
                 "peer_port": peer_port(),
+                "is_known": nodes.has(str(peer[0]), int(port)),
                 "neighbours": nodes.neighbours(str(peer[0]), int(port), _NEIGHBOURS),
             }
         )

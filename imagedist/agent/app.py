@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket as sockets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,7 +21,7 @@ from imagedist.agent.collecting import keep_collected
 from imagedist.agent.mirror import Mirror
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.source import NodeSource
-from imagedist.config import AgentConfig, read_secret
+from imagedist.config import Address, AgentConfig, read_secret
 from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
@@ -81,7 +82,7 @@ async def started(
         stack.enter_context(mounted(unpack.ramdisk, budget_bytes))
         workers = stack.enter_context(started_workers(unpack))
         engine = stack.enter_context(opened(config.storage, unpack, workers, budget_bytes))
-        node_id = f"{sockets.gethostname()}-{table.bittorrent}"
+        node_id = _node_id(table.bittorrent)
         limits = config.limits
         rate = TokenBucket(limits.download) if limits.download else None
         tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
@@ -176,11 +177,21 @@ async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIte
         await runner.cleanup()
 
 
+def _node_id(bittorrent: Address) -> str:
+    """Of letters that a path of the site's API may have; agents of one host differ in their peer ports."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sockets.gethostname()}-{bittorrent}").strip("-")[:128]
+
+
 async def _heartbeat(site: Site, config: AgentConfig) -> None:
-    """Tells the site that this node lives. A site that does not listen is not the node's trouble."""
+    """Tells the site that this node lives. A site that does not listen is not the node's trouble, but is said once."""
+    said = ""
     while True:
         try:
             await site.heartbeat(config.agent.labels, __version__, config.agent.bittorrent.port)
         except ImagedistError as error:
-            _LOG.debug("heartbeat: %s", error)
+            if str(error) != said:
+                _LOG.warning("the site does not know that this node lives: %s", error)
+            said = str(error)
+        else:
+            said = ""
         await asyncio.sleep(_HEARTBEAT_SECONDS)

@@ -85,6 +85,12 @@ async def reach(seeder: str, own: Address, tls: Tls | None = None) -> list[Findi
         )
         what = f"the site cannot connect to this node's peer port {address}:{own.port}: {obstacle}"
         findings = [Finding("bad", "peer-port-blocked", what, why, fix)]
+    if answer.get("is_known") is False:
+        why = "it is in no inventory and in no preheat; the first heartbeat comes at the agent's start, then every 15 s"
+        what = f"{seeder} has heard no heartbeat of this node ({address}, peer port {own.port})"
+        findings.append(Finding("warn", "inventory", what, why, "journalctl -u imagedist-agent | grep lives"))
+    else:
+        findings.append(Finding("ok", "inventory", f"{seeder} knows that this node lives"))
     host = urlsplit(seeder).hostname or ""
     seeders, found = await asyncio.gather(_seeders_port(host, port), neighbours(others))
     return [*findings, seeders, *found]

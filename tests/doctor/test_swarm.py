@@ -14,7 +14,7 @@ from imagedist.doctor import swarm
 from imagedist.service import render_site_errors, serving
 from seeder.nodes import Heartbeat, Nodes
 from seeder.reach import add_reach_routes
-from seeder.tracker import Tracker, add_tracker_routes
+from seeder.tracker import PeersInMemory, Tracker, add_tracker_routes
 from tests.doctor.servers import HERE, answering
 
 
@@ -31,7 +31,7 @@ async def listener() -> AsyncIterator[Address]:
 async def seeder(peer_port: int, nodes: Nodes | None = None) -> AsyncIterator[str]:
     app = web.Application(middlewares=[render_site_errors])
     add_reach_routes(app, nodes or Nodes(), lambda: peer_port)
-    add_tracker_routes(app, Tracker(30, Address("127.0.0.1", peer_port), lambda infohash: False))
+    add_tracker_routes(app, Tracker(30, Address("127.0.0.1", peer_port), lambda infohash: False, PeersInMemory(90)))
     async with serving(app, HERE) as address:
         yield f"http://{address}"
 
@@ -41,9 +41,11 @@ def codes(findings: list[Any]) -> list[tuple[str, str]]:
 
 
 async def test_both_directions_are_open() -> None:
-    async with listener() as own, listener() as seed, seeder(seed.port) as url:
+    nodes = Nodes()
+    async with listener() as own, listener() as seed, seeder(seed.port, nodes) as url:
+        nodes.beat("n1", Heartbeat(peer_port=own.port), own.host)
         found = await swarm.reach(url, own)
-    assert codes(found) == [("ok", "peer-port-open"), ("ok", "seeder-peer-port")]
+    assert codes(found) == [("ok", "peer-port-open"), ("ok", "inventory"), ("ok", "seeder-peer-port")]
 
 
 async def test_a_port_that_the_site_cannot_connect_to_is_a_problem() -> None:
@@ -51,7 +53,7 @@ async def test_a_port_that_the_site_cannot_connect_to_is_a_problem() -> None:
         pass
     async with listener() as seed, seeder(seed.port) as url:
         found = await swarm.reach(url, own)
-    assert codes(found) == [("bad", "peer-port-blocked"), ("ok", "seeder-peer-port")]
+    assert codes(found) == [("bad", "peer-port-blocked"), ("warn", "inventory"), ("ok", "seeder-peer-port")]
     assert str(own.port) in found[0].fix
 
 
@@ -60,7 +62,7 @@ async def test_a_seeders_port_that_this_node_cannot_connect_to_is_a_problem() ->
         pass
     async with listener() as own, seeder(seed.port) as url:
         found = await swarm.reach(url, own)
-    assert codes(found) == [("ok", "peer-port-open"), ("bad", "seeder-peer-port")]
+    assert codes(found) == [("ok", "peer-port-open"), ("warn", "inventory"), ("bad", "seeder-peer-port")]
 
 
 async def test_neighbours_that_are_not_reached_are_named() -> None:
@@ -70,7 +72,7 @@ async def test_neighbours_that_are_not_reached_are_named() -> None:
     async with listener() as own, listener() as seed, listener() as neighbour, seeder(seed.port, nodes) as url:
         nodes.beat("n1", Heartbeat(peer_port=own.port), own.host)
         nodes.beat("n2", Heartbeat(peer_port=neighbour.port), neighbour.host)
-        assert codes(await swarm.reach(url, own))[2:] == [("ok", "neighbours")]
+        assert codes(await swarm.reach(url, own))[3:] == [("ok", "neighbours")]
         nodes.beat("n3", Heartbeat(peer_port=gone.port), gone.host)
         *_, some = await swarm.reach(url, own)
     assert (some.severity, some.code) == ("warn", "neighbours")

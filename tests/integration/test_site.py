@@ -6,6 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from imagedist.agent.client import AgentClient
@@ -160,3 +161,15 @@ async def test_wrong_bytes_from_upstream_never_reach_a_store(tmp_path: Path, fau
             assert OverlayStore(store).images() == []
             blobs = {path.name for path in (tmp_path / "site" / "blobs" / "sha256").iterdir()}
             assert not blobs & {digest.hex for digest in LARGE}
+
+
+async def test_the_site_knows_its_nodes_by_their_heartbeats(tmp_path: Path) -> None:
+    async with Site(tmp_path) as site, site.agent() as (agent, _, _):
+        port = int((await asyncio.to_thread(agent.status)).bittorrent.rpartition(":")[2])
+        async with aiohttp.ClientSession() as http, asyncio.timeout(20):
+            nodes: list[dict[str, object]] = []
+            while not nodes:
+                async with http.get(f"http://{site.seeder}/site/v1/nodes") as answer:
+                    nodes = (await answer.json())["nodes"]
+    (node,) = nodes
+    assert (node["address"], node["peer_port"]) == ("127.0.0.1", port)

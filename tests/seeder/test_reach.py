@@ -48,6 +48,7 @@ async def test_an_open_port_is_reached_and_a_closed_one_is_refused() -> None:
                     "address": "127.0.0.1",
                     "obstacle": None,
                     "peer_port": 6881,
+                    "is_known": False,
                     "neighbours": [["10.0.0.2", 6882]],
                 },
             )
