@@ -10,6 +10,7 @@ that is evicted. A note that was cut short names nobody: still private.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -19,7 +20,6 @@ from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 
-_ABANDONED_SECONDS = 600.0
 _MAX_OWNERS = 256
 """Of one blob. Who is not noted any more is asked about again: a base layer may be in thousands of repositories."""
 
@@ -45,8 +45,9 @@ class PrivateBlobs:
                     digest = Digest.parse(entry.name.replace("-", ":", 1))
                 except InputError:
                     continue  # being written aside by another process, or left by a killed one: inventory takes it
-                if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:
-                    self._drop_unless_here(digest)
+                with contextlib.suppress(FileNotFoundError):  # another process was quicker
+                    if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                        self._drop_unless_here(digest)
         except OSError as error:
             raise storage_error(f"read the notes of private blobs in {self._directory}", error) from error
 
