@@ -70,6 +70,12 @@ ANNOUNCES = Counter(
 PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.", multiprocess_mode="livesum")
 SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.", multiprocess_mode="livesum")
 STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.", multiprocess_mode="livemostrecent")
+STORE_QUOTA_BYTES = Gauge(
+    "imagedist_store_quota_bytes", "The blob store's quota; 0: none.", multiprocess_mode="livemostrecent"
+)
+STORE_PINNED_BYTES = Gauge(
+    "imagedist_store_pinned_bytes", "Bytes that pins keep, as last counted.", multiprocess_mode="livemostrecent"
+)
 PULL_SECONDS = Histogram(
     "imagedist_pull_seconds", "Whole pulls into overlay storage.", buckets=(0.5, 1, 2, 5, 10, 20, 60, 300)
 )

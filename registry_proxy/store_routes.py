@@ -7,6 +7,7 @@ import time
 
 from aiohttp import web
 
+from imagedist.metrics import STORE_PINNED_BYTES
 from imagedist.site_store import FolderStatus, ScrubStatus, StoreStatus
 from imagedist.store.scrub import Scrub
 from registry_proxy.cache import SiteCache
@@ -57,6 +58,7 @@ class StoreRoutes:
         counted, usage, kept = space.recount(), store.ledger.read(), self._keeping.keeps()
         sizes = [self._cache.size_here(digest) for digest in kept]
         here = [size_bytes for size_bytes in sizes if size_bytes is not None]
+        STORE_PINNED_BYTES.set(sum(here))
         return StoreStatus(
             root=str(store.root),
             quota_bytes=space.quota_bytes,

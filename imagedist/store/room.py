@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from imagedist.errors import FullError, storage_error
-from imagedist.metrics import EVICTED_BYTES, EVICTIONS
+from imagedist.metrics import EVICTED_BYTES, EVICTIONS, STORE_PINNED_BYTES, STORE_QUOTA_BYTES
 from imagedist.oci.digest import Digest
 from imagedist.store import inventory
 from imagedist.store.inventory import Inventory, Item
@@ -53,6 +53,7 @@ class Room:
     ) -> None:
         self.root = root
         self.quota_bytes = quota_bytes
+        STORE_QUOTA_BYTES.set(quota_bytes or 0)
         self._headroom_bytes = headroom_bytes
         self._ledger = ledger
         self._remove = remove
@@ -198,7 +199,13 @@ class Room:
         wanted_bytes = max(at_least_bytes, self._missing_on_disk(size_bytes, counted.outstanding_bytes))
         if self.quota_bytes is not None:
             wanted_bytes = max(wanted_bytes, counted.used_bytes + self._promised_bytes + size_bytes - self.quota_bytes)
-        items = [item for item in (*counted.blobs, *self.others()) if not self._is_kept(item, keeps)]
+        items, pinned_bytes = [], 0
+        for item in (*counted.blobs, *self.others()):
+            if self._is_kept(item, keeps):
+                pinned_bytes += item.size_bytes
+            else:
+                items.append(item)
+        STORE_PINNED_BYTES.set(pinned_bytes)
         return wanted_bytes, sorted(items)
 
     def _is_kept(self, item: Item, keeps: Container[Digest]) -> bool:

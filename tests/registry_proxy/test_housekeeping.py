@@ -229,6 +229,29 @@ async def test_disk_of_eight_megabytes_serves_whatever_is_asked_for(
         assert await (await asyncio.create_subprocess_exec("umount", "--lazy", str(tmp_path / "site"))).wait() == 0
 
 
+@pytest.mark.e2e("skopeo")
+async def test_a_real_client_gets_an_image_larger_than_the_disk(
+    start: StartProxy, upstream: FaultyRegistry, tmp_path: Path
+) -> None:
+    layer = os.urandom(20 << 20)
+    digest = upstream.add_image("team/large", "1", layer)
+    (tmp_path / "site").mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path / "site"))
+    assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0
+    try:
+        proxy = await start()
+        source = f"docker://{proxy.host}:{proxy.port}/up/team/large:1"
+        copy = ("skopeo", "copy", "--src-tls-verify=false", source, f"dir:{tmp_path}/copy")
+        skopeo = await asyncio.create_subprocess_exec(*copy, stdout=asyncio.subprocess.DEVNULL)
+        assert await skopeo.wait() == 0
+        assert (tmp_path / "copy" / Digest.of(layer).hex).read_bytes() == layer
+        assert Digest.of((tmp_path / "copy" / "manifest.json").read_bytes()) == digest
+        assert upstream.blob_gets[Digest.of(layer)] == 1
+        await proxy.close()
+    finally:
+        assert await (await asyncio.create_subprocess_exec("umount", "--lazy", str(tmp_path / "site"))).wait() == 0
+
+
 async def imagedist(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "imagedist", *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
