@@ -13,6 +13,7 @@ from imagedist.distribution.rate import TokenBucket
 from imagedist.distribution.shared_rate import SharedTokenBucket
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
+from imagedist.oci.tls import Tls
 from imagedist.service import Limits, ServerTls, ServiceOptions, add_health_routes, render_site_errors, run_service
 from imagedist.share import Share
 from imagedist.site_guard import require_site_token
@@ -57,13 +58,14 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     """
     settings = config.proxy
     token = read_secret(settings.site_token_file)
+    tls = Tls(settings.site_ca_file) if settings.site_ca_file is not None else None
     upstreams = Upstreams(config)
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
-    siblings = Siblings(settings.site_seeders)
+    siblings = Siblings(settings.site_seeders, tls)
     cache = SiteCache(store, upstreams, siblings)
     seeds = Seeds(settings.site_seeders, token)
     torrents = Torrents(cache, seeds, settings, share)
-    purges = Purges(cache, settings.site_proxies, token)
+    purges = Purges(cache, settings.site_proxies, token, tls)
     store.space.may_evict = torrents.let_go
     housekeeping = Housekeeping(cache, settings)
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.oci.reference import is_name, is_tag
+from imagedist.oci.tls import Tls
 from imagedist.site import Purged, Site
 from registry_proxy.cache import SiteCache
 
@@ -19,11 +20,12 @@ class Purges:
     Args:
         proxies: the other proxies of this site. Those that share this one's store need not be among them.
         token: the site token, as the others want it.
+        tls: for https URLs, if the system's authorities are not enough.
     """
 
-    def __init__(self, cache: SiteCache, proxies: Sequence[str], token: str | None) -> None:
+    def __init__(self, cache: SiteCache, proxies: Sequence[str], token: str | None, tls: Tls | None = None) -> None:
         self._cache = cache
-        self._others = {url: Site([url], [], "proxy", token) for url in proxies}
+        self._others = {url: Site([url], [], "proxy", token, tls=tls) for url in proxies}
 
     def add_routes(self, app: web.Application) -> None:
         app.router.add_delete("/tags", self.purge)

@@ -18,6 +18,7 @@ from imagedist.oci.breaker import Breaker
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.retries import TransientError
+from imagedist.oci.tls import Tls
 from registry_proxy.upstream_client import Source
 
 log = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ class Siblings:
 
     Args:
         seeders: this site's; the first that answers is believed. What is known stays while none does.
+        tls: for https URLs, if the system's authorities are not enough.
     """
 
-    def __init__(self, seeders: Sequence[str]) -> None:
+    def __init__(self, seeders: Sequence[str], tls: Tls | None = None) -> None:
         self._seeders = tuple(seeders)
-        self._http = AiohttpClient(connect_seconds=_CONNECT_SECONDS, find_proxy=lambda url: None)
+        self._http = AiohttpClient(tls=tls, connect_seconds=_CONNECT_SECONDS, find_proxy=lambda url: None)
         self._known: dict[_Sibling, Source] = {}
         self._asking: asyncio.Task[None] | None = None
 

@@ -114,6 +114,8 @@ class ProxyTable(Table):
     site_proxies: tuple[Url, ...] = ()
     """The other proxies of this site: told of every purge."""
     site_token_file: AbsolutePath | None = None
+    site_ca_file: AbsolutePath | None = None
+    """Authorities that certificates of this site's and siblings' proxies may come from, besides the system's."""
     first_wave_nodes: int = Field(default=2, ge=1)
     first_wave_wait: Duration = timedelta(seconds=20)
     swarm_min_size: ByteSize = ByteSize(1 << 20)

@@ -10,8 +10,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from imagedist.config import Address, ProxyConfig
 from imagedist.errors import ImagedistError
-from imagedist.service import ServerTls
+from imagedist.service import ServerTls, serving
+from registry_proxy.app import create_app
 from tests.integration.test_site import BUILT, REFERENCE, check_tree, pull
 from tests.support.certificates import Authority
 from tests.support.site import Site
@@ -92,3 +94,23 @@ async def test_a_node_that_is_alone_uses_the_https_proxy_as_a_web_seed(site: Sit
             received = (await pull(second)).received_bytes or {}
             check_tree(store)
     assert received.get("webseed", 0) > 0
+
+
+async def test_proxies_tell_each_other_of_a_purge_by_https(tmp_path: Path, authority: Authority) -> None:
+    tls = ServerTls(*authority.issue("proxy"))
+
+    def config(name: str, *others: str) -> ProxyConfig:
+        table = {
+            "listen": "127.0.0.1:0",
+            "site_blobs": tmp_path / name,
+            "site_proxies": [f"https://{other}" for other in others],
+            "site_ca_file": authority.ca,
+        }
+        return ProxyConfig.model_validate({"proxy": table, "upstreams": {"up": {"url": "http://127.0.0.1:1"}}})
+
+    async with serving(create_app(config("one")), Address("127.0.0.1", 0), tls=tls) as other:
+        async with serving(create_app(config("two", str(other))), Address("127.0.0.1", 0), tls=tls) as first:
+            async with aiohttp.ClientSession() as client:
+                url = f"https://{first}/site/v1/tags?repo=up/team/app"
+                async with client.delete(url, ssl=authority.client_context()) as response:
+                    assert (response.status, (await response.json())["proxies"]) == (200, 2)
