@@ -87,6 +87,11 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether its first request has not come yet."""
+        return self._request_count == 0
+
+    @property
     def idle_since(self) -> float:
         """When its client was last heard; infinite: a request is being answered."""
         return self._heard_at if self.is_idle else _NOTHING
@@ -161,6 +166,11 @@ class Connections:
             return False
         longest.cut()
         return True
+
+    @property
+    def fresh(self) -> int:
+        """Of how many the first request is still on its way."""
+        return sum(connection.is_fresh for connection in self._connections)
 
     @property
     def busy(self) -> int:

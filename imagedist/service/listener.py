@@ -136,11 +136,22 @@ class Listener:
         self._is_accepting = False
 
     def close(self) -> None:
-        """Accepts no more, for good."""
+        """Accepts no more, for good, after those who wait already: they would be reset."""
+        if self._is_accepting:
+            for listener in self._sockets:
+                self._accept(listener)
         self.pause()
         self._is_closed = True
         for listener in self._sockets:
             listener.close()
+
+    @property
+    def connecting(self) -> int:
+        """How many are on their way to being a connection."""
+        return len(self._connecting)
+
+    def cut(self) -> None:
+        """Ends those."""
         for task in self._connecting:
             task.cancel()
 

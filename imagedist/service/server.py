@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
+_FRESH_SECONDS = 1.0
+_KEPT_SECONDS = 0.1
 _UNWIND_SECONDS = 0.1
 """For requests that are cut to end, before what they use is closed."""
 
@@ -98,7 +100,8 @@ async def serving(
         finally:
             stopping.set()
             listener.close()
-            await _drain(connections, drain_seconds, cut or asyncio.Event())
+            await _drain(connections, listener, drain_seconds, cut or asyncio.Event())
+            listener.cut()
             sweeping.cancel()
             await asyncio.wait([sweeping])
 
@@ -123,11 +126,26 @@ async def _sweep(
             _LOG.exception("looking after the connections failed")
 
 
-async def _drain(connections: Connections, seconds: float, cut: asyncio.Event) -> None:
-    """Returns when no request is being answered, or there is no time left."""
+async def _drain(connections: Connections, listener: Listener, seconds: float, cut: asyncio.Event) -> None:
+    """Returns when no request is being answered, or there is no time left.
+
+    A request on its way when its connection is closed fails: so new connections have a moment to send their first,
+    and those that are kept a shorter one for their next, which is answered with ``Connection: close``.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+
+    def is_anything_due() -> bool:
+        passed_seconds = clock() - began
+        return (
+            connections.busy > 0
+            or (passed_seconds < _FRESH_SECONDS and connections.fresh + listener.connecting > 0)
+            or (passed_seconds < _KEPT_SECONDS and len(connections) > 0)
+        )
+
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while connections.busy and not cut.is_set():
+            while is_anything_due() and not cut.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(cut.wait(), _LOOK_SECONDS)
     if connections.busy:

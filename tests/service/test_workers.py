@@ -230,6 +230,37 @@ async def test_the_socket_that_systemd_holds_is_served_and_outlives_the_service(
                 assert b"200 OK" in await early.answer(seconds=20)
 
 
+async def test_no_request_fails_while_a_service_on_systemds_socket_is_restarted(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    answered_by: list[str] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as held:
+        url = "http://{}:{}/quick".format(*held.getsockname()[:2])
+        fd = held.fileno()
+        argv = ["-c", ACTIVATED, str(fd), str(tmp_path / "program.py"), "1", "2", str(tmp_path / "no"), "20"]
+
+        async def keep_asking(client: aiohttp.ClientSession) -> None:
+            while True:
+                async with client.get(url) as response:
+                    assert response.status == 200
+                    answered_by.append(await response.text())
+
+        async with aiohttp.ClientSession() as client:
+            asking = [asyncio.create_task(keep_asking(client)) for _ in range(8)]
+            for _ in range(2):
+                async with running(argv, pass_fds=[fd]) as program:
+                    await program.hear("2 workers serve")
+                    seen = len(answered_by)
+                    while len(answered_by) < seen + 200:
+                        done, _ = await asyncio.wait(asking, timeout=0.05)
+                        assert not done
+                    program.signal(signal.SIGTERM)
+                    assert await program.end() == 0
+            for task in asking:
+                task.cancel()
+            failures = list(await asyncio.gather(*asking, return_exceptions=True))
+    assert {type(failure) for failure in failures} == {asyncio.CancelledError}
+
+
 async def test_a_port_in_use_is_said_before_any_worker_starts(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as (first, address):
         await first.hear("listening")
