@@ -70,6 +70,9 @@ def test_four_nodes_pull_at_once_and_the_image_crosses_the_uplink_once(running: 
         assert node_tree(agent.storage, reference) == expected
         assert agent.node.down.bytes >= size_bytes, "its bytes came around its link"
         assert sum(_received(agent).values()) >= size_bytes
+    said = running.agents[0].imagedist("doctor", "--config", str(running.agents[0].directory / "agent.toml"))
+    assert f"{_NODES - 1} of {_NODES - 1} neighbours let this node in" in said
+    assert "knows that this node lives" in said
     # The registry gone, a node that lost everything still gets it from inside the site.
     running.uplink.cut()
     again = running.agents[0]
