@@ -39,7 +39,15 @@ def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
     try:
         sizes = statvfs(existing)
     except OSError as error:
-        return [Finding("unknown", "disk-unknown", f"{name} {path}: {error.strerror}", "its disk cannot be asked")]
+        return [
+            Finding(
+                "unknown",
+                "disk-unknown",
+                f"{name} {path}: {error.strerror}",
+                "its disk cannot be asked",
+                f"df {existing}; a dead network mount: umount -l",
+            )
+        ]
     if sizes.f_flag & os.ST_RDONLY:
         why = "nothing can be pulled into it"
         return [
@@ -64,7 +72,13 @@ def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
                 )
             ]
         return [
-            Finding("bad", "disk-unwritable", f"{name} {path}: {existing} is not writable", "nothing can be pulled")
+            Finding(
+                "bad",
+                "disk-unwritable",
+                f"{name} {path}: {existing} is not writable",
+                "nothing can be pulled",
+                f"ls -ld {existing}; lsattr -d {existing}",
+            )
         ]
     return [_bytes(name, path, sizes), *_inodes(name, path, sizes)]
 
@@ -126,7 +140,9 @@ def ramdisk(path: Path, config: AgentConfig | None, *, is_agents: bool) -> list[
         try:
             findings = [_mounted(path)]
         except OSError as error:
-            return [Finding("unknown", "ramdisk", f"ramdisk {path}: {error.strerror}", "it cannot be asked")]
+            return [
+                Finding("unknown", "ramdisk", f"ramdisk {path}: {error.strerror}", "it cannot be asked", f"df {path}")
+            ]
     if budget_bytes > (available := available_bytes()):
         what = f"ramdisk_budget is {_size(budget_bytes)}, and {_size(available)} of memory are available"
         why = "the agent takes no more than half of what there is; layers that do not fit are staged on disk"

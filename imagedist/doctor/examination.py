@@ -17,6 +17,9 @@ USUAL_CONFIG = Path("/etc/imagedist/agent.toml")
 CHECK_SECONDS = 15.0
 """The longest that the examination takes, but for the second in which the agent is asked."""
 
+_BY_HAND = "docker info; podman version; df: the one that hangs as well is it"
+_REPORT = "imagedist doctor --json, and report it"
+
 _LOG = logging.getLogger(__name__)
 
 Check = Callable[[Subject], Awaitable[list[Finding]]]
@@ -60,7 +63,11 @@ async def _within_time(name: str, check: Check, subject: Subject) -> list[Findin
             return await check(subject)
     except TimeoutError:
         why = "something that it asked hangs: a runtime's daemon, or a dead network file system"
-        return [Finding("unknown", "check-timeout", f"{name}: not done within {CHECK_SECONDS:.0f} s", why)]
+        return [Finding("unknown", "check-timeout", f"{name}: not done within {CHECK_SECONDS:.0f} s", why, _BY_HAND)]
     except Exception as error:
         _LOG.debug("the check %s failed", name, exc_info=True)
-        return [Finding("unknown", "check-failed", f"{name}: {type(error).__name__}: {error}", "a fault of imagedist")]
+        return [
+            Finding(
+                "unknown", "check-failed", f"{name}: {type(error).__name__}: {error}", "a fault of imagedist", _REPORT
+            )
+        ]

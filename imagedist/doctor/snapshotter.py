@@ -42,7 +42,8 @@ def snapshots(root: Path) -> list[Finding]:
     except ImagedistError as error:
         if os.geteuid() != 0:
             return [Finding("unknown", "snapshots", str(error), "the store is root's", "sudo imagedist doctor")]
-        return [Finding("bad", "snapshots", str(error), "containerd's images cannot be used")]
+        fix = "journalctl -u imagedist-snapshotter says since when"
+        return [Finding("bad", "snapshots", str(error), "containerd's images cannot be used", fix)]
     why = "a container of that image does not start"
     lines = [line.partition("; ") for line in broken]
     return [Finding("bad", "snapshots", what, why, fix) for what, _, fix in lines] or [

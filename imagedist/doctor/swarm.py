@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from imagedist.config import Address
 from imagedist.doctor.asking import ask, connects
 from imagedist.doctor.finding import Finding, Severity
-from imagedist.doctor.subject import START, Subject
+from imagedist.doctor.subject import Subject
 from imagedist.errors import ImagedistError
 from imagedist.oci.tls import Tls
 
@@ -41,7 +41,11 @@ async def listening(own: Address, *, is_running: bool) -> list[Finding]:
     if not is_running:
         return []  # that no agent runs is said elsewhere
     why = "this node gets pieces but gives none to its neighbours"
-    return [Finding("bad", "peer-port-closed", f"nobody listens at {own} ({obstacle})", why, f"{START} (restart)")]
+    return [
+        Finding(
+            "bad", "peer-port-closed", f"nobody listens at {own} ({obstacle})", why, "systemctl restart imagedist-agent"
+        )
+    ]
 
 
 async def tracker(seeder: str, tls: Tls | None = None) -> list[Finding]:
@@ -76,7 +80,15 @@ async def reach(seeder: str, own: Address, tls: Tls | None = None) -> list[Findi
         others = [Address(str(other), int(its)) for other, its in answer.get("neighbours", ())]
     except (ValueError, KeyError, TypeError):
         why = "a seeder of an earlier version, or a full one"
-        return [Finding("unknown", "peer-port-blocked", f"{seeder} does not try this node's port", why)]
+        return [
+            Finding(
+                "unknown",
+                "peer-port-blocked",
+                f"{seeder} does not try this node's port",
+                why,
+                f"nc -vz THIS-NODE {own.port}, from another node",
+            )
+        ]
     findings = [Finding("ok", "peer-port-open", f"the site reaches this node's peer port at {address}:{own.port}")]
     if obstacle is not None:
         why = "peers cannot connect: this node gets pieces but gives fewer, and two such nodes exchange none"

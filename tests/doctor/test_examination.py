@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import re
@@ -124,6 +125,14 @@ def test_people_read_what_why_and_fix() -> None:
     assert lines[0].split() == ["ok", "fine"]
     assert lines[1:4] == ["bad     broken", "          why: it matters", "          fix: mend it"]
     assert lines[-1].startswith("1 problem, 1 warning, 1 fine")
+
+
+def test_every_finding_that_is_not_fine_has_a_reason_and_a_remedy() -> None:
+    for path in (_PROJECT / "imagedist/doctor").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Finding":
+                severity = call.args[0].value if isinstance(call.args[0], ast.Constant) else "of two kinds"
+                assert severity == "ok" or len(call.args) == 5, f"{path.name}:{call.lineno}"
 
 
 def test_every_finding_is_explained_in_the_docs() -> None:
