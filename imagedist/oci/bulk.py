@@ -161,7 +161,7 @@ class BlobStream:
             failure: OSError | None = None
             count, begun = 0, monotonic()
             try:
-                count = body.fill(buffer[: min(CHUNK_BYTES, left_bytes)])
+                count = body.fill(buffer[: min(self._next_chunk_bytes(), left_bytes)])
             except OSError as error:
                 failure = error
             if not count:
@@ -245,12 +245,15 @@ class BlobStream:
         while skip_bytes:
             skip_bytes -= len(await self._read_from(answer, min(skip_bytes, CHUNK_BYTES)))
 
+    def _next_chunk_bytes(self) -> int:
+        size_bytes, self._chunk_bytes = self._chunk_bytes, min(2 * self._chunk_bytes, CHUNK_BYTES)
+        return size_bytes
+
     async def _read(self) -> bytes:
         assert self._answer is not None
         self._check_pace()
         begun = monotonic()
-        wanted = min(self._chunk_bytes, self.size_bytes - self._position)
-        self._chunk_bytes = min(2 * self._chunk_bytes, CHUNK_BYTES)
+        wanted = min(self._next_chunk_bytes(), self.size_bytes - self._position)
         chunk = await self._read_from(self._answer, wanted)
         self._pace.note(monotonic() - begun, len(chunk))
         return chunk

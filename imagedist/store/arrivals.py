@@ -137,7 +137,8 @@ class Arrivals:
     async def _fetch(self, arrival: Arrival, partial: Partial, fetch: Fetch) -> None:
         writer = BlobWriter(arrival, partial, self._passing, self._threads)
         try:
-            await asyncio.to_thread(partial.take_over)
+            if partial.found_bytes:
+                await asyncio.to_thread(partial.take_over)
             await fetch(writer)
             writer.check()
             is_stored = arrival.window is None and await self._commit(partial)

@@ -56,7 +56,9 @@ class PrivateBlobs:
         return self._path(digest).exists()
 
     async def owners(self, digest: Digest) -> frozenset[str] | None:
-        """The owners that have the blob (``UpstreamRepository.owner``); None: it is not private."""
+        """The owners that have the blob (``UpstreamRepository.owner``); None: it is not private, which is one stat."""
+        if not self.has(digest):
+            return None
         return await asyncio.to_thread(self._read, digest)
 
     async def add(self, digest: Digest, owner: str) -> None:
@@ -67,7 +69,8 @@ class PrivateBlobs:
     async def lift(self, digest: Digest) -> None:
         """A public upstream has the blob."""
         async with self._changing:
-            await asyncio.to_thread(self._unlink, digest)
+            if self.has(digest):
+                await asyncio.to_thread(self._unlink, digest)
 
     async def forget(self, digest: Digest) -> None:
         """The blob was evicted. When it is on its way again, the note may already be that of the new bytes."""
