@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -226,6 +227,13 @@ class TestFullDisk:
             os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - left_bytes)
         return ballast
 
+    @staticmethod
+    def wait_synced(store: BlobStore) -> None:
+        deadline = time.monotonic() + 30
+        while any((store.root / "unsynced").iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     async def test_disk_that_fills_while_a_blob_arrives_does_not_stop_it(self, disk: Path) -> None:
         store = BlobStore(disk / "store")
         arrivals = Arrivals(store)
@@ -247,6 +255,7 @@ class TestFullDisk:
         old = Digest.of(CONTENT[: 5 << 20])
         arrivals = Arrivals(store)
         await (await arrivals.join(old, None, lambda writer: send(writer, CONTENT[: 5 << 20]))).wait()
+        await asyncio.to_thread(self.wait_synced, store)  # while that goes on, unlinking frees nothing
         await asyncio.to_thread(self.fill, disk, 6 << 20)
         await (await arrivals.join(DIGEST, None, send)).wait()
         assert (store.has(old), store.has(DIGEST)) == (False, True)
