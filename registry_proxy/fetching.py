@@ -51,7 +51,7 @@ async def fetch_blob(
         except IntegrityError as error:
             FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
             senders.append(source)
-            if _blame(senders, writer):
+            if _blame(senders, writer) or writer.is_resumed:
                 raise LyingSourceError(str(error)) from error
             raise
         except (NotFoundError, SourceError) as error:
@@ -99,7 +99,7 @@ async def _fetch_from(
 def _blame(senders: Sequence[Source], writer: BlobWriter) -> bool:
     """Whether somebody else than the registry may have been wrong, and so is left alone now."""
     suspects = [source for source in senders if source.kind != "upstream"]
-    seconds = BLAMED_SECONDS if len(senders) == 1 else SUSPECTED_SECONDS
+    seconds = BLAMED_SECONDS if len(senders) == 1 and not writer.is_resumed else SUSPECTED_SECONDS
     for source in suspects:
         source.blame(f"it sent wrong bytes of {writer.digest}", seconds)
         log.warning("%s %s is not asked for %d s", source.kind, source.client.base_url, seconds)

@@ -48,6 +48,11 @@ class BlobWriter:
         """How many bytes are there already, from an earlier fetch too."""
         return self._partial.present_bytes
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the first bytes are of an earlier fetch, so that wrong ones may be its source's."""
+        return self._partial.found_bytes > 0
+
     async def begin(self, size_bytes: int) -> None:
         """States the size of the whole blob. Until now askers wait; from now on they are answered.
 

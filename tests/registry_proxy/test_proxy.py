@@ -359,6 +359,18 @@ async def test_blob_is_evicted_only_after_the_seeder_let_go(
     assert (kept.exists(), torrent.exists(), str(BLOB) in seeder.seeds) == (refuses, refuses, refuses)
 
 
+async def test_wrong_bytes_that_a_killed_process_left_are_dropped_and_the_next_asker_gets_the_blob(
+    proxy: Client, upstream: FaultyRegistry, tmp_path: Path
+) -> None:
+    (tmp_path / "site" / "partial" / f"sha256-{BLOB.hex}").write_bytes(b"rotten" * 1000)
+    with contextlib.suppress(aiohttp.ClientError):
+        response = await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")
+        await response.read()
+        assert response.status == 502, "the body was finished"
+    again = await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")
+    assert (again.status, await again.read()) == (200, LAYER)
+
+
 async def test_without_room_everyone_is_served_nothing_stays_and_nobody_waits_for_a_torrent(
     start: StartProxy, upstream: FaultyRegistry, tmp_path: Path
 ) -> None:
