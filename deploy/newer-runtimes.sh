@@ -20,7 +20,7 @@ directory=$(cd "$directory" && pwd)
 fetch() (
     suite=$1
     shift
-    [ ! -e "$directory/$suite" ] || exit 0
+    [ "$(cat "$directory/$suite/packages" 2>/dev/null)" != "$*" ] || exit 0
     work=$(mktemp -d "$directory/.$suite-XXXXXX")
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' INT TERM
@@ -42,13 +42,15 @@ fetch() (
     for package in cache/archives/*.deb; do
         dpkg-deb --extract "$package" root
     done
+    echo "$*" >root/packages
+    rm -rf "${directory:?}/$suite"
     mv root "$directory/$suite"
     rm -f "$directory/$suite.failed"
 )
 
-fetch trixie containerd docker.io docker-cli podman runc crun &
+fetch trixie containerd docker.io docker-cli docker-buildx podman runc crun &
 trixie=$!
 status=0
-fetch forky containerd docker.io docker-cli runc || status=1
+fetch forky containerd docker.io docker-cli docker-buildx runc || status=1
 wait "$trixie" || status=1
 exit "$status"

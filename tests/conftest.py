@@ -33,9 +33,11 @@ _PACKAGES = {
 _NEWER = {
     "containerd/trixie": "usr/bin/containerd",
     "docker.io/trixie": "usr/sbin/dockerd",
+    "docker-buildx/trixie": "usr/libexec/docker/cli-plugins/docker-buildx",
     "podman/trixie": "usr/bin/podman",
     "containerd/forky": "usr/bin/containerd",
     "docker.io/forky": "usr/sbin/dockerd",
+    "docker-buildx/forky": "usr/libexec/docker/cli-plugins/docker-buildx",
 }
 """Package of a newer Debian → its program, in a directory that deploy/newer-runtimes.sh fills."""
 _UNPACKED = Path(__file__).parents[1] / "build/debian"

@@ -153,7 +153,8 @@ class SocketApi:
         self._pulls += 1
         try:
             async with self._admission:
-                await self._puller.pull(reference, platform, observe, NodeSource(self._backend, authorization))
+                source = NodeSource(self._backend, authorization) if authorization else None
+                await self._puller.pull(reference, platform, observe, source)
         finally:
             self._pulls -= 1
 

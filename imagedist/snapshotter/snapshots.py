@@ -17,7 +17,7 @@ from imagedist.overlay.lending import ChainedLayer, Lending
 from imagedist.snapshotter.directories import Directories, disk_usage, owner_of
 from imagedist.snapshotter.filters import parse_filters
 from imagedist.snapshotter.idmap import IdMapping, id_mapping
-from imagedist.snapshotter.mounts import mounts, overlay_options
+from imagedist.snapshotter.mounts import Lower, lower_names, mounts, overlay_options
 from imagedist.snapshotter.records import Records
 from imagedist.snapshotter.snapshot import Kind, Mount, Snapshot, Usage
 
@@ -81,7 +81,7 @@ class Snapshots:
                         raise ExistsError(f"snapshot {key!r} exists already")
                     number = self.records.add(key, below, kind, time.time_ns(), kept)
                     lowers = self._lowers(parent)
-                    owner = owner_of(lowers[0]) if lowers else None
+                    owner = owner_of(lowers[0].path) if lowers else None
                     if mapping is not None:
                         owner = (mapping.root_uid, mapping.root_gid)
                     self._directories.make(number, is_writable=kind is Kind.ACTIVE, owner=owner)
@@ -106,13 +106,13 @@ class Snapshots:
         return self._mounts(snapshot.kind, snapshot.id, below, lowers, id_mapping(snapshot.labels))
 
     def _mounts(
-        self, kind: Kind, number: int, below: Snapshot | None, lowers: list[Path], mapping: IdMapping | None
+        self, kind: Kind, number: int, below: Snapshot | None, lowers: list[Lower], mapping: IdMapping | None
     ) -> tuple[Mount, ...]:
-        options: tuple[str, ...] = ()
-        if mapping is not None and not _is_remapped(below, lowers, mapping):
-            # containerd may mount what all lower directories have in common, and look for the rest below: no symlinks.
-            options, lowers = mapping.options, [lower.resolve() for lower in lowers]
-        return mounts(kind, self._directories.at(number), lowers, self._options, options)
+        if mapping is None or _is_remapped(below, lowers, mapping):
+            return mounts(kind, self._directories.at(number), lower_names(lowers), self._options)
+        # containerd may mount what all lower directories have in common, and look for the rest below: no symlinks.
+        paths = [lower.path for lower in lowers]
+        return mounts(kind, self._directories.at(number), paths, self._options, mapping.options)
 
     def commit(self, name: str, key: str, labels: Mapping[str, str], parent: str = "") -> None:
         """An active snapshot becomes a committed one: from now on it never changes.
@@ -271,19 +271,21 @@ class Snapshots:
             raise otherwise(f"parent {name!r} is not a committed snapshot")
         return parent
 
-    def _lowers(self, parent: str) -> list[Path]:
-        """The short names of a committed snapshot and those below it, uppermost first."""
+    def _lowers(self, parent: str) -> list[Lower]:
+        """A committed snapshot and those below it, uppermost first."""
         return [
-            self._lending.link(one.layer_id) if one.layer_id else self._directories.link(one.id)
+            Lower(self._lending.diff(one.layer_id), self._lending.link(one.layer_id), is_own=False)
+            if one.layer_id
+            else Lower(self._directories.at(one.id) / "fs", self._directories.link(one.id), is_own=True)
             for one in self.records.chain(parent)
         ]
 
 
-def _is_remapped(below: Snapshot | None, lowers: Sequence[Path], mapping: IdMapping) -> bool:
+def _is_remapped(below: Snapshot | None, lowers: Sequence[Lower], mapping: IdMapping) -> bool:
     """Whether containerd has changed the owners of all files already, in a snapshot that it committed for that."""
     if below is None or below.layer_id:
         return False
-    return owner_of(lowers[0]) == (mapping.root_uid, mapping.root_gid)
+    return owner_of(lowers[0].path) == (mapping.root_uid, mapping.root_gid)
 
 
 def _check_name(name: str) -> None:

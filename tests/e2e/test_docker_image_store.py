@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.e2e("docker-registry", "skopeo", "containerd")]
 
 APP = f"{NAME}/team/app:1"
 RELEASES = [
-    pytest.param(V1_7, id="26", marks=pytest.mark.e2e("containerd/trixie", "docker.io/trixie")),
-    pytest.param(V2, id="28", marks=pytest.mark.e2e("containerd/forky", "docker.io/forky")),
+    pytest.param(V1_7, id="26", marks=pytest.mark.e2e("containerd/trixie", "docker.io/trixie", "docker-buildx/trixie")),
+    pytest.param(V2, id="28", marks=pytest.mark.e2e("containerd/forky", "docker.io/forky", "docker-buildx/forky")),
 ]
 
 
@@ -107,6 +107,21 @@ def test_what_a_container_changed_is_committed_upon_our_layers(docker: ImageStor
 
     files = ["cat", "/etc/new", "/etc/imagedist-demo", "/opt/demo/replaced"]
     assert docker.succeed("run", "--rm", "--network", "none", "changed:1", *files).split() == ["more", "changed", "new"]
+
+
+def test_what_buildkit_builds_upon_our_layers_is_whole(docker: ImageStore, agent: Agent, tmp_path: Path) -> None:
+    """It walks the directories of committed snapshots itself, by the paths in their mounts' options."""
+    docker.succeed("pull", APP)
+    (tmp_path / "file").write_text("copied\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {APP}\nCOPY file /etc/copied\nRUN echo ran > /etc/ran\n")
+
+    docker.succeed("build", "--network", "none", "--tag", "built:1", str(tmp_path))
+
+    files = ["cat", "/etc/copied", "/etc/ran", "/etc/imagedist-demo"]
+    printed = docker.succeed("run", "--rm", "--network", "none", "built:1", *files)
+    assert printed.splitlines() == ["copied", "ran", GREETING]
+    docker.succeed("rmi", "built:1")
+    docker.succeed("builder", "prune", "--all", "--force")
 
 
 def test_without_the_agent_docker_pulls_by_itself(

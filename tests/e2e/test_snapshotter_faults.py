@@ -39,7 +39,7 @@ class FaultyNode:
 
     def __init__(self, base: Path, name: str, site: Site, changes: dict[str, str], mirror: Agent | None = None) -> None:
         self._stack = contextlib.ExitStack()
-        self.agent = Agent(base / f"n-{name}", "127.0.0.1:5055", "127.0.0.8:6882", site)
+        self.agent = Agent(base / f"n-{name}", "127.0.0.1:5056", "127.0.0.8:6882", site)
         text = self.agent.config.read_text()
         for before, after in changes.items():
             assert before in text

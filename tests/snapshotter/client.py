@@ -108,7 +108,7 @@ def mounted(mounts: Sequence[Any], target: Path) -> Iterator[Path]:
     if sum(map(len, options)) >= _PAGE_BYTES - 512:
         lower = next(one for one in options if one.startswith("lowerdir="))
         paths = [Path(path) for path in lower.removeprefix("lowerdir=").split(":")]
-        directory = paths[0].parent
+        directory = Path(os.path.commonpath([path.parent for path in paths]))
         options[options.index(lower)] = "lowerdir=" + ":".join(str(path.relative_to(directory)) for path in paths)
     flags = 0
     for option in options:

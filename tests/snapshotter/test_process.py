@@ -300,7 +300,7 @@ def test_odd_keys_are_only_names(base: Path, client: Client, key: str) -> None:
     client.prepare(key, labels={"l\n": f"v{key[:100]}"})
     client.commit(f"{key}!", key, {"l": key[:1000]})
     assert client.stat(f"{key}!").labels["l"] == key[:1000]
-    assert client.view("shown", f"{key}!")[0].source == str(base / "storage/imagedist/lent/1")
+    assert client.view("shown", f"{key}!")[0].source == str(base / "storage/imagedist/snapshots/1/fs")
     client.remove("shown")
     client.remove(f"{key}!")
     assert client.list() == []
