@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.network.network import Node
+from bench.network.node import Node
 from imagedist.demo.layout import BuiltImage
 
 _REGISTRY_PORT, _PROXY_PORT, _SEEDER_PORT = 5000, 5001, 5002

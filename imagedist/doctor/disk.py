@@ -10,9 +10,6 @@ from imagedist.config import AgentConfig
 from imagedist.doctor.asking import in_thread
 from imagedist.doctor.finding import Finding, Severity
 from imagedist.doctor.subject import Subject
-from imagedist.engine import is_tmpfs
-from imagedist.memory import available_bytes
-from imagedist.privileges import is_machine_root
 
 LITTLE_BYTES = 5 << 30
 HARDLY_ANY_BYTES = 256 << 20
@@ -30,12 +27,12 @@ async def check(subject: Subject) -> list[Finding]:
 def _all(subject: Subject) -> list[Finding]:
     findings = [finding for name, path in subject.paths.items() for finding in room(name, path)]
     findings += quotas(subject.config) if subject.config else []
-    return [*findings, *ramdisk(subject.ramdisk, subject.config, is_agents=subject.agent is not None)]
+    return findings
 
 
 def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
     """Whether a directory can be written, and how much fits into its file system."""
-    existing = _existing(path)
+    existing = existing_above(path)
     try:
         sizes = statvfs(existing)
     except OSError as error:
@@ -56,7 +53,7 @@ def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
                 "disk-read-only",
                 f"{name} {path} is on a file system that is mounted read-only",
                 why,
-                f"mount -o remount,rw {_mount_point(existing)}; dmesg says why the kernel made it so",
+                f"mount -o remount,rw {mount_point(existing)}; dmesg says why the kernel made it so",
             )
         ]
     if not os.access(existing, os.W_OK):
@@ -85,7 +82,7 @@ def room(name: str, path: Path, statvfs: Statvfs = os.statvfs) -> list[Finding]:
 
 def _bytes(name: str, path: Path, sizes: os.statvfs_result) -> Finding:
     free_bytes = sizes.f_bavail * sizes.f_frsize
-    what = f"{name} {path}: {_size(free_bytes)} free of {_size(sizes.f_blocks * sizes.f_frsize)}"
+    what = f"{name} {path}: {size(free_bytes)} free of {size(sizes.f_blocks * sizes.f_frsize)}"
     if free_bytes >= LITTLE_BYTES:
         return Finding("ok", "disk-space", what)
     why = "a pull of a large image ends in 'no space left on device'"
@@ -119,58 +116,25 @@ def quotas(config: AgentConfig) -> list[Finding]:
     )
     for key, path, quota_bytes in limits:
         try:
-            sizes = os.statvfs(_existing(path))
+            sizes = os.statvfs(existing_above(path))
         except OSError:
             continue  # ``room`` says so
         total_bytes = sizes.f_blocks * sizes.f_frsize
         if quota_bytes > total_bytes:
-            what = f"{key} is {_size(quota_bytes)}, and the disk of {path} holds {_size(total_bytes)}"
+            what = f"{key} is {size(quota_bytes)}, and the disk of {path} holds {size(total_bytes)}"
             why = "the disk is full before the quota makes room"
             fix = f'{key.partition(".")[2]} = "{max(total_bytes // 2 >> 30, 1)}GiB" in agent.toml'
             findings.append(Finding("warn", "quota-too-large", what, why, fix))
     return findings
 
 
-def ramdisk(path: Path, config: AgentConfig | None, *, is_agents: bool) -> list[Finding]:
-    """Whether staged tars wait in memory, and whether there is enough of it."""
-    budget_bytes = int(config.unpack.ramdisk_budget) if config else 0
-    if not is_agents and is_machine_root() and config is not None and not os.path.ismount(path):
-        findings = [Finding("ok", "ramdisk", f"ramdisk {path}: the agent mounts it when it starts")]
-    else:
-        try:
-            findings = [_mounted(path)]
-        except OSError as error:
-            return [
-                Finding("unknown", "ramdisk", f"ramdisk {path}: {error.strerror}", "it cannot be asked", f"df {path}")
-            ]
-    if budget_bytes > (available := available_bytes()):
-        what = f"ramdisk_budget is {_size(budget_bytes)}, and {_size(available)} of memory are available"
-        why = "the agent takes no more than half of what there is; layers that do not fit are staged on disk"
-        findings.append(Finding("warn", "ramdisk-budget", what, why, 'a smaller ramdisk_budget in agent.toml ("1GiB")'))
-    return findings
-
-
-def _mounted(path: Path) -> Finding:
-    sizes = os.statvfs(_existing(path))
-    free_bytes = sizes.f_bavail * sizes.f_frsize
-    if not is_tmpfs(path):
-        why = "layers are staged on a disk, which makes unpacking slower"
-        fix = f"mkdir -p {path} && mount -t tmpfs -o size=4g,mode=700 tmpfs {path}"
-        return Finding("warn", "ramdisk", f"ramdisk {path} is not on a tmpfs, so it is none", why, fix)
-    if free_bytes < 1 << 30 and not os.path.ismount(path):
-        why = "layers that do not fit are staged on disk"
-        fix = f"mount -o remount,size=4g {_mount_point(_existing(path))}"
-        return Finding("warn", "ramdisk", f"ramdisk {path}: only {_size(free_bytes)} free", why, fix)
-    return Finding("ok", "ramdisk", f"ramdisk {path}: {_size(free_bytes)} free")
-
-
-def _existing(path: Path) -> Path:
+def existing_above(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
 
 
-def _mount_point(path: Path) -> Path:
+def mount_point(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     return f"{count >> 30} GiB" if count >= 10 << 30 else f"{count >> 20} MiB"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from imagedist.config import AgentConfig, load
-from imagedist.doctor import canary, disk, machine, runtimes, site, snapshotter, swarm
+from imagedist.doctor import canary, disk, machine, ramdisk, runtimes, site, snapshotter, swarm
 from imagedist.doctor.finding import Finding
 from imagedist.doctor.subject import Subject, learn
 
@@ -27,6 +27,7 @@ Check = Callable[[Subject], Awaitable[list[Finding]]]
 CHECKS: dict[str, Check] = {
     "machine": machine.check,
     "disk": disk.check,
+    "ramdisk": ramdisk.check,
     "runtimes": runtimes.check,
     "mirror": canary.check,
     "site": site.check,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imagedist.config import AgentConfig
-from imagedist.doctor import disk
+from imagedist.doctor import disk, ramdisk
 from imagedist.doctor.disk import LITTLE_BYTES, room
 
 Statvfs = Callable[[Path], os.statvfs_result]
@@ -71,7 +71,7 @@ def test_a_quota_above_its_disk_is_none(tmp_path: Path) -> None:
 
 
 def test_a_ramdisk_on_a_disk_is_none(tmp_path: Path) -> None:
-    (found,) = disk.ramdisk(tmp_path, None, is_agents=True)
+    (found,) = ramdisk.examine(tmp_path, None, is_agents=True)
     is_memory = os.stat(tmp_path).st_dev == os.stat("/dev/shm").st_dev
     assert found.severity == ("ok" if is_memory else "warn")
 
@@ -80,5 +80,5 @@ def test_a_budget_above_the_memory_is_named(tmp_path: Path) -> None:
     config = AgentConfig.model_validate(
         {"agent": {"site_proxies": ["http://a:1"]}, "unpack": {"ramdisk": tmp_path, "ramdisk_budget": "900TiB"}}
     )
-    found = disk.ramdisk(tmp_path, config, is_agents=True)
+    found = ramdisk.examine(tmp_path, config, is_agents=True)
     assert ("warn", "ramdisk-budget") in [(finding.severity, finding.code) for finding in found]
