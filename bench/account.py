@@ -130,6 +130,14 @@ def descendants(process: int) -> list[int]:
     return found
 
 
+def machine_cpu_seconds() -> tuple[float, float]:
+    """Busy and idle time of all CPUs so far (proc(5), ``/proc/stat``); waiting for a disk is idle."""
+    with open("/proc/stat") as lines:
+        ticks = [int(field) for field in lines.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / _TICKS_PER_SECOND, idle / _TICKS_PER_SECOND
+
+
 def _cpu_seconds(process: int) -> float:
     """utime, stime, cutime and cstime."""
     fields = _stat(process)

@@ -20,13 +20,14 @@ from bench import limit as limit_benchmark
 from bench import memory as memory_benchmark
 from bench import proxy as proxy_benchmark
 from bench import runtimes as runtimes_benchmark
+from bench import swarm as swarm_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
 from bench.report import show, show_difference
 from bench.result import Result, load, save
 from bench.session import Settings, image_of
 from imagedist.config import parse_size
-from imagedist.errors import ImagedistError
+from imagedist.errors import ImagedistError, InputError
 
 P = ParamSpec("P")
 
@@ -227,6 +228,26 @@ def proxy(
 
 @app.command()
 @explained
+def swarm(
+    nodes: Annotated[str, typer.Option(help="How many at once, comma-separated.")] = "1,2,4,8",
+    size: Annotated[str, typer.Option(help="Of the image, in two blobs.")] = "100MB",
+    cap: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Mbit/s of a node's link; the site has ten times that.")
+    ] = 32,
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="1, 2 and 4 nodes, 12 MB, two rounds.")] = False,
+    json: Json = None,
+) -> None:
+    """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
+    if quick:
+        scale = swarm_benchmark.QUICK
+    else:
+        scale = swarm_benchmark.Scale(_counts(nodes), parse_size(size), cap * 1_000_000, rounds)
+    _give(swarm_benchmark.run(scale, _say), json)
+
+
+@app.command()
+@explained
 def decoders(
     image: Image = "reference",
     size: Annotated[str, typer.Option(help="Of the tar that is decoded, at most.")] = "300MB",
@@ -263,6 +284,13 @@ def show_result(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    names = _names(text)
+    if not names or not all(name.isdecimal() and int(name) for name in names):
+        raise InputError(f"--nodes is {text!r}: expected numbers such as 1,2,4,8")
+    return tuple(dict.fromkeys(map(int, names)))
 
 
 def main() -> None:

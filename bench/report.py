@@ -21,6 +21,8 @@ def show(result: Result, console: Console) -> None:
     if machine.cgroup_limits:
         console.print("cgroup limits: " + ", ".join(f"{name} {value}" for name, value in machine.cgroup_limits.items()))
     console.print(_table(result))
+    if any(row.summary for row in result.contestants):
+        console.print(_summary(result))
     for verdict in result.verdicts:
         aim = f"  (aim: {verdict.aim})" if verdict.aim else ""
         console.print(f"{verdict.what}: {verdict.value:.2f} {verdict.unit}{aim}")
@@ -49,6 +51,17 @@ def _table(result: Result) -> Table:
         table.add_row(*cells)
         if row.not_run:
             table.add_row(f"  not run: {row.not_run}")
+    return table
+
+
+def _summary(result: Result) -> Table:
+    rows = [row for row in result.contestants if row.summary]
+    titles = list(dict.fromkeys(title for row in rows for title in row.summary))
+    table = Table(box=None, pad_edge=False)
+    for title in ("", *titles):
+        table.add_column(title.upper(), justify="right" if title else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, *(f"{row.summary[title]:.2f}" if title in row.summary else "–" for title in titles))
     return table
 
 

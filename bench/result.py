@@ -53,11 +53,16 @@ class Run(_Model):
 
 
 class Contestant(_Model):
-    """One way of doing the job. A peer that cannot run says why, and has no figures."""
+    """One way of doing the job. A peer that cannot run says why, and has no figures.
+
+    Attributes:
+        summary: what all its runs together say, title → value, for a table of its own.
+    """
 
     name: str
     runs: tuple[Run, ...] = ()
     not_run: str | None = None
+    summary: dict[str, float] = {}
 
     @property
     def seconds(self) -> tuple[float, ...]:

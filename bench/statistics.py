@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,17 @@ def spread(values: Sequence[float]) -> float:
     """(slowest - fastest) / median."""
     middle = median(values)
     return (max(values) - min(values)) / middle if middle else 0.0
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that so many per cent of them do not exceed (nearest rank).
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no percentile of nothing")
+    return sorted(values)[max(1, math.ceil(percent / 100 * len(values))) - 1]
 
 
 def pair_ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:

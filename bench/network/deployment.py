@@ -16,7 +16,10 @@ from bench.network.node import Node
 from imagedist.demo.layout import BuiltImage
 
 _REGISTRY_PORT, _PROXY_PORT, _SEEDER_PORT = 5000, 5001, 5002
-_MIRROR = "http://127.0.0.1:5050"
+LOCAL_REGISTRY = f"http://127.0.0.1:{_REGISTRY_PORT}"
+"""On its own node."""
+MIRROR = "http://127.0.0.1:5050"
+"""An agent's, on its own node."""
 _REGISTRY = """\
 version: 0.1
 log:
@@ -59,7 +62,7 @@ socket = "{directory}/agent.sock"
 site_proxies = ["http://{site}:{proxy_port}"]
 site_seeders = ["http://{site}:{seeder_port}"]
 node_blobs = "{directory}/blobs"
-node_blobs_quota = "2GiB"
+node_blobs_quota = {quota_bytes}
 site_token_file = "{token_file}"
 {settings}
 [storage]
@@ -104,6 +107,10 @@ class Site:
     seeder_process: int
     token_file: Path
 
+    @property
+    def proxy_url(self) -> str:
+        return f"http://{self.node.address}:{_PROXY_PORT}"
+
 
 @dataclass(frozen=True, slots=True)
 class Agent:
@@ -125,7 +132,7 @@ class Agent:
         return [sys.executable, "-m", "imagedist", *arguments]
 
     def metrics(self) -> str:
-        return self.node.get(f"{_MIRROR}/metrics").decode()
+        return self.node.get(f"{MIRROR}/metrics").decode()
 
 
 @contextmanager
@@ -163,21 +170,22 @@ def site(node: Node, directory: Path, upstream: Registry, proxy: str = "", seede
 
 
 @contextmanager
-def agent(node: Node, directory: Path, site: Site, settings: str = "") -> Iterator[Agent]:
+def agent(node: Node, directory: Path, site: Site, settings: str = "", quota_bytes: int = 2 << 30) -> Iterator[Agent]:
     """An agent on a node, its store and cache in ``directory``.
 
     Args:
         settings: more lines of its configuration's first table.
+        quota_bytes: of its cache.
 
     Raises:
         ImagedistError: it did not start.
     """
     places = {"directory": directory, "token_file": site.token_file}
-    values = {"address": node.address, "site": site.node.address, "settings": settings, **places}
+    values = {"address": node.address, "site": site.node.address, "settings": settings, "quota_bytes": quota_bytes}
     ports = {"proxy_port": _PROXY_PORT, "seeder_port": _SEEDER_PORT}
-    config = _written(directory / "agent.toml", _AGENT, **values, **ports)
+    config = _written(directory / "agent.toml", _AGENT, **values, **places, **ports)
     command = _python("imagedist", config, "agent")
-    with node.daemon(command, directory / "agent.log", f"{_MIRROR}/readyz") as process:
+    with node.daemon(command, directory / "agent.log", f"{MIRROR}/readyz") as process:
         yield Agent(node, process, directory)
 
 

@@ -1,0 +1,217 @@
+"""How long N nodes of a site take for a new image, beside one plain download over such a link; what the site sends."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bench.directories import remove_abandoned, short_directory
+from bench.machine import describe_machine, versions
+from bench.network import why_not
+from bench.peers import missing
+from bench.processes import run as run_program
+from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.statistics import median, percentile, rotated
+from bench.swarm_network import BLOBS, SITE_TIMES, Burst, SwarmNetwork, swarm_network
+from imagedist.errors import InputError
+from imagedist.service.running import raise_open_files_limit
+
+Say = Callable[[str], None]
+
+_CPU_BOUND_SHARE = 0.2
+"""With less of the CPUs' time idle, nodes wait for the CPU now and then, and the times are this machine's."""
+_AGENT_BYTES = 130_000_000
+"""Memory of one, with its libtorrent."""
+_PLAIN = "a plain download"
+_SOURCES = ("peer", "seeder", "webseed", "proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything.
+
+    Args:
+        nodes: how many at once, each number as often as the others.
+        image_bytes: in two blobs.
+        node_bits_per_second: a node's link, each way.
+    """
+
+    nodes: Sequence[int]
+    image_bytes: int
+    node_bits_per_second: int
+    rounds: int
+
+    @property
+    def image_seconds(self) -> float:
+        return self.image_bytes * 8 / self.node_bits_per_second
+
+    @property
+    def memory_bytes(self) -> int:
+        """What agents and files will take at most: registry and site keep every image, a node three."""
+        images = self.rounds * len(self.nodes)
+        return max(self.nodes) * (_AGENT_BYTES + 3 * self.image_bytes) + 2 * images * self.image_bytes
+
+
+FULL = Scale((1, 2, 4, 8), 100_000_000, 32_000_000, 5)
+QUICK = Scale((1, 2, 4), 12_000_000, 32_000_000, 2)
+
+
+@dataclass
+class Bursts:
+    """Of one number of nodes."""
+
+    count: int
+    bursts: list[Burst] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return "1 node" if self.count == 1 else f"{self.count} nodes"
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of every node in every round."""
+        return [one.seconds for burst in self.bursts for one in burst.pulled]
+
+    @property
+    def idle_share(self) -> float:
+        idle = sum(burst.idle_seconds for burst in self.bursts)
+        return idle / (idle + sum(burst.busy_seconds for burst in self.bursts))
+
+
+def run(scale: Scale, say: Say) -> Result:
+    """A burst lasts a little more than the image needs over one link; there are ``rounds`` for each number of nodes.
+
+    Raises:
+        InputError: this machine cannot have a test network, has no docker-registry, or too little memory.
+        ImagedistError: something did not start, or a node did not get everything.
+    """
+    if (reason := why_not() or missing("docker-registry")) is not None:
+        raise InputError(f"cannot measure the swarm: {reason}")
+    _check_memory(scale)
+    raise_open_files_limit()
+    remove_abandoned()
+    load = os.getloadavg()[0]
+    rows, plain = [Bursts(count) for count in scale.nodes], list[float]()
+    with short_directory() as directory:
+        say(f"starting a registry, a site and {max(scale.nodes)} agents")
+        network = swarm_network(directory, max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
+        with network as running:
+            running.warm_up()
+            for number in range(scale.rounds):
+                _round(running, scale, number, rows, plain, say)
+        machine = describe_machine(directory)
+    ideal = median(plain) or 0.0
+    return Result(
+        benchmark="swarm",
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=machine,
+        versions={
+            **versions([]),
+            "libtorrent": importlib.metadata.version("libtorrent"),
+            "docker-registry": run_program(["docker-registry", "--version"]).strip(),
+        },
+        image=ImageFacts(name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes),
+        settings={
+            "rounds": str(scale.rounds),
+            "order": "rotated each round; every burst has an image of its own",
+            "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
+            "cpu": "of the site's processes and all agents; idle: the whole machine",
+            "load_at_start": f"{load:.2f}",
+        },
+        contestants=(_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),
+        verdicts=verdicts_of(rows, ideal, scale.image_bytes),
+    )
+
+
+def _check_memory(scale: Scale) -> None:
+    with open("/proc/meminfo") as lines:
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    if scale.memory_bytes > available:
+        raise InputError(
+            f"{max(scale.nodes)} nodes with images of {scale.image_bytes / 1e6:.0f} MB need "
+            f"{scale.memory_bytes / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available: "
+            "measure fewer nodes or smaller images"
+        )
+
+
+def _round(
+    network: SwarmNetwork, scale: Scale, number: int, rows: Sequence[Bursts], plain: list[float], say: Say
+) -> None:
+    for row in rotated(rows, number):
+        say(f"round {number + 1} of {scale.rounds}: {row.name}, at least {scale.image_seconds:.0f} s")
+        burst = network.burst(row.count)
+        row.bursts.append(burst)
+        say(f"  {burst.seconds:.2f} s for all, CPUs idle {burst.idle_share:.0%}")
+    say(f"round {number + 1} of {scale.rounds}: {_PLAIN}")
+    plain.append(network.plain_seconds())
+
+
+def _plain_row(plain: Sequence[float]) -> Contestant:
+    runs = tuple(Run(round=number, seconds=seconds, cpu_seconds=0.0) for number, seconds in enumerate(plain))
+    return Contestant(name=_PLAIN, runs=runs)
+
+
+def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
+    """Times of all nodes and rounds pooled; bytes are means."""
+    ratios = [seconds / ideal_seconds for seconds in row.seconds]
+    received = sum((burst.received_bytes for burst in row.bursts), Counter[str]())
+    every_byte = len(row.bursts) * image_bytes
+    summary = {f"p{percent}": percentile(ratios, percent) for percent in (50, 90, 99)}
+    summary["max"] = max(ratios)
+    summary["first byte s"] = median([one.first_byte_seconds for burst in row.bursts for one in burst.pulled]) or 0.0
+    summary["site sent"] = sum(burst.site_bytes for burst in row.bursts) / every_byte
+    summary["upstream sent"] = sum(burst.upstream_bytes for burst in row.bursts) / every_byte
+    summary |= {f"% {source}": 100 * received[source] / (row.count * every_byte) for source in _SOURCES}
+    summary["% CPU idle"] = 100 * row.idle_share
+    runs = tuple(_run(number, burst) for number, burst in enumerate(row.bursts))
+    return Contestant(name=row.name, runs=runs, summary=summary)
+
+
+def _run(number: int, burst: Burst) -> Run:
+    figures: dict[str, float] = {
+        "site_bytes": burst.site_bytes,
+        "upstream_bytes": burst.upstream_bytes,
+        "busy_seconds": burst.busy_seconds,
+        "idle_seconds": burst.idle_seconds,
+    }
+    figures |= {f"node_{index}_seconds": one.seconds for index, one in enumerate(burst.pulled)}
+    figures |= {f"{source}_bytes": float(count) for source, count in burst.received_bytes.items()}
+    return Run(round=number, seconds=burst.seconds, cpu_seconds=burst.cpu_seconds, figures=figures)
+
+
+def verdicts_of(rows: Sequence[Bursts], ideal_seconds: float, image_bytes: int) -> tuple[Verdict, ...]:
+    """What the most nodes took."""
+    fewest, most = min(rows, key=lambda row: row.count), max(rows, key=lambda row: row.count)
+    last = row_of(most, ideal_seconds, image_bytes).summary
+    ratio = (median([one.seconds for one in most.bursts]) or 0.0) / (
+        median([one.seconds for one in fewest.bursts]) or 1.0
+    )
+    found = [
+        Verdict(what=f"time for all: {most.name} ÷ {fewest.name}", value=ratio, unit="×", aim="at most 1.25"),
+        *(
+            Verdict(what=f"{most.name}: {what} ÷ {_PLAIN}", value=last[what], unit="×", aim=f"at most {aim}")
+            for what, aim in (("p50", 1.15), ("p99", 1.25), ("max", 1.35))
+        ),
+        Verdict(what=f"{most.name}: site sent ÷ image", value=last["site sent"], unit="×", aim="at most 2.5"),
+        Verdict(
+            what=f"{most.name}: upstream sent ÷ image, headers in it",
+            value=last["upstream sent"],
+            unit="×",
+            aim="1.00 and headers",
+        ),
+    ]
+    found += [
+        Verdict(
+            what=f"CPU-bound: {row.name} left of the CPUs' time idle; the times are this machine's, not the swarm's",
+            value=100 * row.idle_share,
+            unit="%",
+            aim="",
+        )
+        for row in rows
+        if row.idle_share < _CPU_BOUND_SHARE
+    ]
+    return tuple(found)

@@ -1,0 +1,157 @@
+"""A site with nodes on the test network, and one burst after another: blobs that nobody has, asked for at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.account import ProcessAccount, machine_cpu_seconds
+from bench.network import Link, Network, deployment
+from bench.network.deployment import Agent, Registry, Site
+from bench.pulling import Pulled, pull
+from bench.serving import REPOSITORY, push
+
+BLOBS = 2
+"""Of each image."""
+SITE_TIMES = 10
+"""A site's host and its way to the upstream carry this many times what a node's link does."""
+
+_STALL_SECONDS = 120.0
+_WARM_UP_BYTES = 3_000_000
+"""Two blobs just above ``swarm_min_size``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """What one image cost.
+
+    Attributes:
+        pulled: of each node.
+        site_bytes, upstream_bytes: left the site's host; came from the upstream. As links count, headers in it.
+        received_bytes: of all nodes, by source.
+        cpu_seconds: of the site's processes and all agents.
+        busy_seconds, idle_seconds: of all CPUs of this machine.
+    """
+
+    pulled: Sequence[Pulled]
+    site_bytes: int
+    upstream_bytes: int
+    received_bytes: Counter[str]
+    cpu_seconds: float
+    busy_seconds: float
+    idle_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Until the last node had its last byte."""
+        return max(one.seconds for one in self.pulled)
+
+    @property
+    def idle_share(self) -> float:
+        return self.idle_seconds / (self.busy_seconds + self.idle_seconds)
+
+
+class SwarmNetwork:
+    """Everything runs; ``burst`` as often as wanted, with as many of the nodes as wanted."""
+
+    def __init__(self, registry: Registry, uplink: Link, site: Site, agents: Sequence[Agent], image_bytes: int) -> None:
+        self._registry = registry
+        self._uplink = uplink
+        self._site = site
+        self._agents = agents
+        self._image_bytes = image_bytes
+        self._account = ProcessAccount()
+        self._account.roots = {site.proxy_process, site.seeder_process, *(agent.process for agent in agents)}
+        self._paths: list[str] = []
+
+    def warm_up(self) -> None:
+        """Every agent has once done all it will do. Raises ImagedistError: one failed."""
+        self._push(_WARM_UP_BYTES)
+        self._pull(len(self._agents))
+
+    def burst(self, count: int) -> Burst:
+        """The first ``count`` nodes ask for a new image at once.
+
+        Raises:
+            ImagedistError: a node did not get everything.
+        """
+        self._push(self._image_bytes)
+        agents = self._agents[:count]
+        site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
+        received = _received(agents)
+        cpu_seconds, (busy, idle) = self._account.cpu_seconds(), machine_cpu_seconds()
+        pulled = self._pull(count)
+        busy_after, idle_after = machine_cpu_seconds()
+        return Burst(
+            pulled,
+            self._site.node.up.bytes - site_bytes,
+            self._uplink.back.bytes - upstream_bytes,
+            _received(agents) - received,
+            self._account.cpu_seconds() - cpu_seconds,
+            busy_after - busy,
+            idle_after - idle,
+        )
+
+    def plain_seconds(self) -> float:
+        """The last image again, for one node past its agent: from the site's proxy, which has it, over idle links.
+
+        Raises:
+            ImagedistError: it did not come.
+        """
+        (one,) = pull([self._agents[0].node], self._urls(self._site.proxy_url), _STALL_SECONDS)
+        return one.seconds
+
+    def _pull(self, count: int) -> list[Pulled]:
+        nodes = [agent.node for agent in self._agents[:count]]
+        return pull(nodes, self._urls(deployment.MIRROR), _STALL_SECONDS)
+
+    def _push(self, size_bytes: int) -> None:
+        node = self._registry.node
+        with node.namespace.entered():
+            _, digests = push(deployment.LOCAL_REGISTRY, [size_bytes // BLOBS] * BLOBS)
+        self._paths = [f"/v2/{REPOSITORY}/blobs/{digest}?ns={self._registry.address}" for digest in digests]
+
+    def _urls(self, server: str) -> list[str]:
+        return [server + path for path in self._paths]
+
+
+@contextmanager
+def swarm_network(directory: Path, nodes: int, node_bits_per_second: int, image_bytes: int) -> Iterator[SwarmNetwork]:
+    """A registry, a site's proxy and seeder on one host, and agents on nodes of their own.
+
+    Raises:
+        ImagedistError: something did not start.
+    """
+    wide = SITE_TIMES * node_bits_per_second
+    quota_bytes = 3 * max(_WARM_UP_BYTES, image_bytes)
+    with Network() as network, ExitStack() as stack:
+        bench, internet = network.site("bench"), network.site("internet")
+        uplink = network.link(bench, internet, wide)
+        registry = stack.enter_context(deployment.registry(internet.node("registry"), directory / "upstream"))
+        site = stack.enter_context(deployment.site(bench.node("site", wide), directory / "site", registry))
+        agents = []
+        for number in range(nodes):
+            node = bench.node(f"n{number}", node_bits_per_second)
+            agents.append(
+                stack.enter_context(deployment.agent(node, directory / node.name, site, quota_bytes=quota_bytes))
+            )
+        yield SwarmNetwork(registry, uplink, site, agents, image_bytes)
+        for agent in agents:  # all at once: nothing of theirs is wanted any more
+            os.kill(agent.process, signal.SIGKILL)
+
+
+def _received(agents: Sequence[Agent]) -> Counter[str]:
+    received: Counter[str] = Counter()
+    for agent in agents:
+        for family in text_string_to_metric_families(agent.metrics()):
+            for sample in family.samples:
+                if sample.name == "imagedist_received_bytes_total":
+                    received[sample.labels["source"]] += round(sample.value)
+    return received
