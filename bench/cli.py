@@ -26,6 +26,7 @@ from bench import update as update_benchmark
 from bench.report import show, show_difference
 from bench.result import Result, load, save
 from bench.session import Settings, image_of
+from bench.swarm_network import Configuration
 from imagedist.config import parse_size
 from imagedist.errors import ImagedistError, InputError
 
@@ -236,13 +237,14 @@ def swarm(
     ] = 32,
     rounds: Rounds = 5,
     quick: Annotated[bool, typer.Option("--quick", help="1, 2 and 4 nodes, 12 MB, two rounds.")] = False,
+    proxy: Annotated[str, typer.Option(help="A setting for [proxy] of proxy.toml, such as first_wave_nodes=4.")] = "",
+    seeder: Annotated[str, typer.Option(help="One for [seeder] of seeder.toml.")] = "",
+    agent: Annotated[str, typer.Option(help="One for [agent] of agent.toml.")] = "",
     json: Json = None,
 ) -> None:
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
-    if quick:
-        scale = swarm_benchmark.QUICK
-    else:
-        scale = swarm_benchmark.Scale(_counts(nodes), parse_size(size), cap * 1_000_000, rounds)
+    scale = swarm_benchmark.Scale(_counts(nodes), parse_size(size), cap * 1_000_000, rounds)
+    scale = replace(swarm_benchmark.QUICK if quick else scale, configuration=Configuration(proxy, seeder, agent))
     _give(swarm_benchmark.run(scale, _say), json)
 
 

@@ -16,7 +16,7 @@ from bench.peers import missing
 from bench.processes import run as run_program
 from bench.result import Contestant, ImageFacts, Result, Run, Verdict
 from bench.statistics import median, percentile, rotated
-from bench.swarm_network import BLOBS, SITE_TIMES, Burst, SwarmNetwork, swarm_network
+from bench.swarm_network import BLOBS, SITE_TIMES, Burst, Configuration, SwarmNetwork, swarm_network
 from imagedist.errors import InputError
 from imagedist.service.running import raise_open_files_limit
 
@@ -27,6 +27,7 @@ _CPU_BOUND_SHARE = 0.2
 _AGENT_BYTES = 130_000_000
 """Memory of one, with its libtorrent."""
 _PLAIN = "a plain download"
+_DEFAULTS = Configuration()
 _SOURCES = ("peer", "seeder", "webseed", "proxy")
 
 
@@ -38,12 +39,14 @@ class Scale:
         nodes: how many at once, each number as often as the others.
         image_bytes: in two blobs.
         node_bits_per_second: a node's link, each way.
+        configuration: what the programs have beside their defaults.
     """
 
     nodes: Sequence[int]
     image_bytes: int
     node_bits_per_second: int
     rounds: int
+    configuration: Configuration = _DEFAULTS
 
     @property
     def image_seconds(self) -> float:
@@ -98,8 +101,8 @@ def run(scale: Scale, say: Say) -> Result:
     rows, plain = [Bursts(count) for count in scale.nodes], list[float]()
     with short_directory() as directory:
         say(f"starting a registry, a site and {max(scale.nodes)} agents")
-        network = swarm_network(directory, max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
-        with network as running:
+        sizes = (max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
+        with swarm_network(directory, *sizes, scale.configuration) as running:
             running.warm_up()
             for number in range(scale.rounds):
                 _round(running, scale, number, rows, plain, say)
@@ -120,6 +123,7 @@ def run(scale: Scale, say: Say) -> Result:
             "order": "rotated each round; every burst has an image of its own",
             "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
             "cpu": "of the site's processes and all agents; idle: the whole machine",
+            **scale.configuration.facts(),
             "load_at_start": f"{load:.2f}",
         },
         contestants=(_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),

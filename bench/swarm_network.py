@@ -7,7 +7,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -26,6 +26,19 @@ SITE_TIMES = 10
 _STALL_SECONDS = 120.0
 _WARM_UP_BYTES = 3_000_000
 """Two blobs just above ``swarm_min_size``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Lines for the first table of each program's configuration, TOML."""
+
+    proxy: str = ""
+    seeder: str = ""
+    agent: str = ""
+
+    def facts(self) -> dict[str, str]:
+        """Those that there are, by program."""
+        return {name: lines for name, lines in asdict(self).items() if lines}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +136,9 @@ class SwarmNetwork:
 
 
 @contextmanager
-def swarm_network(directory: Path, nodes: int, node_bits_per_second: int, image_bytes: int) -> Iterator[SwarmNetwork]:
+def swarm_network(
+    directory: Path, nodes: int, node_bits_per_second: int, image_bytes: int, configuration: Configuration
+) -> Iterator[SwarmNetwork]:
     """A registry, a site's proxy and seeder on one host, and agents on nodes of their own.
 
     Raises:
@@ -135,7 +150,10 @@ def swarm_network(directory: Path, nodes: int, node_bits_per_second: int, image_
         bench, internet = network.site("bench"), network.site("internet")
         uplink = network.link(bench, internet, wide)
         registry = stack.enter_context(deployment.registry(internet.node("registry"), directory / "upstream"))
-        site = stack.enter_context(deployment.site(bench.node("site", wide), directory / "site", registry))
+        host = deployment.site(
+            bench.node("site", wide), directory / "site", registry, configuration.proxy, configuration.seeder
+        )
+        site = stack.enter_context(host)
         agents = []
         for number in range(nodes):
             node = bench.node(f"n{number}", node_bits_per_second)

@@ -19,7 +19,7 @@ from bench.report import show
 from bench.result import Contestant, ImageFacts, Machine, Result
 from bench.statistics import percentile
 from bench.swarm import Bursts, Scale, row_of, run, verdicts_of
-from bench.swarm_network import Burst
+from bench.swarm_network import Burst, Configuration
 from imagedist.errors import ImagedistError, InputError
 
 _PORT = 8000
@@ -137,8 +137,9 @@ def test_more_nodes_than_the_memory_holds_are_refused_before_anything_starts() -
 @pytest.mark.e2e("docker-registry")
 def test_two_nodes_get_a_new_image_and_upstream_sends_it_once() -> None:
     said: list[str] = []
-    result = run(Scale((1, 2), 4_000_000, 100_000_000, 1), said.append)
+    result = run(Scale((1, 2), 4_000_000, 100_000_000, 1, Configuration(proxy="first_wave_nodes = 1")), said.append)
     assert [row.name for row in result.contestants] == ["a plain download", "1 node", "2 nodes"]
+    assert result.settings["proxy"] == "first_wave_nodes = 1"
     both = result.contestants[2].summary
     assert 1.0 <= both["upstream sent"] < 1.1
     assert sum(both[f"% {source}"] for source in ("peer", "seeder", "webseed", "proxy")) > 99
