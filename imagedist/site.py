@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import aiohttp
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import ChallengeError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.bulk import BlobStream, Consume, deliver_chunks
 from imagedist.oci.client import RegistryClient
@@ -80,6 +80,10 @@ class FoundTorrent:
     is_private: bool = False
 
 
+class _CappedError(Exception):
+    """A cap came while bytes flowed without one: a thread that receives cannot be slowed down, only stopped."""
+
+
 @dataclass
 class _Proxy:
     url: str
@@ -93,7 +97,7 @@ class Site:
         proxies, seeders: base URLs, tried in this order, those that failed lately last.
         node_id: who we are, for the first wave and the inventory.
         token: the site token, for routes that change the site's state.
-        rate: caps the bytes of blobs fetched by HTTP.
+        rate: caps the bytes of blobs fetched by HTTP, those under way included.
         tls: for https URLs of the site, if the system's authorities are not enough.
     """
 
@@ -103,14 +107,14 @@ class Site:
         seeders: Sequence[str],
         node_id: str,
         token: str | None = None,
-        rate: TokenBucket | None = None,
+        rate: ChangingRate | None = None,
         tls: Tls | None = None,
     ) -> None:
         self._proxies = [_Proxy(url) for url in proxies]
         self._seeders = tuple(seeders)
         self._node_id = node_id
         self._token = token
-        self._rate = rate
+        self._rate = rate or ChangingRate(None)
         self._tls = tls
         self._clients: OrderedDict[tuple[str, str | None], RegistryClient] = OrderedDict()
         self._session: aiohttp.ClientSession | None = None
@@ -155,21 +159,30 @@ class Site:
             consume(chunk)
             offset += len(chunk)
 
+        def uncapped(chunk: bytes | memoryview) -> None:
+            counted(chunk)
+            if self._rate.rate_bytes_per_second is not None and offset < size_bytes:
+                raise _CappedError
+
         failure: SourceError | None = None
-        for proxy in self._by_health():
+        proxies = deque(self._by_health())
+        while proxies:
+            proxy = proxies[0]
             try:
                 async with self._client(proxy.url, target).blob(target.name, digest, offset) as stream:
                     if stream.size_bytes != size_bytes:
                         raise SourceError(f"{proxy.url} says {stream.size_bytes} bytes of {digest}, not {size_bytes}")
-                    if self._rate is None:
-                        await stream.deliver(counted, threads)
+                    if self._rate.rate_bytes_per_second is None:
+                        await stream.deliver(uncapped, threads)
                     else:
                         await deliver_chunks(_capped(stream, self._rate), counted, threads)
                 return
+            except _CappedError:
+                continue  # at the byte that is next, from the same proxy
             except UnauthorizedError as error:
                 raise _told(error) from error
             except SourceError as error:
-                self._failed(proxy)
+                self._failed(proxies.popleft())
                 failure = error
         raise failure or SourceError("no site proxy is configured")
 
@@ -394,7 +407,7 @@ class Site:
             await self._session.close()
 
 
-async def _capped(stream: BlobStream, rate: TokenBucket) -> AsyncGenerator[bytes, None]:
+async def _capped(stream: BlobStream, rate: ChangingRate) -> AsyncGenerator[bytes, None]:
     async for chunk in stream:
         await rate.take(len(chunk))
         yield chunk

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
 from imagedist.distribution.backend import Target
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.site import Site
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry, basic
@@ -35,8 +36,8 @@ async def test_the_next_proxy_answers_when_the_first_is_gone() -> None:
             await site.close()
 
 
-@pytest.mark.parametrize("rate", [None, TokenBucket(1 << 40)], ids=["free", "capped"])
-async def test_a_blob_goes_on_at_the_next_proxy_behind_what_has_come(rate: TokenBucket | None) -> None:
+@pytest.mark.parametrize("rate", [None, ChangingRate(1 << 40)], ids=["free", "capped"])
+async def test_a_blob_goes_on_at_the_next_proxy_behind_what_has_come(rate: ChangingRate | None) -> None:
     content = bytes(range(256)) * 10_000
     async with FaultyRegistry() as first, FaultyRegistry() as second:
         first.add_blob(content)
@@ -84,3 +85,32 @@ async def test_authorization_of_a_nodes_client_goes_to_the_proxy_as_it_is() -> N
                 await site.manifest(TARGET, "1")
         finally:
             await site.close()
+
+
+async def test_a_cap_that_comes_while_a_blob_flows_holds_for_its_rest() -> None:
+    content = bytes(range(256)) * 10_000
+    asked: list[float] = []
+
+    async def pause(changed: asyncio.Event, seconds: float) -> None:
+        asked.append(seconds)
+        rate.set(None)  # or the test would take as long as the cap says
+
+    rate = ChangingRate(None, pause=pause)
+    received = bytearray()
+
+    def consume(chunk: bytes | memoryview) -> None:
+        received.extend(chunk)
+        if len(received) == len(chunk):  # the first
+            asyncio.run_coroutine_threadsafe(cap(), loop).result()
+
+    async def cap() -> None:
+        rate.set(1)
+
+    loop = asyncio.get_running_loop()
+    async with FaultyRegistry() as registry:
+        site = Site([registry.url], [], "node", rate=rate)
+        with ThreadPoolExecutor(1) as threads:
+            await site.deliver(TARGET, registry.add_blob(content), len(content), 0, consume, threads)
+        await site.close()
+    assert received == content
+    assert asked

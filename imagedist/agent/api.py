@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from imagedist import __version__
 from imagedist.agent.events import Events
+from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
-from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
+from imagedist.agent.protocol import AgentStatus, Limits, LimitsOrder, PullRequest, Transfers
 from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig
 from imagedist.distribution.admission import Admission
@@ -31,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 _STATUS = TypeAdapter(AgentStatus)
 _TRANSFERS = TypeAdapter(Transfers)
 _ORDER = TypeAdapter(PullRequest)
+_LIMITS = TypeAdapter(Limits)
+_LIMITS_ORDER = TypeAdapter(LimitsOrder)
 
 _PULLS = 8
 """Pulls at once; more only share the same workers and ramdisk."""
@@ -50,6 +53,7 @@ class SocketApi:
         blobs: NodeBlobs,
         session: SwarmSession,
         puller: Puller,
+        limits: NodeLimits,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -58,6 +62,7 @@ class SocketApi:
         self._blobs = blobs
         self._session = session
         self._puller = puller
+        self._limits = limits
         self._admission = Admission(_PULLS, _QUEUED_PULLS, _QUEUED_SECONDS)
         self._pulls = 0
 
@@ -69,6 +74,8 @@ class SocketApi:
                 web.get("/v1/transfers", self.transfers),
                 web.get("/v1/prefix", self.prefix),
                 web.post("/v1/pull", self.pull),
+                web.get("/v1/limits", self.limits),
+                web.patch("/v1/limits", self.change_limits),
             ]
         )
         return app
@@ -92,6 +99,20 @@ class SocketApi:
     async def transfers(self, request: web.Request) -> web.Response:
         rows = tuple(transfer.status() for transfer in self._session.transfers())
         return web.json_response(body=_TRANSFERS.dump_json(Transfers(transfers=rows)))
+
+    async def limits(self, request: web.Request) -> web.Response:
+        return web.json_response(body=_LIMITS.dump_json(self._limits.status()))
+
+    async def change_limits(self, request: web.Request) -> web.Response:
+        try:
+            order = _LIMITS_ORDER.validate_json(await request.read())
+            self._limits.change(order)
+        except ValidationError as error:
+            return web.json_response({"message": f"malformed request: {error.errors()[0]['msg']}"}, status=400)
+        except InputError as error:
+            return web.json_response({"message": str(error)}, status=400)
+        _LOG.info("limits changed: upload %s, download %s, reset %s", order.upload, order.download, order.reset)
+        return await self.limits(request)
 
     async def prefix(self, request: web.Request) -> web.Response:
         try:

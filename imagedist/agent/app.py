@@ -18,11 +18,12 @@ from aiohttp import web
 from imagedist import __version__
 from imagedist.agent.api import SocketApi
 from imagedist.agent.collecting import keep_collected
+from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.source import NodeSource
 from imagedist.config import Address, AgentConfig, read_secret
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
@@ -84,7 +85,7 @@ async def started(
         engine = stack.enter_context(opened(config.storage, unpack, workers, budget_bytes))
         node_id = _node_id(table.bittorrent)
         limits = config.limits
-        rate = TokenBucket(limits.download) if limits.download else None
+        rate = ChangingRate(limits.download)
         tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
         site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
@@ -95,6 +96,8 @@ async def started(
         blobs = await asyncio.to_thread(NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers)
         stack.push_async_callback(blobs.close)
         await blobs.start()
+        node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes)
+        await stack.enter_async_context(_running(node_limits.keep()))
 
         app = web.Application()
         backend = Mirror(site, blobs)
@@ -123,7 +126,7 @@ async def started(
         stack.callback(puller.close)
         in_use = table.model_copy(update={"bittorrent": session.address})  # port 0 has become a port
         config = config.model_copy(update={"agent": in_use})
-        api = SocketApi(config, str(mirror), backend, site, blobs, session, puller)
+        api = SocketApi(config, str(mirror), backend, site, blobs, session, puller, node_limits)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
         await stack.enter_async_context(_running(_heartbeat(site, config)))

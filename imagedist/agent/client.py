@@ -20,7 +20,7 @@ from imagedist.errors import ChallengeError, ImagedistError, InputError, SourceE
 from imagedist.progress import Event, Observer
 
 if TYPE_CHECKING:
-    from imagedist.agent.protocol import AgentStatus, PullRequest, Transfers
+    from imagedist.agent.protocol import AgentStatus, Limits, LimitsOrder, PullRequest, Transfers
 
 T = TypeVar("T")
 
@@ -74,6 +74,26 @@ class AgentClient:
 
         return self._read(Transfers, self._ask("/v1/transfers")[1])
 
+    def limits(self) -> Limits:
+        """The node's caps. Raises SourceError: the agent does not answer."""
+        from imagedist.agent.protocol import Limits
+
+        return self._read(Limits, self._understood(*self._ask("/v1/limits")))
+
+    def change_limits(self, order: LimitsOrder) -> Limits:
+        """Changes the node's caps; returns them.
+
+        Raises:
+            InputError: not a rate. SourceError: the agent does not answer.
+        """
+        from imagedist.agent.protocol import Limits
+
+        said = {name: value for name, value in asdict(order).items() if value is not None}
+        status, body = self._ask("/v1/limits", "PATCH", json.dumps(said).encode())
+        if status == 400:
+            raise InputError(str(self._read(dict[str, object], body).get("message", "the agent refuses these limits")))
+        return self._read(Limits, self._understood(status, body))
+
     def prefix(self, registry: str) -> str:
         """The path prefix under which the site's proxy serves a registry.
 
@@ -108,8 +128,7 @@ class AgentClient:
         order = {name: value for name, value in asdict(request).items() if value is not None}
         body = json.dumps(order).encode()
         with self._asking("POST", "/v1/pull", body, silence_seconds, authorization) as (status, answer):
-            if status != 200:
-                raise SourceError(f"the agent at {self.socket} answered {status}: is it of this version?")
+            self._understood(status, b"")
             while line := self._line(answer):
                 event = Event.parse(line.decode(errors="replace"))
                 if event is None:
@@ -127,8 +146,13 @@ class AgentClient:
         except OSError as error:
             raise self._stopped() from error
 
-    def _ask(self, path: str) -> tuple[int, bytes]:
-        with self._asking("GET", path, b"", _ANSWER_SECONDS) as (status, answer):
+    def _understood(self, status: int, body: bytes) -> bytes:
+        if status != 200:
+            raise SourceError(f"the agent at {self.socket} answered {status}: is it of this version?")
+        return body
+
+    def _ask(self, path: str, method: str = "GET", body: bytes = b"") -> tuple[int, bytes]:
+        with self._asking(method, path, body, _ANSWER_SECONDS) as (status, answer):
             try:
                 return status, answer.read(_ANSWER_LIMIT_BYTES)
             except OSError as error:

@@ -7,6 +7,7 @@ leaves out what is not set, and who is behind ignores fields of answers that it 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from imagedist.swarm.session import TransferStatus
 
@@ -54,3 +55,41 @@ class Transfers:
 
     format: int = FORMAT
     transfers: tuple[TransferStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsOrder:
+    """``PATCH /v1/limits``; answered by ``Limits``. Rates as in agent.toml: ``200MiB/s``, ``none``.
+
+    What is not named stays. An unknown field is refused, as in ``PullRequest``.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    format: int = FORMAT
+    upload: str | None = None
+    download: str | None = None
+    reset: bool = False
+    """Both back to what the file says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One direction. Rates are bytes per second; None: no cap."""
+
+    bytes_per_second: int | None
+    source: Literal["default", "file", "command"]
+    """``command``: until the agent ends."""
+    file_bytes_per_second: int | None
+    """What holds again after the agent's next start."""
+    now_bytes_per_second: int
+    """What flows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """``GET /v1/limits``. ``upload``: to peers. ``download``: from peers and from the site's proxy, together."""
+
+    format: int = FORMAT
+    upload: Limit
+    download: Limit

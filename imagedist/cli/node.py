@@ -14,6 +14,8 @@ from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.errors import InputError
 
 if TYPE_CHECKING:
+    from imagedist.agent.client import AgentClient
+    from imagedist.agent.protocol import Limit, Limits
     from imagedist.config import AgentConfig
 from imagedist.garbage import importing
 
@@ -64,15 +66,74 @@ def swarm(socket: Socket = None, as_json: Json = False) -> None:
     """Show this node's torrents: how far, how fast, from whom."""
     from pydantic import TypeAdapter
 
-    from imagedist.agent.client import AgentClient, find_socket
     from imagedist.agent.protocol import Transfers
     from imagedist.render import swarm_table
+
+    told = _agent(socket).transfers()
+    print(TypeAdapter(Transfers).dump_json(told).decode() if as_json else swarm_table(told.transfers))
+
+
+@app.command()
+@explained
+def limit(
+    upload: Annotated[
+        str | None, typer.Option("--upload", metavar="RATE", help="To peers at most: 200MiB/s, or none.")
+    ] = None,
+    download: Annotated[
+        str | None,
+        typer.Option("--download", metavar="RATE", help="From peers and the site's proxy together: 1GB/s, or none."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to what agent.toml says.")] = False,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show or change how many bytes per second this node may take and give. A change holds until its agent ends.
+
+    Transfers under way heed it at once. To change the caps for good, write them into [limits] of agent.toml.
+    """
+    from pydantic import TypeAdapter
+
+    from imagedist.agent.protocol import Limits, LimitsOrder
+    from imagedist.config.values import parse_rate
+
+    if reset and (upload is not None or download is not None):
+        raise InputError("--reset sets both caps: leave --upload and --download out")
+    for rate in (upload, download):
+        if rate is not None:
+            parse_rate(rate)  # told here, whether an agent runs or not
+    agent = _agent(socket)
+    is_change = reset or upload is not None or download is not None
+    order = LimitsOrder(upload=upload, download=download, reset=reset)
+    told = agent.change_limits(order) if is_change else agent.limits()
+    print(TypeAdapter(Limits).dump_json(told).decode() if as_json else _limits_text(told))
+
+
+def _limits_text(limits: Limits) -> str:
+    from imagedist.render import decimal, table
+
+    def rate(bytes_per_second: int | None) -> str:
+        return "none" if bytes_per_second is None else f"{decimal(bytes_per_second)}/s"
+
+    def source(limit: Limit) -> str:
+        if limit.source == "command":
+            return f"a command, until the agent ends; then {rate(limit.file_bytes_per_second)}"
+        return "agent.toml" if limit.source == "file" else "default"
+
+    rows = [
+        (name, rate(limit.bytes_per_second), rate(limit.now_bytes_per_second), source(limit))
+        for name, limit in (("upload", limits.upload), ("download", limits.download))
+    ]
+    return table(("", "LIMIT", "NOW", "SET BY"), rows, numbers=("LIMIT", "NOW"))
+
+
+def _agent(socket: Path | None) -> AgentClient:
+    """Raises InputError: no agent runs on this node."""
+    from imagedist.agent.client import AgentClient, find_socket
 
     found = find_socket(socket)
     if found is None:
         raise InputError("no agent runs on this node: start `imagedist agent --config agent.toml`")
-    told = AgentClient(found).transfers()
-    print(TypeAdapter(Transfers).dump_json(told).decode() if as_json else swarm_table(told.transfers))
+    return AgentClient(found)
 
 
 @app.command()

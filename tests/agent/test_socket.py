@@ -19,9 +19,11 @@ from imagedist.agent.api import SocketApi
 from imagedist.agent.app import listening
 from imagedist.agent.client import AgentClient, find_socket
 from imagedist.agent.events import Events
-from imagedist.agent.protocol import PullRequest
+from imagedist.agent.limits import NodeLimits
+from imagedist.agent.protocol import LimitsOrder, PullRequest
 from imagedist.agent.source import NodeSource
 from imagedist.config import AgentConfig
+from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError
 from imagedist.oci.digest import Digest
 from imagedist.oci.platform import Platform
@@ -44,6 +46,13 @@ class Node:
         self.may_end = asyncio.Event()
         self.site_failure: ImagedistError | None = None
         self.failure: Exception | None = None
+        self.limits: tuple[int | None, int | None] = (None, None)
+
+    def transfers(self) -> list[Any]:
+        return []
+
+    def set_limits(self, upload: int | None, download: int | None) -> None:
+        self.limits = (upload, download)
 
     async def pull(self, reference: Reference, platform: Platform, observe: Observer, source: NodeSource) -> None:
         self.running += 1
@@ -81,9 +90,11 @@ class Agent:
         self._clients.shutdown(wait=False)
 
     def create_app(self) -> Any:
-        config = AgentConfig.model_validate({"agent": {"site_proxies": ["http://127.0.0.1:1"]}})
+        tables = {"agent": {"site_proxies": ["http://127.0.0.1:1"]}, "limits": {"upload": "1MB/s"}}
+        config = AgentConfig.model_validate(tables)
         node: Any = self.node
-        return SocketApi(config, "127.0.0.1:5050", node, node, node, node, node).create_app()
+        limits = NodeLimits(config.limits, node, ChangingRate(None), lambda: self.node.received_bytes)
+        return SocketApi(config, "127.0.0.1:5050", node, node, node, node, node, limits).create_app()
 
     async def pull(self, observe: Observer) -> Event:
         return await asyncio.get_running_loop().run_in_executor(
@@ -192,6 +203,49 @@ async def test_an_unknown_registry_is_the_users_mistake_and_a_dead_site_is_not(
         agent.node.site_failure = failure
         with pytest.raises(told_as, match=str(failure)):
             await asyncio.to_thread(AgentClient(agent.path).prefix, "docker.io")
+
+
+async def test_limits_are_changed_one_at_a_time_and_say_where_they_come_from(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        client = AgentClient(agent.path)
+        told = await asyncio.to_thread(client.limits)
+        assert (told.upload.bytes_per_second, told.upload.source) == (1_000_000, "file")
+        assert (told.download.bytes_per_second, told.download.source) == (None, "default")
+        told = await asyncio.to_thread(client.change_limits, LimitsOrder(download="4MB/s"))
+        assert (told.download.bytes_per_second, told.download.source) == (4_000_000, "command")
+        assert (told.upload.bytes_per_second, told.upload.source) == (1_000_000, "file")
+        assert agent.node.limits == (1_000_000, 4_000_000)
+        told = await asyncio.to_thread(client.change_limits, LimitsOrder(upload="none"))
+        assert (told.upload.bytes_per_second, told.upload.file_bytes_per_second) == (None, 1_000_000)
+        assert agent.node.limits == (None, 4_000_000)
+        told = await asyncio.to_thread(client.change_limits, LimitsOrder(reset=True))
+        assert (told.upload.source, told.download.source) == ("file", "default")
+        assert agent.node.limits == (1_000_000, None)
+        with pytest.raises(InputError, match="expected a rate such as"):
+            await asyncio.to_thread(client.change_limits, LimitsOrder(upload="fast", download="1MB/s"))
+        assert agent.node.limits == (1_000_000, None)
+
+
+async def test_the_limit_command_shows_and_changes(tmp_path: Path) -> None:
+    async def limit(*words: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "limit", "--socket", str(agent.path), *words),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+    async with Agent(tmp_path) as agent:
+        code, text = await limit("--upload", "2MB/s")
+        assert code == 0
+        assert [" ".join(line.split()) for line in text.splitlines()] == [
+            "LIMIT NOW SET BY",
+            "upload 2.0 MB/s 0 bytes/s a command, until the agent ends; then 1.0 MB/s",
+            "download none 0 bytes/s default",
+        ]
+        code, text = await limit("--json")
+        assert json.loads(text)["upload"]["bytes_per_second"] == 2_000_000
 
 
 async def test_only_owner_and_group_may_use_the_socket_and_it_goes_with_the_agent(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b"
         (("umount", "app"), 1, "no image app in the store"),
         (("rm", "app"), 1, "no image app in the store"),
         (("swarm", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
+        (("limit", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
+        (("limit", "--upload", "fast"), 2, "bad rate: expected a rate such as"),
+        (("limit", "--download", "0"), 2, '"none" means no limit'),
+        (("limit", "--reset", "--upload", "none"), 2, "--reset sets both caps"),
         (("purge", "app", "--socket", "/nowhere"), 2, "no agent listens at /nowhere"),
         (("purge", f"app@sha256:{'0' * 64}", "--proxy", "http://a"), 2, "what a digest names never changes"),
         (("purge", "app", "--proxy", "a:5001"), 2, "bad --proxy 'a:5001'"),
@@ -62,7 +66,7 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
-    rooted = arguments[0] not in ("agent", "swarm", "purge", "frobnicate") and "--root" not in arguments
+    rooted = arguments[0] not in ("agent", "swarm", "limit", "purge", "frobnicate") and "--root" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr
@@ -163,7 +167,7 @@ async def test_every_strategy_tells_its_stages_and_how_busy_each_was(tmp_path: P
     "words",
     [
         *([name] for name in ("pull", "images", "inspect", "mount", "umount", "rm", "gc")),
-        *([name] for name in ("agent", "swarm", "runtimes", "doctor", "demo")),
+        *([name] for name in ("agent", "swarm", "limit", "runtimes", "doctor", "demo")),
         [],
     ],
 )

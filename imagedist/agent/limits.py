@@ -1,0 +1,121 @@
+"""The node's caps: what the configuration says or a command said later, held over swarm and HTTP together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from imagedist.agent.protocol import Limit, Limits, LimitsOrder
+from imagedist.config import LimitsTable
+from imagedist.config.values import parse_rate
+from imagedist.distribution.changing_rate import ChangingRate
+from imagedist.swarm.session import SwarmSession
+
+_TICK_SECONDS = 0.5
+"""How often rates are measured and the download cap is divided anew."""
+
+
+class NodeLimits:
+    """Caps of one node; uploading is the swarm's alone.
+
+    Swarm and HTTP share the download cap: either gets what the other left in the last tick, and half of the cap at
+    least. Both together may so take half a cap too much for one tick, when the one begins beside the other.
+
+    Args:
+        table: what the configuration file says.
+        http: the cap of blobs that come by HTTP.
+        received_bytes: the node's bytes by source; ``proxy`` are those by HTTP.
+        clock: seconds; injected by tests.
+    """
+
+    def __init__(
+        self,
+        table: LimitsTable,
+        session: SwarmSession,
+        http: ChangingRate,
+        received_bytes: Callable[[], Mapping[str, int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._session = session
+        self._http = http
+        self._received_bytes = received_bytes
+        self._clock = clock
+        self._upload, self._download = table.upload, table.download
+        self._is_changed = {"upload": False, "download": False}
+        self._http_bytes, self._http_at = self._proxy_bytes(), clock()
+        self._http_rate = 0
+        self._set: tuple[int | None, int | None] = (table.upload, table.download)
+
+    def status(self) -> Limits:
+        """What holds, where it comes from, and what flows."""
+        uploading = sum(transfer.status().upload_rate for transfer in self._session.transfers())
+        return Limits(
+            upload=self._limit("upload", self._upload, uploading),
+            download=self._limit("download", self._download, self._swarm_rate() + self._http_rate),
+        )
+
+    def change(self, order: LimitsOrder) -> None:
+        """Does what was ordered, until the agent ends.
+
+        Raises:
+            InputError: not a rate.
+        """
+        upload = self._upload if order.upload is None else parse_rate(order.upload)
+        download = self._download if order.download is None else parse_rate(order.download)
+        if order.reset:
+            upload, download = self._table.upload, self._table.download
+        self._is_changed = {
+            "upload": not order.reset and (self._is_changed["upload"] or order.upload is not None),
+            "download": not order.reset and (self._is_changed["download"] or order.download is not None),
+        }
+        self._upload, self._download = upload, download
+        self._divide()
+
+    async def keep(self) -> None:
+        """Measures and divides, for ever."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self.tick()
+
+    def tick(self) -> None:
+        """Once: measures what came by HTTP and divides the download cap."""
+        now, total = self._clock(), self._proxy_bytes()
+        if now > self._http_at:
+            self._http_rate = round((total - self._http_bytes) / (now - self._http_at))
+        self._http_bytes, self._http_at = total, now
+        self._divide()
+
+    def _divide(self) -> None:
+        download = self._download
+        if download is None:
+            self._http.set(None)
+            self._set_session(None)
+            return
+        half = max(download // 2, 1)
+        self._http.set(max(download - self._swarm_rate(), half))
+        self._set_session(max(download - self._http_rate, half))
+
+    def _set_session(self, download: int | None) -> None:
+        if (self._upload, download) != self._set:
+            self._set = (self._upload, download)
+            self._session.set_limits(self._upload, download)
+
+    def _swarm_rate(self) -> int:
+        return sum(transfer.status().download_rate for transfer in self._session.transfers())
+
+    def _proxy_bytes(self) -> int:
+        return self._received_bytes().get("proxy", 0)
+
+    def _limit(self, name: str, limit: int | None, rate: int) -> Limit:
+        return Limit(
+            bytes_per_second=limit,
+            source="command"
+            if self._is_changed[name]
+            else "file"
+            if name in self._table.model_fields_set
+            else "default",
+            file_bytes_per_second=getattr(self._table, name),
+            now_bytes_per_second=rate,
+        )
