@@ -1,8 +1,10 @@
-"""Progress on a terminal: a row for each missing layer, with a bar for each stage. The owner of rich."""
+"""On a terminal: a pull's row for each missing layer, with a bar for each stage; a text afresh. The owner of rich."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,6 +21,7 @@ _BAR_WIDTH = 14
 _TEXT_WIDTH = 68  # of a row without its two bars
 _COLUMNS = 8
 _REDRAWS_PER_SECOND = 8
+_REFRESH_SECONDS = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -104,6 +107,22 @@ class Bars:
         elif (row := self._rows.get(str(event.layer))) is not None:
             _STEPS[event.event](row, event)
             self._merged += event.event == "merged"
+
+
+def refreshed(
+    text: Callable[[int], str], console: Console | None = None, sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Shows a text in place, afresh every second, until Ctrl-C; what it showed last stays.
+
+    Args:
+        text: given how many lines the screen has.
+        sleep: injected by tests.
+    """
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            height = live.console.height - 1  # the cursor stands below
+            live.update(Text(text(height), no_wrap=True, overflow="crop"), refresh=True)
+            sleep(_REFRESH_SECONDS)
 
 
 def _fetched(row: _Row, event: Event) -> None:

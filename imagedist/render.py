@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from imagedist.progress import STAGES, Event
@@ -55,6 +55,41 @@ def swarm_table(transfers: Sequence[TransferStatus]) -> str:
         for row in transfers
     ]
     return table(titles, rows, numbers=titles[1:])
+
+
+_SUMS_LINES = 3
+
+
+def swarm_text(
+    transfers: Sequence[TransferStatus], received_bytes: Mapping[str, int], room_lines: int | None = None
+) -> str:
+    """A node's torrents, those on their way first, then the busiest; below them their sums.
+
+    Args:
+        received_bytes: by source, of all that the node got: the P2P share is what came from peers in it.
+        room_lines: how many lines there are for all; what finds no room is counted. None: as many as it takes.
+    """
+    rows = sorted(transfers, key=lambda row: (row.is_complete, -row.download_rate - row.upload_rate, row.digest.hex))
+    shown = rows
+    if room_lines is not None and len(rows) + 1 + _SUMS_LINES > room_lines:
+        shown = rows[: max(room_lines - 2 - _SUMS_LINES, 0)]
+    lines = [swarm_table(shown)]
+    if len(shown) < len(rows):
+        lines.append(f"and {len(rows) - len(shown)} more")
+    total_bytes = sum(received_bytes.values())
+    share = f"{received_bytes.get('peer', 0) / total_bytes:.0%}" if total_bytes else "-"
+    sources = ", ".join(f"{decimal(count)} from {source}" for source, count in sorted(received_bytes.items()) if count)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{len(rows)} torrents, {sum(row.is_complete for row in rows)} complete; "
+            f"{sum(row.peers for row in rows)} connections to peers; "
+            f"{decimal(sum(row.download_rate for row in rows))}/s down, "
+            f"{decimal(sum(row.upload_rate for row in rows))}/s up",
+            f"P2P share {share} since the agent's start" + (f": {sources}" if sources else ""),
+        ]
+    )
 
 
 def pin_table(pins: Sequence[PinStatus]) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from imagedist.bars import Bars
+from imagedist.bars import Bars, refreshed
 from imagedist.oci.digest import Digest
 from imagedist.progress import STAGES, Event, LayerSize
-from imagedist.render import Lines, decimal, summary, swarm_table, table
+from imagedist.render import Lines, decimal, summary, swarm_table, swarm_text, table
 from imagedist.swarm.session import TransferStatus
 
 BASE, APP = Digest.of(b"base"), Digest.of(b"app")
@@ -73,6 +73,40 @@ def test_a_swarm_is_one_line_per_torrent() -> None:
     assert head.split()[:4] == ["BLOB", "SIZE", "HERE", "PEERS"]
     assert row.split("  ")[0] == APP.short
     assert " 50% " in row
+
+
+def test_a_swarms_sums_stand_below_it_and_its_rows_fit_the_screen() -> None:
+    here = TransferStatus(BASE, 100, 100, True, 2, 1, 0, 3000, 7, {"peer": 100})
+    coming = TransferStatus(APP, 100, 50, False, 3, 1, 2000, 0, 7, {"peer": 40, "seeder": 10})
+    received = {"peer": 140, "seeder": 10, "proxy": 50}
+    _, first, second, _, sums, share = swarm_text([here, coming], received).splitlines()
+    assert first.startswith(APP.short)
+    assert second.startswith(BASE.short)
+    assert sums == "2 torrents, 1 complete; 5 connections to peers; 2.0 kB/s down, 3.0 kB/s up"
+    assert (
+        share == "P2P share 70% since the agent's start: 140 bytes from peer, 50 bytes from proxy, 10 bytes from seeder"
+    )
+    text = swarm_text([here, *[coming] * 30], received, room_lines=10)
+    assert len(text.splitlines()) == 10
+    assert "and 26 more" in text
+
+
+def test_a_text_is_shown_afresh_until_ctrl_c() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=40, height=10, force_terminal=True, color_system=None)
+    rooms: list[int] = []
+
+    def text(room_lines: int) -> str:
+        rooms.append(room_lines)
+        return f"look {len(rooms)} [bold]"
+
+    def sleep(seconds: float) -> None:
+        if len(rooms) == 3:
+            raise KeyboardInterrupt
+
+    refreshed(text, console, sleep)
+    assert rooms == [9, 9, 9]
+    assert all(f"look {number} [bold]" in screen.getvalue() for number in (1, 2, 3))
 
 
 def test_a_pipe_gets_what_was_here_what_came_and_how_busy_each_stage_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,8 @@ class SocketApi:
 
     async def transfers(self, request: web.Request) -> web.Response:
         rows = tuple(transfer.status() for transfer in self._session.transfers())
-        return web.json_response(body=_TRANSFERS.dump_json(Transfers(transfers=rows)))
+        told = Transfers(transfers=rows, received_bytes=dict(self._blobs.received_bytes))
+        return web.json_response(body=_TRANSFERS.dump_json(told))
 
     async def limits(self, request: web.Request) -> web.Response:
         return web.json_response(body=_LIMITS.dump_json(self._limits.status()))

@@ -55,6 +55,8 @@ class Transfers:
 
     format: int = FORMAT
     transfers: tuple[TransferStatus, ...]
+    received_bytes: dict[str, int] = field(default_factory=dict)
+    """By source, of everything since the agent's start: ``proxy`` (HTTP) besides those of a torrent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,15 +63,32 @@ def snapshotter(
 
 @app.command()
 @explained
-def swarm(socket: Socket = None, as_json: Json = False) -> None:
-    """Show this node's torrents: how far, how fast, from whom."""
-    from pydantic import TypeAdapter
+def swarm(
+    once: Annotated[bool, typer.Option("--once", help="One table and done, as in a pipe.")] = False,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show this node's torrents: how far, how fast, from whom. On a terminal every second, until Ctrl-C."""
+    from imagedist.render import swarm_text
 
-    from imagedist.agent.protocol import Transfers
-    from imagedist.render import swarm_table
+    agent = _agent(socket)
 
-    told = _agent(socket).transfers()
-    print(TypeAdapter(Transfers).dump_json(told).decode() if as_json else swarm_table(told.transfers))
+    def text(room_lines: int | None = None) -> str:
+        told = agent.transfers()
+        return swarm_text(told.transfers, told.received_bytes, room_lines)
+
+    if as_json:
+        from pydantic import TypeAdapter
+
+        from imagedist.agent.protocol import Transfers
+
+        print(TypeAdapter(Transfers).dump_json(agent.transfers()).decode())
+    elif once or not sys.stdout.isatty():
+        print(text())
+    else:
+        from imagedist.bars import refreshed
+
+        refreshed(text)
 
 
 @app.command()

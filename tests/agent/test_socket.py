@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
 import socket
 import sys
@@ -224,6 +226,42 @@ async def test_limits_are_changed_one_at_a_time_and_say_where_they_come_from(tmp
         with pytest.raises(InputError, match="expected a rate such as"):
             await asyncio.to_thread(client.change_limits, LimitsOrder(upload="fast", download="1MB/s"))
         assert agent.node.limits == (1_000_000, None)
+
+
+async def test_swarm_on_a_terminal_is_shown_afresh_until_ctrl_c(tmp_path: Path) -> None:
+    def seen(terminal: int) -> bytes:
+        output = b""
+        while output.count(b"P2P share 75%") < 2:
+            output += os.read(terminal, 4096)
+        return output
+
+    async with Agent(tmp_path) as agent:
+        agent.node.received_bytes = {"peer": 3_000_000, "proxy": 1_000_000}
+        terminal, its_end = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "swarm", "--socket", str(agent.path)),
+            stdout=its_end,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "20"},
+        )
+        os.close(its_end)
+        output = await asyncio.to_thread(seen, terminal)
+        process.send_signal(signal.SIGINT)
+        _, complaint = await process.communicate()
+        os.close(terminal)
+    assert (process.returncode, complaint) == (0, b"")
+    assert b"0 torrents" in output
+
+
+async def test_swarm_in_a_pipe_or_once_is_one_table(tmp_path: Path) -> None:
+    async with Agent(tmp_path) as agent:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "imagedist", "swarm", "--socket", str(agent.path)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert output.decode().splitlines()[-1] == "P2P share - since the agent's start"
 
 
 async def test_the_limit_command_shows_and_changes(tmp_path: Path) -> None:
