@@ -1,4 +1,4 @@
-"""Where the node writes: room, inodes, a writable file system, quotas that fit, a ramdisk that is one."""
+"""Where the node writes: room, inodes, a writable file system, quotas that fit."""
 
 from __future__ import annotations
 
