@@ -19,6 +19,7 @@ from tests.e2e.upstream import NAME
 
 _PROXY = """\
 [proxy]
+workers = 2
 listen = "127.0.0.1:{proxy_port}"
 site_blobs = "{base}/blobs"
 default_upstream = "docker.io"

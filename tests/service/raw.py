@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from imagedist.config import Address
-from imagedist.service import render_site_errors
+from imagedist.service import add_health_routes, render_site_errors
 
 REQUEST = b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -61,6 +61,10 @@ class Slow:
         self.app.router.add_get("/slow", self._slow)
         self.app.router.add_get("/large", self._large)
         self.app.router.add_put("/site/v1/thing", self._quick)
+        add_health_routes(self.app, self._ready)
+
+    async def _ready(self) -> None:
+        return None
 
     async def _quick(self, request: web.Request) -> web.Response:
         await request.read()

@@ -137,8 +137,11 @@ async def test_a_stop_lets_requests_finish_and_says_so_on_kept_connections(caplo
         await slow.entered.wait()
         leaving = asyncio.create_task(context.__aexit__(None, None, None))
         await asyncio.sleep(0)
-        await kept.send(REQUEST)
-        assert b"Connection: close" in await kept.answer()
+        await kept.send(REQUEST.replace(b"/quick", b"/readyz"))
+        answer = await kept.answer()
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert answer.endswith(b"stopping\n")
+        assert b"Connection: close" in answer
         assert await kept.rest() == b""
         async with aiohttp.ClientSession() as client:
             with pytest.raises(aiohttp.ClientConnectorError):
