@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Annotated, ParamSpec
 import typer
 from rich.console import Console
 
+from bench import caps as caps_benchmark
 from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
@@ -28,6 +30,7 @@ from bench.result import Result, load, save
 from bench.session import Settings, image_of
 from bench.swarm_network import Configuration
 from imagedist.config import parse_size
+from imagedist.config.values import parse_rate
 from imagedist.errors import ImagedistError, InputError
 
 P = ParamSpec("P")
@@ -246,6 +249,23 @@ def swarm(
     scale = swarm_benchmark.Scale(_counts(nodes), parse_size(size), cap * 1_000_000, rounds)
     scale = replace(swarm_benchmark.QUICK if quick else scale, configuration=Configuration(proxy, seeder, agent))
     _give(swarm_benchmark.run(scale, _say), json)
+
+
+@app.command()
+@explained
+def caps(
+    upload: Annotated[str, typer.Option(help="The node's cap towards peers.")] = "2MB/s",
+    download: Annotated[str, typer.Option(help="Its cap for what it takes.")] = "4MB/s",
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long each way is measured.")] = 10.0,
+    store: Annotated[Path, typer.Option(help="Where blobs are made and removed.")] = Path("/dev/shm"),
+) -> None:
+    """Hold what a node gives and takes, by swarm and by HTTP, against its caps; on loopback."""
+    up, down = parse_rate(upload), parse_rate(download)
+    if up is None or down is None:
+        raise InputError("both caps are wanted: give --upload and --download a rate such as 4MB/s")
+    for kept in asyncio.run(caps_benchmark.measure(up, down, seconds, store)):
+        rate = f"{kept.measured / 1e6:.2f} of {kept.allowed / 1e6:.2f} MB/s"
+        print(f"{kept.way:<32}{rate:<24}{kept.deviation:+.1%}", flush=True)
 
 
 @app.command()

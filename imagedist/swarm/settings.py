@@ -77,7 +77,10 @@ def session_settings(address: Address, role: Role, upload: int | None, download:
         # Rates: everyone unchoked, decisions every second, limits that are met.
         "unchoke_slots_limit": -1,
         "unchoke_interval": 1,
-        "tick_interval": 100,
+        # Bandwidth goes out in lumps of 20 ticks. With 100 ms a download cap of 4 MB/s let 6-8 MB through every other
+        # second and nothing in between; with 50 ms 4 MB each second, and an idle session takes 0.2 % of a CPU.
+        "tick_interval": 50,
+        "rate_limit_ip_overhead": False,  # a cap means payload: guessed headers took 8 % off an upload cap
         "mixed_mode_algorithm": 0,  # prefer TCP: never throttle it in favour of uTP
         "upload_rate_limit": upload or 0,
         "download_rate_limit": download or 0,

@@ -50,9 +50,15 @@ def test_swarm_and_http_share_the_download_cap() -> None:
     node.second(by_swarm=1000, by_http=500)
     assert (node.limits, node.http.rate_bytes_per_second) == ((None, 500), 500)
     node.second(by_swarm=500, by_http=100)
-    assert (node.limits, node.http.rate_bytes_per_second) == ((None, 900), 500)
+    assert (node.limits, node.http.rate_bytes_per_second) == ((None, 880), 500)
     node.second(by_http=1000)
     assert (node.limits, node.http.rate_bytes_per_second) == ((None, 500), 1000)
+
+
+def test_who_falls_a_little_behind_keeps_his_half() -> None:
+    node = Node(LimitsTable.model_validate({"download": "1000"}))
+    node.second(by_swarm=400, by_http=450)
+    assert (node.limits, node.http.rate_bytes_per_second) == ((None, 500), 500)
 
 
 def test_without_a_cap_nothing_is_limited_and_rates_are_told_all_the_same() -> None:

@@ -1,0 +1,148 @@
+"""How well a node keeps to its caps: what the swarm and HTTP bring and give beside what was allowed, on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from aiohttp import web
+
+from imagedist.agent.limits import NodeLimits
+from imagedist.config import Address, LimitsTable
+from imagedist.distribution.backend import Target
+from imagedist.distribution.changing_rate import ChangingRate
+from imagedist.errors import ImagedistError
+from imagedist.oci.digest import Digest
+from imagedist.service import serving
+from imagedist.site import Site
+from imagedist.swarm.libtorrent_session import LibtorrentSession
+from imagedist.swarm.libtorrent_transfer import LibtorrentTransfer
+from imagedist.swarm.torrent import build
+
+_SETTLE_SECONDS = 4.0
+"""libtorrent lets through at once what it did not use in up to three seconds before."""
+_CHUNK_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One way bytes went. Rates are payload bytes per second."""
+
+    way: str
+    allowed: int
+    measured: int
+
+    @property
+    def deviation(self) -> float:
+        return self.measured / self.allowed - 1
+
+
+async def measure(
+    upload: int, download: int, seconds: float, place: Path, settle_seconds: float = _SETTLE_SECONDS
+) -> list[Kept]:
+    """Each way alone, then all at once: a node with the caps, and peers and a proxy without any.
+
+    Args:
+        upload, download: bytes per second. place: where files of twice what may flow are made and removed.
+    """
+    chunks = int(max(upload, download) * (seconds + settle_seconds) * 1.5) // _CHUNK_BYTES + 1
+    size_bytes = chunks * _CHUNK_BYTES
+    found = []
+    for ways in (("upload",), ("swarm",), ("http",), ("upload", "swarm", "http")):
+        with TemporaryDirectory(dir=place) as directory:
+            async with _node(upload, download, ways, size_bytes, Path(directory)) as moved:
+                await asyncio.sleep(settle_seconds)
+                before, begun = Counter(moved()), time.monotonic()
+                await asyncio.sleep(seconds)
+                after, took = Counter(moved()), time.monotonic() - begun
+        rates = {way: round((after[way] - before[way]) / took) for way in ("upload", "swarm", "http")}
+        together = " beside a download" if len(ways) > 1 else ""
+        if "upload" in ways:
+            found.append(Kept(f"to peers{together}", upload, rates["upload"]))
+        if len(ways) > 1:
+            found.append(Kept("from peers and by HTTP together", download, rates["swarm"] + rates["http"]))
+        elif "upload" not in ways:
+            found.append(Kept("from peers" if ways == ("swarm",) else "by HTTP", download, rates[ways[0]]))
+    return found
+
+
+@asynccontextmanager
+async def _node(
+    upload: int, download: int, ways: tuple[str, ...], size_bytes: int, directory: Path
+) -> AsyncIterator[Callable[[], Mapping[str, int]]]:
+    """Yields what has moved so far, by way."""
+    moved: Counter[str] = Counter()
+    async with AsyncExitStack() as stack:
+
+        async def opened(host: str, upload: int | None = None, download: int | None = None) -> LibtorrentSession:
+            session = await LibtorrentSession.open(Address(host, 0), upload=upload, download=download)
+            stack.push_async_callback(session.close)
+            return session
+
+        node = await opened("127.0.0.2", upload, download)
+        peer = await opened("127.0.0.3")
+        transfers: dict[str, LibtorrentTransfer] = {}
+        for way, giver, taker in (("upload", node, peer), ("swarm", peer, node)):
+            if way in ways:
+                (directory / way).mkdir()
+                given, torrent = await asyncio.to_thread(_blob, directory, size_bytes, way)
+                await giver.add(torrent, given, seeding=True)
+                transfers[way] = await taker.add(torrent, directory / way, peers=[giver.address])
+        rate = ChangingRate(download)
+        limits = NodeLimits(LimitsTable(upload=upload, download=download), node, rate, lambda: {"proxy": moved["http"]})
+        tasks = [asyncio.create_task(limits.keep())]
+        if "http" in ways:
+            proxy = await stack.enter_async_context(serving(_endless(size_bytes), Address("127.0.0.1", 0)))
+            site = Site([f"http://{proxy}"], [], "node", rate=rate)
+            stack.push_async_callback(site.close)
+            tasks.append(asyncio.create_task(_by_http(site, size_bytes, moved)))
+
+        def now() -> Mapping[str, int]:
+            # Of this very moment; the session's own status is half a second old, and counts whole pieces.
+            swarm = {way: transfer.handle.status().total_payload_download for way, transfer in transfers.items()}
+            return {**moved, **swarm}
+
+        try:
+            yield now
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+def _blob(directory: Path, size_bytes: int, way: str) -> tuple[Path, bytes]:
+    folder = directory / f"{way}-seed"
+    folder.mkdir()
+    content = way.encode().ljust(_CHUNK_BYTES, b".") * (size_bytes // _CHUNK_BYTES)
+    digest = Digest.of(content)
+    (folder / digest.hex).write_bytes(content)
+    return folder, build(folder / digest.hex, digest)
+
+
+def _endless(size_bytes: int) -> web.Application:
+    async def blob(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(size_bytes)})
+        await response.prepare(request)
+        with suppress(ConnectionResetError):
+            for _ in range(size_bytes // _CHUNK_BYTES):
+                await response.write(bytes(_CHUNK_BYTES))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/v2/app/blobs/{digest}", blob)
+    return app
+
+
+async def _by_http(site: Site, size_bytes: int, moved: Counter[str]) -> None:
+    def count(chunk: bytes | memoryview) -> None:
+        moved["http"] += len(chunk)
+
+    with ThreadPoolExecutor(1) as threads, suppress(ImagedistError):
+        await site.deliver(Target(None, "app"), Digest.of(b""), size_bytes, 0, count, threads)
