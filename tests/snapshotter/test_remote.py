@@ -100,7 +100,7 @@ async def agent(made: Engine, config: AgentConfig, source: BuiltSource) -> Async
     blobs: Any = type("Blobs", (), {"received_bytes": {}})()
     nobody: Any = None
     puller = Puller(source, made.store, made.ramdisk, made.workers)
-    api = SocketApi(config, "127.0.0.1:5050", nobody, nobody, blobs, nobody, puller)
+    api = SocketApi(config, "127.0.0.1:5050", nobody, nobody, blobs, nobody, puller, nobody)
     async with listening(api.create_app(), config.agent.socket):
         yield
     puller.close()
