@@ -9,7 +9,14 @@ from weakref import WeakKeyDictionary
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.paging import tags_page
-from imagedist.errors import ImagedistError, InputError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import (
+    ImagedistError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SourceError,
+    UnauthorizedError,
+)
 from imagedist.metrics import FETCHES
 from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival
@@ -182,12 +189,20 @@ class SiteCache:
             return await self._referrers.of(place, target, digest, query)
 
     async def _fetch(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
-        """From the first place that has it, of all that were asked for meanwhile."""
+        """From the first place that has it, of all that were asked for meanwhile.
+
+        What a registry of anybody's has begun ends with it: who was let in on its word alone must not be given what
+        another place, perhaps a private one, sends.
+        """
         for place in places:  # grows while we wait
             try:
                 await self._fetch_from(place, writer)
                 return
-            except (NotFoundError, SourceError):
+            except (NotFoundError, SourceError) as error:
+                if not place.is_trusted and writer.has_begun:
+                    raise IntegrityError(
+                        f"{place} broke off {writer.digest}: what it sent is dropped; ask again"
+                    ) from error
                 if place is places[-1]:
                     raise
 

@@ -93,7 +93,7 @@ class Keeping:
         body = self._manifests.body(digest)
         if body is None:
             return
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(body)
             if isinstance(document, dict):
                 for field in ("manifests", "layers", "blobs", "config"):

@@ -22,6 +22,7 @@ from registry_proxy.upstream_client import UpstreamClient
 
 _HOST = re.compile(r"[a-z0-9]+(?:-+[a-z0-9]+)*(?:\.[a-z0-9]+(?:-+[a-z0-9]+)*)*(?::[0-9]{1,5})?")
 _HOST_LENGTH = 253
+_HIGHEST_PORT = 65_535
 _ANY_CLIENTS = 256
 """Registries of no file that are remembered (their tokens, whether they fail): hostile names must not pile up."""
 
@@ -201,4 +202,7 @@ class Upstreams:
 
 def _is_host(text: str) -> bool:
     """A registry by its name: with a dot or a port, as references tell it from a repository ("localhost" is none)."""
-    return bool(_HOST.fullmatch(text)) and ("." in text or ":" in text) and len(text) <= _HOST_LENGTH
+    if not _HOST.fullmatch(text) or len(text) > _HOST_LENGTH:
+        return False
+    host, colon, port = text.partition(":")
+    return 0 < int(port) <= _HIGHEST_PORT if colon else "." in host

@@ -8,8 +8,10 @@ proxy can read it, and it says no more than Basic does with every request.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -19,6 +21,8 @@ _ANONYMOUS = "imagedist"
 _PREFIX = "imagedist."
 """Of a token that holds Basic credentials; what follows is base64, as in ``Basic``."""
 _LIFE_SECONDS = 3600
+_FORM_SECONDS = 30.0
+"""For the form to arrive."""
 _HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}\Z")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 _PRINTABLE = re.compile(r"[\x21-\x7e][\x20-\x7e]*\Z")
@@ -65,11 +69,13 @@ async def give_token(request: web.Request) -> web.Response:
     later. By POST (OAuth 2) containerd sends passwords, and Docker what registries gave it instead of one."""
     authorization = sent_authorization(request)
     if request.method == "POST":
-        form = await request.post()
+        form = await _form(request)
+        if form is None:
+            return web.json_response({"error": "invalid_request"}, status=400)
         if form.get("grant_type") == "refresh_token":
-            authorization = _basic("", str(form.get("refresh_token", "")))
+            authorization = _basic("", form.get("refresh_token", ""))
         elif form.get("grant_type") == "password":
-            authorization = _basic(str(form.get("username", "")), str(form.get("password", "")))
+            authorization = _basic(form.get("username", ""), form.get("password", ""))
         else:
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
     if authorization is None:
@@ -80,6 +86,15 @@ async def give_token(request: web.Request) -> web.Response:
         token = authorization.partition(" ")[2].strip()
     body = {"token": token, "access_token": token, "expires_in": _LIFE_SECONDS}
     return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+
+async def _form(request: web.Request) -> dict[str, str] | None:
+    """What was sent ``application/x-www-form-urlencoded`` (RFC 6749 §4.3.2). None: it is none, or does not arrive."""
+    try:
+        async with asyncio.timeout(_FORM_SECONDS):
+            return dict(parse_qsl((await request.read()).decode()))
+    except (web.RequestPayloadError, TimeoutError, ValueError):
+        return None
 
 
 def _basic(username: str, password: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*\Z", re.IGNORECASE)
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,400})\s*-\s*([0-9]{0,400})\s*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

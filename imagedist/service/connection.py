@@ -72,6 +72,8 @@ class Connection(web.RequestHandler):
             raise exc
         if isinstance(exc, UnicodeEncodeError) and _has_undecodable_headers(request):  # aiohttp repeats some in answers
             status, message = 400, "a header is not UTF-8"
+        if isinstance(exc, web.RequestPayloadError):
+            status, message = 400, "the body is not what its headers say"
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         reason = " ".join((message or str(exc)).split())[:_REASON_LENGTH]
@@ -80,6 +82,14 @@ class Connection(web.RequestHandler):
         response = web.json_response({"errors": errors}, status=status)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **settings: Any) -> None:
+        """A body that nobody wanted may be anything: that it cannot be decoded is no exception of ours."""
+        error = settings.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):
+            _LOG.info("dropped a malformed body: %r", " ".join(str(error).split())[:_REASON_LENGTH])
+            return
+        super().log_exception(*args, **settings)
 
     @property
     def is_idle(self) -> bool:

@@ -80,3 +80,5 @@ async def _read_body(request: web.Request) -> None:
             await request.read()
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"the request's body did not arrive within {seconds:g} s") from error
+    except web.RequestPayloadError as error:
+        raise web.HTTPBadRequest(text="the request's body is not what its headers say") from error

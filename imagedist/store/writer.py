@@ -53,6 +53,11 @@ class BlobWriter:
         """Whether the first bytes are of an earlier fetch, so that wrong ones may be its source's."""
         return self._partial.found_bytes > 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether askers were answered by this fetch."""
+        return self._has_begun
+
     async def begin(self, size_bytes: int) -> None:
         """States the size of the whole blob. Until now askers wait; from now on they are answered.
 

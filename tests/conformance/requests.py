@@ -44,6 +44,7 @@ _skeleton = st.sampled_from(
         "/site/v1/{}",
         "/announce",
         "/scrape",
+        "/token",
         "/{}",
     ]
 )
@@ -72,6 +73,9 @@ _value = st.one_of(
             b"Bearer " + b"x" * 5000,
             b"Basic !!!!",
             b"chunked",
+            b"gzip",
+            b"multipart/form-data",
+            b"text/plain; charset=nonsense",
             b"gzip, chunked",
             b"100-continue",
             b"-1",
@@ -84,7 +88,8 @@ _value = st.one_of(
     ),
 )
 _HEADERS = (
-    b"Range If-Range If-None-Match If-Match Accept Accept-Encoding Authorization Content-Type Content-Length Expect "
+    b"Range If-Range If-None-Match If-Match Accept Accept-Encoding Authorization Content-Type Content-Encoding "
+    b"Content-Length Expect "
     b"Transfer-Encoding Host Cookie X-Imagedist-Node X-Forwarded-For User-Agent Upgrade Connection X-Odd"
 ).split(b" ")
 _headers = st.lists(st.tuples(st.sampled_from(_HEADERS), _value), max_size=4)

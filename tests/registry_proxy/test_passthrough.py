@@ -276,6 +276,22 @@ def login(user: str | None) -> dict[str, str]:
     return {"Authorization": basic(user)} if user else {}
 
 
+@pytest.mark.parametrize("path", ["/token", f"/site/v1/blobs/{BLOB}/fetch"])
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Encoding": "gzip"}, b"no gzip"),
+        ({"Content-Type": "multipart/form-data"}, b"no boundary"),
+        ({"Content-Type": "application/x-www-form-urlencoded; charset=nonsense"}, b"grant_type=guess"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"grant_type=\xff"),
+    ],
+)
+async def test_body_that_is_not_what_it_says_is_answered_400(
+    proxy: Client, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    assert (await proxy.post(path, data=body, headers=SECRET | headers)).status == 400
+
+
 async def test_token_that_upstream_itself_gave_is_passed_on(upstream: FaultyRegistry, proxy: Client) -> None:
     if upstream.auth == "bearer":
         assert (await ask(proxy, manifest(), Authorization="Bearer token-of-alice")).status == 200

@@ -300,6 +300,24 @@ async def test_registry_of_anybody_does_not_go_on_with_a_private_blob_that_has_b
         await exposed.open_blob(Target("open", "team/app"), BLOB)
 
 
+async def test_who_was_let_in_by_a_registry_of_anybody_gets_nothing_of_the_private_fetch_that_follows(
+    exposed: SiteCache, other: FaultyRegistry
+) -> None:
+    other.blobs[BLOB], other.lie_bytes, other.gate = LAYER[: 1 << 20], 1 << 20, asyncio.Event()
+    outsider = await exposed.open_blob(Target("open", "team/app"), BLOB)
+    insider = await exposed.open_blob(Target("vault", "team/app"), BLOB)  # joins that fetch
+    del other.blobs[BLOB]  # it breaks off after half of what it promised, and cannot go on
+    other.gate.set()
+    for blob in (outsider, insider):
+        with pytest.raises(IntegrityError, match="broke off"):
+            await blob.read(len(LAYER) - 2, 1)
+        await blob.close()
+    assert not exposed.store.partial_path(BLOB).exists()
+    await (await exposed.arrival(Target("vault", "team/app"), BLOB)).wait()
+    with pytest.raises(NotFoundError):
+        await exposed.open_blob(Target("open", "team/app"), BLOB)
+
+
 async def test_registry_of_anybody_opens_a_private_manifest_only_by_sending_it(
     exposed: SiteCache, vault: FaultyRegistry, other: FaultyRegistry
 ) -> None:

@@ -137,7 +137,10 @@ async def test_any_registry_is_asked_by_its_host_name_if_allowed(
     await upstreams.close()
 
 
-@pytest.mark.parametrize("namespace", ["..", "a/b", "localhost", "registry", "a..b", "-a.b", "a.b:", "[::1]:5", "A.b"])
+@pytest.mark.parametrize(
+    "namespace",
+    ["..", "a/b", "localhost", "registry", "a..b", "-a.b", "a.b:", "[::1]:5", "A.b", "a.b:0", "a.b:65536", "a.b:99999"],
+)
 async def test_what_is_no_host_name_is_no_registry(namespace: str) -> None:
     with pytest.raises(NotFoundError):
         Upstreams(any_config()).resolve(Target(namespace, "x"))
