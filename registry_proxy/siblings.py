@@ -57,6 +57,7 @@ class Siblings:
 
     def __init__(self, seeders: Sequence[str], tls: Tls | None = None) -> None:
         self._seeders = tuple(seeders)
+        self._tls = tls
         self._http = AiohttpClient(tls=tls, connect_seconds=_CONNECT_SECONDS, find_proxy=lambda url: None)
         self._known: dict[_Sibling, Source] = {}
         self._asking: asyncio.Task[None] | None = None
@@ -86,7 +87,7 @@ class Siblings:
                 log.info("seeder %s does not name the sibling sites: %s", seeder, error)
                 continue
             known = self._known
-            self._known = {each: known.get(each) or _source(each) for each in sites.siblings}
+            self._known = {each: known.get(each) or _source(each, self._tls) for each in sites.siblings}
             for each, source in known.items():
                 if each not in self._known:
                     await source.client.close()
@@ -114,7 +115,7 @@ class Siblings:
         return _Sites.model_validate_json(bytes(body))
 
 
-def _source(sibling: _Sibling) -> Source:
+def _source(sibling: _Sibling, tls: Tls | None) -> Source:
     name = f"of site {sibling.name}"
     gauge = UPSTREAM_OPEN.labels(upstream=f"site {sibling.name}")
     gauge.set(0)
@@ -129,7 +130,7 @@ def _source(sibling: _Sibling) -> Source:
     client = RegistryClient(
         f"{sibling.proxy.rstrip('/')}/site/v1/held",
         name=name,
-        http=AiohttpClient(connect_seconds=_CONNECT_SECONDS),
+        http=AiohttpClient(tls=tls, connect_seconds=_CONNECT_SECONDS),
         answer_seconds=_ANSWER_SECONDS,
         first_byte_seconds=_ANSWER_SECONDS,
         stall_seconds=_STALL_SECONDS,

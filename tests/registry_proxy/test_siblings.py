@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from imagedist.errors import IntegrityError
 from imagedist.metrics import BYTES_BY_SOURCE
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
+from imagedist.oci.tls import Tls
 from imagedist.store.blobs import BlobStore
 from registry_proxy import siblings as module
 from registry_proxy.cache import SiteCache
 from registry_proxy.held import add_held_routes
 from registry_proxy.siblings import Siblings
 from registry_proxy.upstream import Upstreams
+from tests.support.certificates import Authority
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
 
 LAYER = os.urandom(2 << 20)
@@ -154,6 +157,29 @@ async def test_nearest_sibling_that_holds_it_gives_it_and_the_upstream_comes_las
     other = here.upstream.add_blob(b"only upstream has it")
     assert await here.read(other) == b"only upstream has it"
     assert [len(each.asked) for each in (nobody, near, far)] == [2, 2, 2]
+
+
+async def test_sibling_that_speaks_https_by_an_authority_of_its_own_is_believed(
+    site: StartSite, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    here, there = await site(), await site()
+    await there.read()
+    app, held = web.Application(), web.Application()
+    add_held_routes(held, there.cache, None)
+    app.add_subapp("/site/v1", held)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*authority.issue("there"))
+    server = TestServer(app, host="127.0.0.1", scheme="https")
+    await server.start_server(ssl=context)
+    here.seeder.name("there", str(server.make_url("")).rstrip("/"))
+    here.siblings = here.cache._nearby = Siblings([here.seeder.url], Tls(authority.ca))
+    try:
+        await here.knows()
+        assert await here.read() == LAYER
+        assert not here.upstream.requests
+    finally:
+        await server.close()
 
 
 async def test_sites_that_name_each_other_do_not_ask_in_circles(site: StartSite) -> None:
