@@ -96,7 +96,12 @@ async def _node(
                 await giver.add(torrent, given, seeding=True)
                 transfers[way] = await taker.add(torrent, directory / way, peers=[giver.address])
         rate = ChangingRate(download)
-        limits = NodeLimits(LimitsTable(upload=upload, download=download), node, rate, lambda: {"proxy": moved["http"]})
+
+        def received() -> Mapping[str, int]:
+            by_swarm = transfers["swarm"].status().present_bytes if "swarm" in ways else 0
+            return {"proxy": moved["http"], "peer": by_swarm}
+
+        limits = NodeLimits(LimitsTable(upload=upload, download=download), node, rate, received)
         tasks = [asyncio.create_task(limits.keep())]
         if "http" in ways:
             proxy = await stack.enter_async_context(serving(_endless(size_bytes), Address("127.0.0.1", 0)))

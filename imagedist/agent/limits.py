@@ -31,7 +31,7 @@ class NodeLimits:
     Args:
         table: what the configuration file says.
         http: the cap of blobs that come by HTTP.
-        received_bytes: the node's bytes by source; ``proxy`` are those by HTTP.
+        received_bytes: the node's bytes by source; ``proxy`` are those by HTTP, all others the swarm's.
         clock: seconds; injected by tests.
     """
 
@@ -50,8 +50,8 @@ class NodeLimits:
         self._clock = clock
         self._upload, self._download = table.upload, table.download
         self._is_changed = {"upload": False, "download": False}
-        self._http_bytes, self._http_at = self._proxy_bytes(), clock()
-        self._http_rate = 0
+        self._bytes, self._measured_at = self._received(), clock()
+        self._http_rate = self._swarm_rate = 0
         self._set: tuple[int | None, int | None] = (table.upload, table.download)
 
     def status(self) -> Limits:
@@ -59,7 +59,7 @@ class NodeLimits:
         uploading = sum(transfer.status().upload_rate for transfer in self._session.transfers())
         return Limits(
             upload=self._limit("upload", self._upload, uploading),
-            download=self._limit("download", self._download, self._swarm_rate() + self._http_rate),
+            download=self._limit("download", self._download, self._average_swarm_rate() + self._http_rate),
         )
 
     def change(self, order: LimitsOrder) -> None:
@@ -87,10 +87,16 @@ class NodeLimits:
 
     def tick(self) -> None:
         """Once: measures what came by HTTP and divides the download cap."""
-        now, total = self._clock(), self._proxy_bytes()
-        if now > self._http_at:
-            self._http_rate = round((total - self._http_bytes) / (now - self._http_at))
-        self._http_bytes, self._http_at = total, now
+        now, received = self._clock(), self._received()
+        seconds = now - self._measured_at
+        if seconds > 0:
+            http, swarm = (
+                round((total - before) / seconds) for total, before in zip(received, self._bytes, strict=True)
+            )
+            # libtorrent averages over five seconds: too late for a swarm that begins. A tick alone is too short: pieces
+            # come in lumps.
+            self._http_rate, self._swarm_rate = http, max(swarm, self._average_swarm_rate())
+        self._bytes, self._measured_at = received, now
         self._divide()
 
     def _divide(self) -> None:
@@ -99,7 +105,7 @@ class NodeLimits:
             self._http.set(None)
             self._set_session(None)
             return
-        self._http.set(download - _claimed(self._swarm_rate(), download))
+        self._http.set(download - _claimed(self._swarm_rate, download))
         self._set_session(download - _claimed(self._http_rate, download))
 
     def _set_session(self, download: int | None) -> None:
@@ -107,11 +113,15 @@ class NodeLimits:
             self._set = (self._upload, download)
             self._session.set_limits(self._upload, download)
 
-    def _swarm_rate(self) -> int:
-        return sum(transfer.status().download_rate for transfer in self._session.transfers())
+    def _average_swarm_rate(self) -> int:
+        running = (transfer.status() for transfer in self._session.transfers())
+        return sum(status.download_rate for status in running if not status.is_complete)
 
-    def _proxy_bytes(self) -> int:
-        return self._received_bytes().get("proxy", 0)
+    def _received(self) -> tuple[int, int]:
+        """Bytes by HTTP, bytes by swarm."""
+        by_source = self._received_bytes()
+        http = by_source.get("proxy", 0)
+        return http, sum(by_source.values()) - http
 
     def _limit(self, name: str, limit: int | None, rate: int) -> Limit:
         return Limit(

@@ -36,9 +36,10 @@ class Node:
     def set_limits(self, upload: int | None, download: int | None) -> None:
         self.limits = (upload, download)
 
-    def second(self, *, by_http: int = 0, by_swarm: int = 0) -> None:
+    def second(self, *, by_http: int = 0, by_swarm: int = 0, in_a_lump: int = 0) -> None:
         self.now += 1
         self.received_bytes["proxy"] += by_http
+        self.received_bytes["peer"] += in_a_lump
         self.rates = replace(self.rates, download_rate=by_swarm)
         self.caps.tick()
 
@@ -58,6 +59,12 @@ def test_swarm_and_http_share_the_download_cap() -> None:
 def test_who_falls_a_little_behind_keeps_his_half() -> None:
     node = Node(LimitsTable.model_validate({"download": "1000"}))
     node.second(by_swarm=400, by_http=450)
+    assert (node.limits, node.http.rate_bytes_per_second) == ((None, 500), 500)
+
+
+def test_a_swarm_that_begins_has_its_half_before_its_average_says_so() -> None:
+    node = Node(LimitsTable.model_validate({"download": "1000"}))
+    node.second(by_http=1000, by_swarm=50, in_a_lump=500)
     assert (node.limits, node.http.rate_bytes_per_second) == ((None, 500), 500)
 
 
