@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Collection
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -14,11 +15,12 @@ _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "Origin")
 
 
-def require_site_token(token: str | None) -> Middleware:
+def require_site_token(token: str | None, *, secret: Collection[str] = ()) -> Middleware:
     """A middleware that guards every request of a changing method, so that no new route can forget it.
 
     Args:
         token: the site token (``config.read_secret(site_token_file)``). None: loopback and Unix sockets only.
+        secret: paths that are guarded when they are read, too: they name what not everyone may know of.
 
     Raises (inside the handler chain, for ``service.render_site_errors`` to answer 401):
         UnauthorizedError: no token, a wrong one, or not from this host while none is configured.
@@ -26,13 +28,13 @@ def require_site_token(token: str | None) -> Middleware:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method in _READING_METHODS:
+        if request.method in _READING_METHODS and request.path not in secret:
             return await handler(request)
         what = f"{request.method} {request.path}"
         if token is None:
             if not _is_local(request):
                 raise UnauthorizedError(
-                    f"refused {what}: this service has no site_token_file, so only its own host may change it"
+                    f"refused {what}: this service has no site_token_file, so only its own host may ask that"
                 )
         elif not _bears(request, token):
             raise UnauthorizedError(f"refused {what}: expected the site token in 'Authorization: Bearer …'")

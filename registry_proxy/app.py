@@ -27,6 +27,8 @@ from registry_proxy.siblings import Siblings
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
 
+_SECRET = ("/site/v1/pins",)
+"""Pins name the repositories of private images."""
 _BODY_LIMIT_BYTES = 64 << 10
 """The largest body that any route reads is a fetch order."""
 
@@ -101,7 +103,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         if rate is not None:
             rate.close()
 
-    site = web.Application(middlewares=[require_site_token(token)])
+    site = web.Application(middlewares=[require_site_token(token, secret=_SECRET)])
     torrents.add_routes(site)
     purges.add_routes(site)
     housekeeping.add_routes(site)

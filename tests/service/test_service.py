@@ -32,15 +32,24 @@ def guarded_app(token: str | None) -> web.Application:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(text="done")
 
-    app = web.Application(middlewares=[render_site_errors, require_site_token(token)])
-    app.router.add_route("*", "/site/v1/thing", answer)
+    app = web.Application(middlewares=[render_site_errors, require_site_token(token, secret=["/site/v1/secret"])])
+    for name in ("thing", "secret"):
+        app.router.add_route("*", f"/site/v1/{name}", answer)
     return app
 
 
-async def status_of(address: Address, method: str, headers: dict[str, str] | None = None) -> int:
+async def status_of(address: Address, method: str, headers: dict[str, str] | None = None, name: str = "thing") -> int:
     async with aiohttp.ClientSession() as client:
-        async with client.request(method, f"http://{address}/site/v1/thing", headers=headers) as response:
+        async with client.request(method, f"http://{address}/site/v1/{name}", headers=headers) as response:
             return response.status
+
+
+async def test_what_is_secret_is_read_with_the_token_only() -> None:
+    async with serving(guarded_app("right"), LOOPBACK) as address:
+        assert await status_of(address, "GET") == 200
+        assert await status_of(address, "GET", name="secret") == 401
+        assert await status_of(address, "GET", name="%73ecret") == 401
+        assert await status_of(address, "GET", {"Authorization": "Bearer right"}, name="secret") == 200
 
 
 async def test_readiness_says_why_not() -> None:

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from imagedist.demo.layout import BuiltImage
 from imagedist.oci.auth import parse_basic
 from tests.e2e.processes import Process, free_port, succeed
-from tests.upstreams.certificates import Authority
+from tests.support.certificates import Authority
 
 USERNAME, PASSWORD, IDENTITY_TOKEN = "robot", "s:cret", "kept"
 SERVICE = "registry under test"
@@ -106,7 +106,7 @@ class TokenServer:
     def auth(self) -> str:
         """The ``auth`` section."""
         realm = self._server.make_url("/token")
-        bundle = self._authority.certificate
+        bundle = self._authority.ca
         return f'auth: {{token: {{realm: "{realm}", service: "{SERVICE}", issuer: tests, rootcertbundle: {bundle}}}}}'
 
     async def _get(self, request: web.Request) -> web.Response:

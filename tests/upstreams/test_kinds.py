@@ -15,7 +15,7 @@ import pytest
 from imagedist.demo.image import build
 from imagedist.demo.layout import BuiltImage
 from tests.e2e.processes import free_port
-from tests.upstreams.certificates import Authority
+from tests.support.certificates import Authority
 from tests.upstreams.proxy import Proxy
 from tests.upstreams.servers import IDENTITY_TOKEN, PASSWORD, USERNAME, Nginx, Registry, TokenServer, htpasswd
 
@@ -145,24 +145,24 @@ _TLS = """\
 
 def test_behind_nginx_with_an_authority_of_its_own(registry: Registry, tmp_path: Path, stack: ExitStack) -> None:
     authority, port = Authority(tmp_path / "ca"), free_port()
-    certificate, key = authority.issue("server", "IP:127.0.0.1")
+    certificate, key = authority.issue("server")
     http = _TLS.format(port=port, certificate=certificate, key=key, client="", url=registry.url)
     nginx(stack, tmp_path / "nginx", http, port)
     with Proxy(tmp_path / "without", f'url = "https://127.0.0.1:{port}"') as proxy:
         assert proxy.pull(IMAGE).returncode != 0
         assert "certificate verify failed" in proxy.log.read_text()
-    with Proxy(tmp_path / "with", f'url = "https://127.0.0.1:{port}"\nca_file = "{authority.certificate}"') as proxy:
+    with Proxy(tmp_path / "with", f'url = "https://127.0.0.1:{port}"\nca_file = "{authority.ca}"') as proxy:
         proxy.pulled(IMAGE)
 
 
 def test_behind_nginx_that_wants_a_client_certificate(registry: Registry, tmp_path: Path, stack: ExitStack) -> None:
     authority, port = Authority(tmp_path / "ca"), free_port()
-    certificate, key = authority.issue("server", "IP:127.0.0.1")
-    client = f"ssl_client_certificate {authority.certificate}; ssl_verify_client on;"
+    certificate, key = authority.issue("server")
+    client = f"ssl_client_certificate {authority.ca}; ssl_verify_client on;"
     http = _TLS.format(port=port, certificate=certificate, key=key, client=client, url=registry.url)
     nginx(stack, tmp_path / "nginx", http, port)
     ours, our_key = authority.issue("proxy")
-    keys = f'url = "https://127.0.0.1:{port}"\nca_file = "{authority.certificate}"'
+    keys = f'url = "https://127.0.0.1:{port}"\nca_file = "{authority.ca}"'
     with Proxy(tmp_path / "without", keys) as proxy:
         assert proxy.pull(IMAGE).returncode != 0
         assert "answered 400" in proxy.log.read_text()
@@ -190,10 +190,10 @@ def test_any_registry_is_asked_by_its_name_and_leads_nowhere_but_to_public_addre
     registry: Registry, built: BuiltImage, tmp_path: Path, stack: ExitStack
 ) -> None:
     authority, port = Authority(tmp_path / "ca"), free_port()
-    certificate, key = authority.issue("server", "IP:127.0.0.1", "IP:127.0.0.6")
+    certificate, key = authority.issue("server", "127.0.0.1", "127.0.0.6")
     http = _ELSEWHERE.format(port=port, certificate=certificate, key=key, url=registry.url)
     server = nginx(stack, tmp_path / "nginx", http, port)
-    env = {"SSL_CERT_FILE": str(authority.certificate)}
+    env = {"SSL_CERT_FILE": str(authority.ca)}
     blob = built.image.layers[0].descriptor.digest
     manifest = f"/v2/team/app/manifests/1?ns=127.0.0.1:{port}"
     with Proxy(tmp_path / "strict", f'url = "{registry.url}"', "allow_any = true", env) as proxy:
