@@ -29,6 +29,8 @@ class Arrival:
         self.digest = digest
         self.size_bytes = size_bytes
         self.present_bytes = 0
+        self.inode: int | None = None
+        """Of the partial file that it is about; None before a fetch is under way, and when there is none."""
         self.window: Window | None = None
         self._passed_from = 0
         self._prefix: int | None = None
@@ -92,7 +94,7 @@ class Arrival:
                 prefix = None if self._prefix is None else FileIO(os.dup(self._prefix))
                 return ArrivingBlob(self, prefix)
             try:
-                return ArrivingBlob(self, await asyncio.to_thread(FileIO, self.store.partial_path(self.digest)))
+                return ArrivingBlob(self, await asyncio.to_thread(self._open_partial))
             except FileNotFoundError:  # renamed or given up this moment
                 if self._verified and not self._committed:
                     raise SourceError(
@@ -102,6 +104,15 @@ class Arrival:
             except OSError as error:
                 raise storage_error(f"open blob {self.digest}", error) from error
         return await self.store.open(self.digest)
+
+    def _open_partial(self) -> FileIO:
+        """The very file that this arrival is about: another process may have dropped it and begun anew, and what lies
+        in that one is neither what was seen nor what will be verified here. Raises FileNotFoundError: it is gone."""
+        file = FileIO(self.store.partial_path(self.digest))
+        if os.fstat(file.fileno()).st_ino != self.inode:
+            file.close()
+            raise FileNotFoundError
+        return file
 
     async def wait_readable(self, offset: int) -> int:
         """The end of what may be given to readers, once it lies behind ``offset``: all but the last byte
@@ -221,12 +232,14 @@ class ArrivingBlob:
         if window is not None and stored_end <= offset:
             return window.read(self, offset, max(0, min(limit_bytes, end - offset)))
         assert self._file is not None
+        wanted_bytes = max(0, min(limit_bytes, stored_end - offset))
         try:
-            return await asyncio.to_thread(
-                os.pread, self._file.fileno(), max(0, min(limit_bytes, stored_end - offset)), offset
-            )
+            chunk = await asyncio.to_thread(os.pread, self._file.fileno(), wanted_bytes, offset)
         except OSError as error:
             raise storage_error(f"read blob {self._arrival.digest}", error) from error
+        if wanted_bytes and not chunk:
+            raise SourceError(f"blob {self._arrival.digest} was cut off at {offset} bytes: ask again")
+        return chunk
 
     async def close(self) -> None:
         self._arrival.left(self)

@@ -116,7 +116,7 @@ class Arrivals:
                 return None
             seen = await asyncio.to_thread(_look, path)
             if seen is not None and followed in (None, seen.inode):
-                followed = seen.inode
+                followed = arrival.inode = seen.inode
                 arrival.progress(seen.size_bytes, seen.present_bytes)
             await asyncio.sleep(pause_seconds)
             is_empty = seen is None or seen.present_bytes == 0
@@ -136,6 +136,7 @@ class Arrivals:
 
     async def _fetch(self, arrival: Arrival, partial: Partial, fetch: Fetch) -> None:
         writer = BlobWriter(arrival, partial, self._passing, self._threads)
+        arrival.inode = None if partial.is_nowhere else partial.inode()
         try:
             if partial.found_bytes:
                 await asyncio.to_thread(partial.take_over)

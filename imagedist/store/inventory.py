@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,9 +91,13 @@ def take(root: Path, now: float) -> Inventory:
 
 def outstanding_bytes(directory: Path) -> int:
     """What blobs that are arriving may still write; too much when a killed process left a stated size."""
-    return sum(
-        max(0, size_bytes - stat.st_size) for _, stat, size_bytes in _arriving(directory) if size_bytes is not None
-    )
+    total_bytes = 0
+    for path in _arriving(directory):
+        size_bytes = stated_size(path)
+        if size_bytes is not None:
+            with suppress(FileNotFoundError):  # committed or dropped this moment
+                total_bytes += max(0, size_bytes - path.stat(follow_symlinks=False).st_size)
+    return total_bytes
 
 
 def is_claimed(path: Path) -> bool:
@@ -119,26 +124,30 @@ def _partials(directory: Path, now: float) -> tuple[Folder, int, set[int]]:
                 _unlink_if_older(entry, now - ASIDE_KEPT_SECONDS)
         elif _ASIDE.match(entry.name):
             _unlink_if_older(entry, now - ASIDE_KEPT_SECONDS)
-    for path, stat, stated in _arriving(directory):
-        is_ours = stated is not None and is_claimed(path)
-        if stat.st_mtime < now - PARTIAL_KEPT_SECONDS and not is_ours and not is_claimed(path):
+    for path in _arriving(directory):
+        # In this order. A file that grows and is committed meanwhile counts with the size it was promised: nothing is
+        # promised or given back while the ledger is locked, and what is not claimed does not grow.
+        is_held = is_claimed(path)
+        stated = stated_size(path)
+        try:
+            stat = path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # committed or dropped this moment
+        if stat.st_mtime < now - PARTIAL_KEPT_SECONDS and not is_held and not is_claimed(path):
             path.unlink(missing_ok=True)
             path.with_name(path.name + SIZE_SUFFIX).unlink(missing_ok=True)
             continue
         files, size_bytes = files + 1, size_bytes + stat.st_size
         inodes.add(stat.st_ino)
-        if is_ours and stated is not None:
+        if is_held and stated is not None:
             outstanding += max(0, stated - stat.st_size)
     return Folder(files, size_bytes), outstanding, inodes
 
 
-def _arriving(directory: Path) -> Iterator[tuple[Path, os.stat_result, int | None]]:
-    for entry in list(os.scandir(directory)):
-        if not entry.name.endswith(SIZE_SUFFIX) and not entry.name.startswith("."):
-            try:
-                yield Path(entry.path), entry.stat(follow_symlinks=False), stated_size(Path(entry.path))
-            except FileNotFoundError:
-                continue  # committed or dropped this moment
+def _arriving(directory: Path) -> list[Path]:
+    """The partial files, without what lies beside them."""
+    names = [entry.name for entry in os.scandir(directory)]
+    return [directory / name for name in names if not name.endswith(SIZE_SUFFIX) and not name.startswith(".")]
 
 
 def _blobs(directory: Path, algorithm: str, now: float) -> Iterator[tuple[Digest, os.stat_result]]:

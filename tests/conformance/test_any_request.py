@@ -28,6 +28,8 @@ _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3}) ")
 _ALLOWED = frozenset(
     {100, 200, 202, 204, 206, 304, 400, 401, 403, 404, 405, 409, 412, 413, 415, 416, 417, 422, 502, 503}
 )
+_TOKEN_ERRORS = {"invalid_request", "unsupported_grant_type"}
+"""RFC 6749 §5.2."""
 _CODES = re.compile(r"[A-Z_]+\Z")
 _SPEC_CODES = frozenset(
     {
@@ -83,7 +85,9 @@ def check_answer(answer: bytes, *, is_ours: bool) -> int:
     assert f"\r\n{INJECTED}".lower().encode() not in head.lower()
     if status >= 400 and status != 417 and body and (is_ours or b"application/json" in head):
         document = json.loads(body)
-        if "error" in document:
+        if isinstance(document.get("error"), str):  # of the token realm
+            assert document["error"] in _TOKEN_ERRORS
+        elif "error" in document:
             assert _CODES.match(document["error"]["code"])
         else:
             error = document["errors"][0]
