@@ -12,10 +12,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def settled(work: Awaitable[T]) -> T:
+async def settled(work: Awaitable[T], undo: Callable[[T], object] | None = None) -> T:
     """Awaits work that cannot be interrupted. When cancelled, waits for its end first, then lets go.
 
     Whoever cleans up after a cancelled task may rely on it: no thread still writes to what is being removed.
+
+    Args:
+        undo: is given what the work made when the caller, cancelled meanwhile, cannot take it: closes a file.
     """
     future = asyncio.ensure_future(work)
     try:
@@ -24,8 +27,9 @@ async def settled(work: Awaitable[T]) -> T:
         while not future.done():
             with suppress(asyncio.CancelledError):  # a second Ctrl-C does not end the work either
                 await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # retrieved: the cancellation is what the caller sees
+        # An error of the work is retrieved: the cancellation is what the caller sees.
+        if not future.cancelled() and future.exception() is None and undo is not None:
+            undo(future.result())
         raise
 
 

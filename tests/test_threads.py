@@ -43,6 +43,27 @@ async def test_a_cancelled_wait_ends_only_after_its_thread_however_often_it_is_c
     assert done == [True]
 
 
+async def test_what_was_made_for_a_cancelled_caller_is_undone() -> None:
+    begun, may_end, undone = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def work() -> str:
+        loop.call_soon_threadsafe(begun.set)
+        may_end.wait()
+        return "an open file"
+
+    async def wait() -> None:
+        await settled(asyncio.to_thread(work), undone.append)
+
+    task = asyncio.create_task(wait())
+    await begun.wait()
+    task.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert undone == ["an open file"]
+
+
 async def test_the_failure_of_the_work_is_the_callers() -> None:
     def work() -> None:
         raise SourceError("no")

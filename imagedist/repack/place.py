@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,7 +104,7 @@ class LayoutPlace:
     async def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         path = self._layout.blob_path(descriptor.digest)
         try:
-            file = await asyncio.to_thread(path.open, "rb", buffering=0)
+            file = await settled(asyncio.to_thread(path.open, "rb", buffering=0), FileIO.close)
         except FileNotFoundError as error:
             raise NotFoundError(f"{self} has no layer {descriptor.digest}: copy the image again") from error
         except OSError as error:

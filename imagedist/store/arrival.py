@@ -13,6 +13,7 @@ from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.store.reading import OpenBlob, Span
 from imagedist.store.window import Window
+from imagedist.threads import settled
 
 _PAUSE_PER_READER_SECONDS, _LONGEST_PAUSE_SECONDS = 1e-4, 0.05
 
@@ -94,7 +95,8 @@ class Arrival:
                 prefix = None if self._prefix is None else FileIO(os.dup(self._prefix))
                 return ArrivingBlob(self, prefix)
             try:
-                return ArrivingBlob(self, await asyncio.to_thread(self._open_partial))
+                partial = await settled(asyncio.to_thread(self._open_partial), FileIO.close)
+                return ArrivingBlob(self, partial)
             except FileNotFoundError:  # renamed or given up this moment
                 if self._verified and not self._committed:
                     raise SourceError(

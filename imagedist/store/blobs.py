@@ -23,6 +23,7 @@ from imagedist.store.partial import Partial
 from imagedist.store.reading import Span
 from imagedist.store.room import MayEvict, Room
 from imagedist.store.unsynced import Unsynced, is_right
+from imagedist.threads import settled
 
 Removed = Callable[[Digest], Awaitable[None]]
 
@@ -135,7 +136,7 @@ class BlobStore:
             NotFoundError: it is not here. StorageError.
         """
         try:
-            return CommittedBlob(await asyncio.to_thread(_open, self.path(digest)))
+            return CommittedBlob(await settled(asyncio.to_thread(_open, self.path(digest)), FileIO.close))
         except FileNotFoundError as error:
             raise NotFoundError(f"blob {digest} is not in {self.root}") from error
         except OSError as error:

@@ -22,6 +22,7 @@ from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.store.files import HASH_STEP_BYTES, write_aside
 from imagedist.store.inventory import ALGORITHMS
+from imagedist.threads import settled
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Scrub:
     async def _check(self, digest: Digest) -> int | None:
         """The blob's bytes, 0 when it was evicted meanwhile, None when it was rotten and is gone."""
         try:
-            descriptor = await asyncio.to_thread(_open, self._store.path(digest))
+            descriptor = await settled(asyncio.to_thread(_open, self._store.path(digest)), os.close)
         except FileNotFoundError:
             return 0
         try:
