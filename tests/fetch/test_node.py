@@ -14,7 +14,8 @@ import pytest
 from imagedist.config import Address
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError
-from imagedist.fetch.node import NodeBlobs, Patience
+from imagedist.fetch.node import NodeBlobs
+from imagedist.fetch.watch import Patience
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving
 from imagedist.store.reading import OpenBlob, deliver

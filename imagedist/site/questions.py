@@ -1,0 +1,92 @@
+"""Questions of the site API (design.md §4.2) by one HTTP session, and what a refusal means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+
+from imagedist.errors import ChallengeError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.oci.tls import Tls
+
+_CONNECT_SECONDS = 3.0
+_ANSWER_SECONDS = 30.0
+
+
+class Questions:
+    """
+    Args:
+        node_id: who we are.
+        token: the site token, for what changes the site's state.
+        tls: for https URLs, if the system's authorities are not enough.
+    """
+
+    def __init__(self, node_id: str, token: str | None, tls: Tls | None) -> None:
+        self._node_id = node_id
+        self._token = token
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    @contextlib.asynccontextmanager
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        wait_seconds: float,
+        query: Mapping[str, str],
+        body: object = None,
+        authorization: str | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One answer below status 400.
+
+        Args:
+            wait_seconds: how long the site may hold it back, beside what answers take anyway.
+            body: sent as JSON.
+            authorization: of the user on whose behalf it is asked.
+
+        Raises:
+            NotFoundError, ChallengeError, UnauthorizedError: it says so. SourceError: refused, or no answer.
+        """
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout,
+                headers={"X-Imagedist-Node": self._node_id, "User-Agent": "imagedist"},
+                connector=aiohttp.TCPConnector(ssl=self._tls.context()) if self._tls is not None else None,
+            )
+        if self._token and method != "GET":
+            authorization = f"Bearer {self._token}"
+        headers = {"Authorization": authorization} if authorization else {}
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS + wait_seconds):
+                async with self._session.request(method, url, params=query, json=body, headers=headers) as response:
+                    if response.status >= 400:
+                        raise await _refusal(response, url)
+                    yield response
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise SourceError(
+                f"{url.partition('/site')[0]} does not answer: {error or type(error).__name__}"
+            ) from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | NotFoundError:
+    code = ""
+    try:
+        said = json.loads(await response.read())["error"]
+        message, code = str(said["message"]), said["code"]
+    except (ValueError, KeyError, TypeError):
+        message = f"{url} answered {response.status}"
+    if response.status == 401 and code == ChallengeError.code:
+        return ChallengeError(message, 401)
+    if response.status == 404:
+        return NotFoundError(message)
+    if response.status in (401, 403):
+        return UnauthorizedError(message)
+    return SourceError(message)
