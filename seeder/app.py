@@ -19,11 +19,13 @@ from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
+from seeder.database import Database
 from seeder.nodes import Nodes, add_node_routes
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
 from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
+from seeder.tags import SCHEMA as TAGS_SCHEMA
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
 
 _LOG = logging.getLogger(__name__)
@@ -55,9 +57,10 @@ def create_app(config: SeederConfig) -> web.Application:
     )
 
     async def journal(app: web.Application) -> AsyncIterator[None]:
-        app[JOURNAL_KEY] = opened = await TagJournal.open(settings.database)
+        database = await Database.open(settings.database, TAGS_SCHEMA)
+        app[JOURNAL_KEY] = TagJournal(database)
         yield
-        await opened.close()
+        await database.close()
 
     async def tracking(app: web.Application) -> AsyncIterator[None]:
         yield

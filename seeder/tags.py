@@ -7,29 +7,23 @@ and not with their history, and a follower that asks for what is newer than N mi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import sqlalchemy as sa
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from imagedist.errors import ConfigError, InputError, StorageError, storage_error
+from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
+from seeder.database import Database
 
 MAX_PAGE = 1000
 
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-
-_SCHEMA = sa.MetaData()
+SCHEMA = sa.MetaData()
 _JOURNAL = sa.Table(
     "tag_journal",
-    _SCHEMA,
+    SCHEMA,
     # SQLite's rowid is 64 bits wide only under this very name of the type; AUTOINCREMENT never reuses a number.
     sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("name", sa.String(255), nullable=False),
@@ -49,46 +43,13 @@ class TagRecord:
 
 
 class TagJournal:
-    """The journal in its database. Made by ``await TagJournal.open(url)``; one seeder owns it."""
+    """The journal in its database, whose tables ``SCHEMA`` names; one seeder owns it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         # A sequence is taken when a transaction begins and seen when it ends: with two at a time, a follower could
         # read the later number first and never ask for the earlier one.
         self._writing = asyncio.Lock()
-
-    @classmethod
-    async def open(cls, url: str) -> TagJournal:
-        """Opens the journal and makes its table if there is none.
-
-        Args:
-            url: ``sqlite:///path`` or ``postgresql://…``; the async driver is chosen here.
-
-        Raises:
-            ConfigError: not such a URL, or its driver is not installed. StorageError: the database cannot be opened.
-        """
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme not in _DRIVERS:
-            raise ConfigError(f"bad value for seeder.database: expected sqlite:///… or postgresql://…, got {scheme}://")
-        if scheme == "sqlite":
-            await asyncio.to_thread(_make_directory, Path(rest[1:]))
-        try:
-            engine = create_async_engine(f"{_DRIVERS[scheme]}://{rest}")
-        except ModuleNotFoundError as error:
-            extra = " (pip install 'imagedist[postgres]')" if scheme == "postgresql" else ""
-            raise ConfigError(
-                f"seeder.database is {scheme}, whose driver is missing: install {error.name}{extra}"
-            ) from error
-        except ArgumentError as error:
-            raise ConfigError(f"bad value for seeder.database: {error}") from error
-        journal = cls(engine)
-        try:
-            async with journal._transaction() as connection:
-                await connection.run_sync(_SCHEMA.create_all)
-        except StorageError:
-            await engine.dispose()
-            raise
-        return journal
 
     async def put(self, name: str, tag: str, digest: Digest) -> TagRecord:
         """Records what a tag means now; the same digest again changes nothing.
@@ -99,7 +60,7 @@ class TagJournal:
         if not is_name(name) or not is_tag(tag):
             raise InputError(f"invalid tag {name}:{tag}: expected a repository name and a tag")
         this_tag = (_JOURNAL.c.name == name) & (_JOURNAL.c.tag == tag)
-        async with self._writing, self._transaction() as connection:
+        async with self._writing, self._database.transaction() as connection:
             present = (await connection.execute(sa.select(_JOURNAL).where(this_tag))).first()
             if present and present.digest == str(digest):
                 return TagRecord(present.sequence, name, tag, digest)
@@ -112,28 +73,9 @@ class TagJournal:
     async def newer_than(self, sequence: int, limit: int) -> list[TagRecord]:
         """The tags recorded after ``sequence``, oldest first, at most ``limit``. Raises StorageError."""
         query = sa.select(_JOURNAL).where(_JOURNAL.c.sequence > sequence).order_by(_JOURNAL.c.sequence).limit(limit)
-        async with self._transaction() as connection:
+        async with self._database.transaction() as connection:
             rows = (await connection.execute(query)).all()
         return [TagRecord(row.sequence, row.name, row.tag, Digest.parse(row.digest)) for row in rows]
-
-    async def close(self) -> None:
-        await self._engine.dispose()
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise StorageError(f"the tag journal's database failed ({self._engine.url!r}): {reason}") from error
-
-
-def _make_directory(database: Path) -> None:
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(f"make the directory of the tag journal {database}", error) from error
 
 
 class _Change(BaseModel):
