@@ -40,6 +40,8 @@ TAGS = Counter(
     ["outcome"],
 )
 
+QUIET = Gauge("imagedist_quiet", "1 while the node is in quiet mode: peers get a trickle.", multiprocess_mode="livemax")
+
 IN_FLIGHT = Gauge(
     "imagedist_in_flight",
     "Registry requests being answered: answers or downloads.",

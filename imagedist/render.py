@@ -61,7 +61,11 @@ _SUMS_LINES = 3
 
 
 def swarm_text(
-    transfers: Sequence[TransferStatus], received_bytes: Mapping[str, int], room_lines: int | None = None
+    transfers: Sequence[TransferStatus],
+    received_bytes: Mapping[str, int],
+    room_lines: int | None = None,
+    *,
+    is_quiet: bool = False,
 ) -> str:
     """A node's torrents, those on their way first, then the busiest; below them their sums.
 
@@ -86,7 +90,7 @@ def swarm_text(
             f"{len(rows)} torrents, {sum(row.is_complete for row in rows)} complete; "
             f"{sum(row.peers for row in rows)} connections to peers; "
             f"{decimal(sum(row.download_rate for row in rows))}/s down, "
-            f"{decimal(sum(row.upload_rate for row in rows))}/s up",
+            f"{decimal(sum(row.upload_rate for row in rows))}/s up" + ("; quiet mode" if is_quiet else ""),
             f"P2P share {share} since the agent's start" + (f": {sources}" if sources else ""),
         ]
     )

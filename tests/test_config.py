@@ -127,6 +127,9 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
         ),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncpu_max = 1.5', "cpu_max and memory_max limit a cgroup"),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nio_class = "rt"', "unpack.io_class: Input should be 'none'"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[limits]\nconnections = 1', "bad value for limits.connections"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[quiet]\ncpu_pressure = 120', "bad value for quiet.cpu_pressure"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[quiet]\nupload = "auto"', "bad value for quiet.upload"),
         ("[agent", "is not TOML"),
     ],
 )

@@ -98,7 +98,9 @@ class SocketApi:
 
     async def transfers(self, request: web.Request) -> web.Response:
         rows = tuple(transfer.status() for transfer in self._session.transfers())
-        told = Transfers(transfers=rows, received_bytes=dict(self._blobs.received_bytes))
+        told = Transfers(
+            transfers=rows, received_bytes=dict(self._blobs.received_bytes), is_quiet=self._limits.is_quiet
+        )
         return web.json_response(body=_TRANSFERS.dump_json(told))
 
     async def limits(self, request: web.Request) -> web.Response:
@@ -112,7 +114,7 @@ class SocketApi:
             return web.json_response({"message": f"malformed request: {error.errors()[0]['msg']}"}, status=400)
         except InputError as error:
             return web.json_response({"message": str(error)}, status=400)
-        _LOG.info("limits changed: upload %s, download %s, reset %s", order.upload, order.download, order.reset)
+        _LOG.info("limits changed: %s", order)
         return await self.limits(request)
 
     async def prefix(self, request: web.Request) -> web.Response:

@@ -89,14 +89,14 @@ async def started(
         tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
         site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
-        session = await LibtorrentSession.open(table.bittorrent, upload=limits.upload, download=limits.download)
+        session = await LibtorrentSession.open(table.bittorrent)
         stack.push_async_callback(session.close)
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
         quota_bytes = int(table.node_blobs_quota)
         blobs = await asyncio.to_thread(NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers)
         stack.push_async_callback(blobs.close)
+        node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes, quiet=config.quiet)
         await blobs.start()
-        node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes)
         await stack.enter_async_context(_running(node_limits.keep()))
 
         app = web.Application()

@@ -1,16 +1,25 @@
-"""The node's caps: what the configuration says or a command said later, held over swarm and HTTP together."""
+"""The node's caps: what the configuration says or a command said later, and quiet mode."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import Literal
 
-from imagedist.agent.protocol import Limit, Limits, LimitsOrder
-from imagedist.config import LimitsTable
-from imagedist.config.values import parse_rate
+from imagedist.agent.line import default_upload
+from imagedist.agent.pressure import Pressure
+from imagedist.agent.protocol import ConnectionsLimit, Limit, Limits, LimitsOrder, Quiet
+from imagedist.config import LimitsTable, QuietTable
+from imagedist.config.agent import MIN_CONNECTIONS
+from imagedist.config.values import parse_rate, parse_upload
 from imagedist.distribution.changing_rate import ChangingRate
+from imagedist.errors import InputError
+from imagedist.metrics import QUIET
 from imagedist.swarm.session import SwarmSession
+
+_LOG = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 """How often rates are measured and the download cap is divided anew."""
@@ -28,11 +37,18 @@ class NodeLimits:
     Swarm and HTTP share the download cap: either gets what the other left in the last tick, and half of the cap at
     least. When the one begins beside the other, both together may take half a cap too much for one tick.
 
+    Quiet mode lowers what the node gives, never what it takes. It begins and ends by a command, which holds until the
+    agent ends, or without one by the configuration file and the machine's pressure.
+
     Args:
-        table: what the configuration file says.
+        table, quiet: what the configuration file says.
         http: the cap of blobs that come by HTTP.
         received_bytes: the node's bytes by source; ``proxy`` are those by HTTP, all others the swarm's.
         clock: seconds; injected by tests.
+        pressure: of the machine; its own, with the thresholds of ``quiet``, if not given.
+
+    Raises:
+        ConfigError: thresholds of pressure on a kernel that does not tell it.
     """
 
     def __init__(
@@ -42,41 +58,83 @@ class NodeLimits:
         http: ChangingRate,
         received_bytes: Callable[[], Mapping[str, int]],
         clock: Callable[[], float] = time.monotonic,
+        quiet: QuietTable = QuietTable(),
+        pressure: Pressure | None = None,
     ) -> None:
         self._table = table
+        self._quiet = quiet
         self._session = session
         self._http = http
         self._received_bytes = received_bytes
         self._clock = clock
-        self._upload, self._download = table.upload, table.download
-        self._is_changed = {"upload": False, "download": False}
+        self._pressure = pressure or Pressure(quiet.pressures)
+        self._file: dict[str, int | None] = {
+            "upload": default_upload() if table.upload == "auto" else table.upload,
+            "download": table.download,
+            "connections": table.connections,
+        }
+        self._ordered: dict[str, int | None] = {}
+        self._quiet_ordered: bool | None = None
+        self._was_quiet = False
         self._bytes, self._measured_at = self._received(), clock()
         self._http_rate = self._swarm_rate = 0
-        self._set: tuple[int | None, int | None] = (table.upload, table.download)
+        self._set: tuple[int | None, int | None, int | None] | None = None
+        self._divide()
+
+    @property
+    def is_quiet(self) -> bool:
+        if self._quiet_ordered is not None:
+            return self._quiet_ordered
+        return self._table.quiet or self._pressure.is_high
 
     def status(self) -> Limits:
         """What holds, where it comes from, and what flows."""
-        uploading = sum(transfer.status().upload_rate for transfer in self._session.transfers())
+        running = [transfer.status() for transfer in self._session.transfers()]
+        uploading = sum(status.upload_rate for status in running)
+        connections = self._said("connections")
+        quiet = self._quiet
         return Limits(
-            upload=self._limit("upload", self._upload, uploading),
-            download=self._limit("download", self._download, self._average_swarm_rate() + self._http_rate),
+            upload=self._limit("upload", uploading),
+            download=self._limit("download", self._average_swarm_rate() + self._http_rate),
+            connections=ConnectionsLimit(
+                at_most=connections or 0,
+                source=self._source("connections"),
+                file_at_most=self._table.connections,
+                now=sum(status.peers for status in running),
+            ),
+            quiet=Quiet(
+                is_quiet=self.is_quiet,
+                source="command"
+                if self._quiet_ordered is not None
+                else "pressure"
+                if self._pressure.is_high and not self._table.quiet
+                else self._source("quiet"),
+                upload_bytes_per_second=_lower(quiet.upload, self._said("upload")),
+                connections=_lower(quiet.connections, connections) or quiet.connections,
+            ),
         )
 
     def change(self, order: LimitsOrder) -> None:
         """Does what was ordered, until the agent ends.
 
         Raises:
-            InputError: not a rate.
+            InputError: not a rate, or not a number of connections.
         """
-        upload = self._upload if order.upload is None else parse_rate(order.upload)
-        download = self._download if order.download is None else parse_rate(order.download)
+        ordered: dict[str, int | None] = {}
+        if order.upload is not None:
+            upload = parse_upload(order.upload)
+            ordered["upload"] = default_upload() if upload == "auto" else upload
+        if order.download is not None:
+            ordered["download"] = parse_rate(order.download)
+        if order.connections is not None:
+            if order.connections < MIN_CONNECTIONS:
+                raise InputError(f"bad connections {order.connections}: expected {MIN_CONNECTIONS} or more")
+            ordered["connections"] = order.connections
         if order.reset:
-            upload, download = self._table.upload, self._table.download
-        self._is_changed = {
-            "upload": not order.reset and (self._is_changed["upload"] or order.upload is not None),
-            "download": not order.reset and (self._is_changed["download"] or order.download is not None),
-        }
-        self._upload, self._download = upload, download
+            self._ordered, self._quiet_ordered = {}, None
+        self._ordered |= ordered
+        if order.quiet is not None:
+            self._quiet_ordered = order.quiet
         self._divide()
 
     async def keep(self) -> None:
@@ -97,10 +155,12 @@ class NodeLimits:
             # come in lumps.
             self._http_rate, self._swarm_rate = http, max(swarm, self._average_swarm_rate())
         self._bytes, self._measured_at = received, now
+        self._pressure.tick(now, is_own=self._http_rate > 0 or self._swarm_rate > 0)
         self._divide()
 
     def _divide(self) -> None:
-        download = self._download
+        self._tell_quiet()
+        download = self._said("download")
         if download is None:
             self._http.set(None)
             self._set_session(None)
@@ -109,9 +169,18 @@ class NodeLimits:
         self._set_session(download - _claimed(self._http_rate, download))
 
     def _set_session(self, download: int | None) -> None:
-        if (self._upload, download) != self._set:
-            self._set = (self._upload, download)
-            self._session.set_limits(self._upload, download)
+        upload, connections = self._said("upload"), self._said("connections")
+        if self.is_quiet:
+            upload, connections = _lower(self._quiet.upload, upload), _lower(self._quiet.connections, connections)
+        if (upload, download, connections) != self._set:
+            self._set = (upload, download, connections)
+            self._session.set_limits(upload, download, connections)
+
+    def _tell_quiet(self) -> None:
+        if self.is_quiet != self._was_quiet:
+            self._was_quiet = self.is_quiet
+            _LOG.info("quiet mode %s", "begins: peers get a trickle" if self.is_quiet else "is over")
+        QUIET.set(self.is_quiet)
 
     def _average_swarm_rate(self) -> int:
         running = (transfer.status() for transfer in self._session.transfers())
@@ -123,17 +192,27 @@ class NodeLimits:
         http = by_source.get("proxy", 0)
         return http, sum(by_source.values()) - http
 
-    def _limit(self, name: str, limit: int | None, rate: int) -> Limit:
+    def _said(self, name: str) -> int | None:
+        """What a command or else the file says."""
+        return self._ordered[name] if name in self._ordered else self._file[name]
+
+    def _source(self, name: str) -> Literal["default", "file", "command"]:
+        if name in self._ordered:
+            return "command"
+        return "file" if name in self._table.model_fields_set else "default"
+
+    def _limit(self, name: str, rate: int) -> Limit:
         return Limit(
-            bytes_per_second=limit,
-            source="command"
-            if self._is_changed[name]
-            else "file"
-            if name in self._table.model_fields_set
-            else "default",
-            file_bytes_per_second=getattr(self._table, name),
+            bytes_per_second=self._said(name),
+            source=self._source(name),
+            file_bytes_per_second=self._file[name],
             now_bytes_per_second=rate,
         )
+
+
+def _lower(quiet: int | None, usual: int | None) -> int | None:
+    """Quiet mode never raises a cap."""
+    return min((each for each in (quiet, usual) if each is not None), default=None)
 
 
 def _claimed(rate: int, cap: int) -> int:

@@ -57,6 +57,7 @@ class Transfers:
     transfers: tuple[TransferStatus, ...]
     received_bytes: dict[str, int] = field(default_factory=dict)
     """By source, of everything since the agent's start: ``proxy`` (HTTP) besides those of a torrent."""
+    is_quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +71,13 @@ class LimitsOrder:
 
     format: int = FORMAT
     upload: str | None = None
+    """``auto`` as well: half of the line."""
     download: str | None = None
+    connections: int | None = None
+    quiet: bool | None = None
+    """True: quiet from now on. False: not quiet, whatever the machine's pressure."""
     reset: bool = False
-    """Both back to what the file says."""
+    """First all back to what the file says, quiet mode by pressure included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +94,34 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionsLimit:
+    """Of connections to peers, of all torrents together; as ``Limit``."""
+
+    at_most: int
+    source: Literal["default", "file", "command"]
+    file_at_most: int
+    now: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """Whether the node is in quiet mode, why, and what it gives at most while it is."""
+
+    is_quiet: bool
+    source: Literal["default", "file", "command", "pressure"]
+    upload_bytes_per_second: int | None
+    connections: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """``GET /v1/limits``. ``upload``: to peers. ``download``: from peers and from the site's proxy, together."""
+    """``GET /v1/limits``. ``upload``: to peers. ``download``: from peers and from the site's proxy, together.
+
+    None: the agent is older than that.
+    """
 
     format: int = FORMAT
     upload: Limit
     download: Limit
+    connections: ConnectionsLimit | None = None
+    quiet: Quiet | None = None

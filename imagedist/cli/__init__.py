@@ -12,8 +12,9 @@ from imagedist.cli import store as _store
 from imagedist.cli import diff as _diff
 from imagedist.cli import repack as _repack
 from imagedist.cli import node as _node
+from imagedist.cli import swarm as _swarm
 from imagedist.cli import runtimes as _runtimes
 from imagedist.cli import site as _site
 # isort: on
 
-__all__ = ["_diff", "_node", "_pull", "_repack", "_runtimes", "_site", "_store", "app", "main"]
+__all__ = ["_diff", "_node", "_pull", "_repack", "_runtimes", "_site", "_store", "_swarm", "app", "main"]

@@ -1,10 +1,9 @@
-"""The commands of a node: its agent, its swarm, what is wrong with it, and the demo."""
+"""The commands of a node: its agent, its snapshotter, what is wrong with it, and the demo."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +14,6 @@ from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.errors import InputError
 
 if TYPE_CHECKING:
-    from imagedist.agent.client import AgentClient
-    from imagedist.agent.protocol import Limit, Limits
     from imagedist.config import AgentConfig
 from imagedist.garbage import importing
 
@@ -59,99 +56,6 @@ def snapshotter(
 
     logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
     run(loaded)
-
-
-@app.command()
-@explained
-def swarm(
-    once: Annotated[bool, typer.Option("--once", help="One table and done, as in a pipe.")] = False,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
-    """Show this node's torrents: how far, how fast, from whom. On a terminal every second, until Ctrl-C."""
-    from imagedist.render import swarm_text
-
-    agent = _agent(socket)
-
-    def text(room_lines: int | None = None) -> str:
-        told = agent.transfers()
-        return swarm_text(told.transfers, told.received_bytes, room_lines)
-
-    if as_json:
-        from pydantic import TypeAdapter
-
-        from imagedist.agent.protocol import Transfers
-
-        print(TypeAdapter(Transfers).dump_json(agent.transfers()).decode())
-    elif once or not sys.stdout.isatty():
-        print(text())
-    else:
-        from imagedist.bars import refreshed
-
-        refreshed(text)
-
-
-@app.command()
-@explained
-def limit(
-    upload: Annotated[
-        str | None, typer.Option("--upload", metavar="RATE", help="To peers at most: 200MiB/s, or none.")
-    ] = None,
-    download: Annotated[
-        str | None,
-        typer.Option("--download", metavar="RATE", help="From peers and the site's proxy together: 1GB/s, or none."),
-    ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Back to what agent.toml says.")] = False,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
-    """Show or change how many bytes per second this node may take and give. A change holds until its agent ends.
-
-    Transfers under way heed it at once. To change the caps for good, write them into [limits] of agent.toml.
-    """
-    from pydantic import TypeAdapter
-
-    from imagedist.agent.protocol import Limits, LimitsOrder
-    from imagedist.config.values import parse_rate
-
-    if reset and (upload is not None or download is not None):
-        raise InputError("--reset sets both caps: leave --upload and --download out")
-    for rate in (upload, download):
-        if rate is not None:
-            parse_rate(rate)  # told here, whether an agent runs or not
-    agent = _agent(socket)
-    is_change = reset or upload is not None or download is not None
-    order = LimitsOrder(upload=upload, download=download, reset=reset)
-    told = agent.change_limits(order) if is_change else agent.limits()
-    print(TypeAdapter(Limits).dump_json(told).decode() if as_json else _limits_text(told))
-
-
-def _limits_text(limits: Limits) -> str:
-    from imagedist.render import decimal, table
-
-    def rate(bytes_per_second: int | None) -> str:
-        return "none" if bytes_per_second is None else f"{decimal(bytes_per_second)}/s"
-
-    def source(limit: Limit) -> str:
-        if limit.source == "command":
-            return f"a command, until the agent ends; then {rate(limit.file_bytes_per_second)}"
-        return "agent.toml" if limit.source == "file" else "default"
-
-    rows = [
-        (name, rate(limit.bytes_per_second), rate(limit.now_bytes_per_second), source(limit))
-        for name, limit in (("upload", limits.upload), ("download", limits.download))
-    ]
-    return table(("", "LIMIT", "NOW", "SET BY"), rows, numbers=("LIMIT", "NOW"))
-
-
-def _agent(socket: Path | None) -> AgentClient:
-    """Raises InputError: no agent runs on this node."""
-    from imagedist.agent.client import AgentClient, find_socket
-
-    found = find_socket(socket)
-    if found is None:
-        raise InputError("no agent runs on this node: start `imagedist agent --config agent.toml`")
-    return AgentClient(found)
 
 
 @app.command()

@@ -1,6 +1,14 @@
 """The three configuration files (design.md §4.6): TOML in, frozen settings out, every mistake named by its path."""
 
-from imagedist.config.agent import AgentConfig, AgentTable, LimitsTable, SnapshotterTable, StorageTable, UnpackTable
+from imagedist.config.agent import (
+    AgentConfig,
+    AgentTable,
+    LimitsTable,
+    QuietTable,
+    SnapshotterTable,
+    StorageTable,
+    UnpackTable,
+)
 from imagedist.config.loading import load, read_secret
 from imagedist.config.proxy import ProxyConfig, ProxyTable, Upstream
 from imagedist.config.seeder import SeederConfig, SeederTable, Site, SyncRule
@@ -14,6 +22,7 @@ __all__ = [
     "LimitsTable",
     "ProxyConfig",
     "ProxyTable",
+    "QuietTable",
     "Rate",
     "SeederConfig",
     "SeederTable",

@@ -17,10 +17,14 @@ from imagedist.config.values import (
     Duration,
     Fallback,
     Listen,
+    Percent,
     Rate,
     Table,
+    UploadRate,
     Url,
 )
+
+MIN_CONNECTIONS = 2
 
 
 class AgentTable(Table):
@@ -87,8 +91,32 @@ class SnapshotterTable(Table):
 
 
 class LimitsTable(Table):
-    upload: Rate = None
+    upload: UploadRate = "auto"
+    """To peers. ``auto``: half of what the kernel says the line carries, or of 1 Gbit/s where it says nothing."""
     download: Rate = None
+    """From peers and from the site's proxy, together."""
+    connections: int = Field(default=400, ge=MIN_CONNECTIONS)
+    """To peers at once, of all torrents together."""
+    quiet: bool = False
+    """Whether the agent starts in quiet mode."""
+
+
+class QuietTable(Table):
+    """What a node gives in quiet mode; what it takes stays as it is. Pressures: none given, only by command."""
+
+    upload: Rate = 1_000_000
+    connections: int = Field(default=50, ge=MIN_CONNECTIONS)
+    cpu_pressure: Percent | None = None
+    io_pressure: Percent | None = None
+    memory_pressure: Percent | None = None
+    """Of the time in which some task of this machine waited for the resource (``some`` of /proc/pressure): reached for
+    half a minute, quiet mode begins by itself."""
+
+    @property
+    def pressures(self) -> dict[str, float]:
+        """Those that are given, by resource."""
+        given = {"cpu": self.cpu_pressure, "io": self.io_pressure, "memory": self.memory_pressure}
+        return {resource: percent for resource, percent in given.items() if percent is not None}
 
 
 class AgentConfig(Table):
@@ -97,3 +125,4 @@ class AgentConfig(Table):
     unpack: UnpackTable = UnpackTable()
     snapshotter: SnapshotterTable | None = None
     limits: LimitsTable = LimitsTable()
+    quiet: QuietTable = QuietTable()

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     ConfigDict,
+    Field,
     HttpUrl,
     TypeAdapter,
     ValidationError,
@@ -106,6 +107,19 @@ def _parse_cpus(value: Any) -> frozenset[int]:
     return frozenset(cpus)
 
 
+def _parse_upload(value: Any) -> int | Literal["auto"] | None:
+    return "auto" if value == "auto" else _parse_rate(value)
+
+
+def parse_upload(text: str) -> int | Literal["auto"] | None:
+    """As a ``Rate``, or ``auto``.
+
+    Raises:
+        InputError: neither.
+    """
+    return "auto" if text == "auto" else parse_rate(text)
+
+
 def parse_rate(text: str) -> int | None:
     """As a ``Rate`` of a configuration file.
 
@@ -131,6 +145,8 @@ AccessLog = Literal["json", "text", "off"]
 Listen = Annotated[Address, BeforeValidator(parse_address)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Rate = Annotated[int | None, BeforeValidator(_parse_rate)]
+UploadRate = Annotated[int | Literal["auto"] | None, BeforeValidator(_parse_upload)]
+Percent = Annotated[float, Field(gt=0, le=100)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
 CgroupName = Annotated[str, BeforeValidator(_parse_cgroup)]
 Cpus = Annotated[frozenset[int], BeforeValidator(_parse_cpus)]

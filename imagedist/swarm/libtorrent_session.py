@@ -185,8 +185,11 @@ class LibtorrentSession:
         if name in self._removing:
             await asyncio.shield(self._removing[name])
 
-    def set_limits(self, upload: int | None, download: int | None) -> None:
-        self._session.apply_settings({"upload_rate_limit": upload or 0, "download_rate_limit": download or 0})
+    def set_limits(self, upload: int | None, download: int | None, connections: int | None = None) -> None:
+        settings = {"upload_rate_limit": upload or 0, "download_rate_limit": download or 0}
+        if connections is not None:
+            settings["connections_limit"] = connections
+        self._session.apply_settings(settings)
 
     async def close(self) -> None:
         """Ends every wait with ``SourceError``, tells the trackers, and returns when no thread is left."""

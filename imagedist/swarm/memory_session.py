@@ -191,6 +191,7 @@ class MemorySession:
     def __init__(self, swarm: MemorySwarm, address: Address, role: Role) -> None:
         self.address = address
         self.limits: tuple[int | None, int | None] = (None, None)
+        self.connections: int | None = None
         self._swarm = swarm
         self._role = role
         self._transfers: dict[Digest, MemoryTransfer] = {}
@@ -236,8 +237,9 @@ class MemorySession:
         if transfer := self._transfers.pop(digest, None):
             await transfer.stop(SourceError(f"the transfer of {digest} was removed"))
 
-    def set_limits(self, upload: int | None, download: int | None) -> None:
+    def set_limits(self, upload: int | None, download: int | None, connections: int | None = None) -> None:
         self.limits = (upload, download)
+        self.connections = connections or self.connections
 
     async def close(self) -> None:
         self._is_closed = True

@@ -89,7 +89,11 @@ class SwarmSession(Protocol):
     async def remove(self, digest: Digest) -> None:
         """Drops the torrent; the file stays. Returns after the session let go of it."""
 
-    def set_limits(self, upload: int | None, download: int | None) -> None:
-        """Bytes per second over all torrents, on private and loopback networks too. None: no limit."""
+    def set_limits(self, upload: int | None, download: int | None, connections: int | None = None) -> None:
+        """Bytes per second over all torrents, on private and loopback networks too. None: no limit.
+
+        Args:
+            connections: to peers at once, of all torrents together; those beyond are closed. None: as before.
+        """
 
     async def close(self) -> None: ...

@@ -53,7 +53,7 @@ class Node:
     def transfers(self) -> list[Any]:
         return []
 
-    def set_limits(self, upload: int | None, download: int | None) -> None:
+    def set_limits(self, upload: int | None, download: int | None, connections: int | None = None) -> None:
         self.limits = (upload, download)
 
     async def pull(self, reference: Reference, platform: Platform, observe: Observer, source: NodeSource) -> None:
@@ -281,9 +281,21 @@ async def test_the_limit_command_shows_and_changes(tmp_path: Path) -> None:
             "LIMIT NOW SET BY",
             "upload 2.0 MB/s 0 bytes/s a command, until the agent ends; then 1.0 MB/s",
             "download none 0 bytes/s default",
+            "connections 400 0 default",
+            "quiet off default",
+        ]
+        code, text = await limit("--quiet", "--connections", "100")
+        assert code == 0
+        assert [" ".join(line.split()) for line in text.splitlines()[1:]] == [
+            "upload 1.0 MB/s 0 bytes/s quiet mode; else 2.0 MB/s",
+            "download none 0 bytes/s default",
+            "connections 50 0 quiet mode; else 100",
+            "quiet on a command, until the agent ends",
         ]
         code, text = await limit("--json")
-        assert json.loads(text)["upload"]["bytes_per_second"] == 2_000_000
+        told = json.loads(text)
+        assert told["upload"]["bytes_per_second"] == 2_000_000
+        assert (told["connections"]["at_most"], told["quiet"]["is_quiet"]) == (100, True)
 
 
 async def test_only_owner_and_group_may_use_the_socket_and_it_goes_with_the_agent(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from imagedist.errors import InputError, StorageError
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.settings import PEER_ID_PREFIXES, session_settings
 from tests.swarm.blobs import any_piece, make_blob, make_directory
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():  # noqa: ASYNC110 - libtorrent tells rates and peers twice a second, to nobody in particular
+            await asyncio.sleep(0.05)
 
 
 async def test_limits_hold_on_loopback(tmp_path: Path) -> None:
@@ -35,6 +42,29 @@ async def test_limits_hold_on_loopback(tmp_path: Path) -> None:
         assert not arriving.status().is_complete
         slow.set_limits(None, None)
         await arriving.wait_complete()
+
+
+async def test_fewer_connections_are_heeded_by_those_that_are_open(tmp_path: Path) -> None:
+    """Three capped leechers, then two may stay: the third is not served until there is room again."""
+    blob = make_blob(tmp_path / "seed", 8 << 20)
+    async with AsyncExitStack() as stack:
+        sessions = []
+        for number in range(1, 5):
+            session = await LibtorrentSession.open(Address(f"127.0.0.{number}", 0), upload=1 << 20)
+            stack.push_async_callback(session.close)
+            sessions.append(session)
+        seed, *nodes = sessions
+        seeding = await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        leeching = []
+        for number, node in enumerate(nodes):
+            directory = make_directory(tmp_path / str(number))
+            leeching.append(await node.add(blob.torrent, directory, peers=[seed.address]))
+        await until(lambda: seeding.status().peers == len(nodes))
+        seed.set_limits(1 << 20, None, connections=2)
+        await until(lambda: seeding.status().peers <= 2)
+        seed.set_limits(None, None, connections=100)
+        for transfer in leeching:
+            await transfer.wait_complete()
 
 
 async def test_a_transfer_goes_on_after_its_seed_came_back(tmp_path: Path) -> None:
