@@ -10,6 +10,7 @@ from imagedist.progress import STAGES, Event
 from imagedist.swarm.session import TransferStatus
 
 if TYPE_CHECKING:
+    from imagedist.nodes import NodeStatus
     from imagedist.site_store import PinStatus, ScrubStatus, StoreStatus
 
 _PLAIN_INTERVAL_SECONDS = 5.0
@@ -134,6 +135,41 @@ def scrub_line(status: ScrubStatus) -> str:
         return "about to begin"
     due = f"; next {_day(status.next_at)}" if status.next_at is not None else ""
     return f"{checked}, done {_day(status.finished_at)}{due}" if status.finished_at is not None else f"never yet{due}"
+
+
+def node_table(nodes: Sequence[NodeStatus]) -> str:
+    """A site's nodes, one per line, and their number."""
+    titles = ("NODE", "STATE", "SEEN", "ADDRESS", "VERSION", "LABELS", "BLOBS", "IMAGES", "CACHE FREE", "STORE FREE")
+    rows = [
+        (
+            node.id,
+            node_state(node),
+            f"{duration(node.seen_seconds_ago)} ago",
+            node.address or "-",
+            node.version or "-",
+            ",".join(f"{name}={value}" for name, value in sorted(node.labels.items())) or "-",
+            str(node.cached_blobs),
+            str(node.unpacked_images),
+            *(decimal(node.disks[name].free_bytes) if name in node.disks else "-" for name in ("blobs", "storage")),
+        )
+        for node in nodes
+    ]
+    gone, paused = sum(node.is_gone for node in nodes), sum(node.is_paused for node in nodes)
+    counted = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+    some = ", ".join(f"{count} {what}" for count, what in ((gone, "gone"), (paused, "paused")) if count)
+    return f"{table(titles, rows, numbers=titles[6:])}\n{counted}{f', {some}' if some else ''}"
+
+
+def node_state(node: NodeStatus) -> str:
+    return " ".join(what for is_so, what in ((node.is_gone, "gone"), (node.is_paused, "paused")) if is_so) or "alive"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min``, ``5 h``, ``2 d``."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _day(at: float) -> str:

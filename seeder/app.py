@@ -19,8 +19,10 @@ from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
+from seeder import node_rows
 from seeder.database import Database
-from seeder.nodes import Nodes, add_node_routes
+from seeder.node_routes import add_node_routes
+from seeder.nodes import Nodes
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
@@ -43,7 +45,7 @@ def create_app(config: SeederConfig) -> web.Application:
         _LOG.warning("[[sync]] is checked but not carried out in this version: no tag crosses sites by itself")
     guard = require_site_token(read_secret(settings.site_token_file))
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
-    nodes = Nodes()
+    nodes = Nodes(config.nodes.gone_after.total_seconds(), config.nodes.forget_after.total_seconds())
     interval_seconds = max(1, round(settings.announce_interval.total_seconds()))
     peers = open_peers(config.tracker.peers, settings.site, interval_seconds)
     tracker = Tracker(
@@ -56,11 +58,14 @@ def create_app(config: SeederConfig) -> web.Application:
         networks=config.tracker.networks,
     )
 
-    async def journal(app: web.Application) -> AsyncIterator[None]:
-        database = await Database.open(settings.database, TAGS_SCHEMA)
-        app[JOURNAL_KEY] = TagJournal(database)
-        yield
-        await database.close()
+    async def rows(app: web.Application) -> AsyncIterator[None]:
+        database = await Database.open(settings.database, TAGS_SCHEMA, node_rows.SCHEMA)
+        try:
+            app[JOURNAL_KEY] = TagJournal(database)
+            async with node_rows.kept(nodes, database):
+                yield
+        finally:
+            await database.close()
 
     async def tracking(app: web.Application) -> AsyncIterator[None]:
         yield
@@ -85,7 +90,7 @@ def create_app(config: SeederConfig) -> web.Application:
     async def ready() -> str | None:
         return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
 
-    app.cleanup_ctx.extend([journal, tracking, seeds])
+    app.cleanup_ctx.extend([rows, tracking, seeds])
     trace_hops(app, "seeder")
     add_reach_routes(app, nodes, lambda: peers_come_to.port)
     add_tracker_routes(app, tracker)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -65,6 +67,16 @@ class Database:
         except (SQLAlchemyError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise StorageError(f"the seeder's database failed ({self._engine.url!r}): {reason}") from error
+
+    async def upsert(self, connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Inserts rows, or replaces those of the same primary key. Both databases have one statement for it."""
+        if not rows:
+            return
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table)
+        keys = [column.name for column in table.primary_key]
+        others = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+        await connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -1,64 +1,93 @@
-"""The node inventory: which agents of the site are alive, by their heartbeats. In memory, bounded, expiring."""
+"""The node inventory: which agents the site has, by their heartbeats; which are gone, which are paused. Bounded.
+
+It lies in memory, as every announce asks it; ``seeder/node_rows.py`` keeps it over restarts.
+"""
 
 from __future__ import annotations
 
 import random
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-
-from imagedist.errors import InputError, OverloadedError
+from imagedist.errors import InputError, NotFoundError, OverloadedError
+from imagedist.nodes import Heartbeat, NodeStatus
 from seeder.tracker.announce import packed
 from seeder.tracker.peers import SITE, Place
 
 MAX_NODES = 20_000
-EXPIRY_SECONDS = 120.0
-"""Four heartbeats of 30 s."""
+GONE_SECONDS = 120.0
+"""Eight heartbeats of 15 s."""
+FORGET_SECONDS = 30 * 86400.0
+_SAVE_SECONDS = 60.0
+"""A row is written anew when it is older; what came since is in the next heartbeat, too."""
 
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
-_Short = Annotated[str, StringConstraints(max_length=256)]
-
-
-class Heartbeat(BaseModel):
-    """What an agent says of itself. Unknown keys are ignored: an agent may be a version ahead of its site."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    format: int = Field(default=1, ge=1)
-    version: _Short = ""
-    labels: dict[_Short, _Short] = Field(default={}, max_length=64)
-    addresses: tuple[_Short, ...] = Field(default=(), max_length=16)
-    peer_port: int | None = Field(default=None, ge=1, le=65535)
-    """At which the agent lets peers in."""
-
 
 @dataclass(frozen=True, slots=True)
-class _Node:
+class Node:
+    """A node as it was heard of last. ``seen_at``: seconds since the epoch."""
+
+    id: str
     heartbeat: Heartbeat
     address: str
     seen_at: float
+    is_paused: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    node: Node
+    heard_at: float
+    """By the monotonic clock: what counts for being gone."""
+    saved_at: float | None = None
+    """Seen when its row was written last; None: it has to be."""
 
 
 class Nodes:
-    """The agents that were heard of lately, in the order of their last heartbeat."""
+    """The agents of the site.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        gone_seconds: without a heartbeat for so long, a node is gone: nobody is sent to it, no preheat waits for it.
+        forget_seconds: and after so long it is forgotten.
+        clock: monotonic seconds. wall: seconds since the epoch. Both injected by tests.
+    """
+
+    def __init__(
+        self,
+        gone_seconds: float = GONE_SECONDS,
+        forget_seconds: float = FORGET_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._gone_seconds = gone_seconds
+        self._forget_seconds = forget_seconds
         self._clock = clock
-        self._nodes: dict[str, _Node] = {}
+        self._wall = wall
+        self._living: dict[str, _Known] = {}  # in the order of their last heartbeats
+        self._gone: dict[str, _Known] = {}  # likewise
         self._places: dict[bytes, Place] = {}
+        self._forgotten: set[str] = set()
+        self.changed: list[Callable[[str], None]] = []
+        """Told the ID of a node that came, went, was paused or has other labels."""
+
+    def restore(self, nodes: Iterable[Node]) -> None:
+        """Takes over what an earlier process knew. Who lived when it ended has the whole time to speak again."""
+        nodes = sorted(nodes, key=lambda node: node.seen_at)
+        newest = nodes[-1].seen_at if nodes else 0.0
+        for node in nodes:
+            is_gone = newest - node.seen_at > self._gone_seconds
+            heard_at = self._clock() - (self._wall() - node.seen_at if is_gone else 0.0)
+            (self._gone if is_gone else self._living)[node.id] = _Known(node, heard_at, node.seen_at)
 
     def place_of(self, address: bytes) -> Place:
         """Where the node of this IP address (4 or 16 bytes) stands, by its labels ``zone`` and ``rack``."""
         return self._places.get(address, SITE)
 
     def beat(self, node_id: str, heartbeat: Heartbeat, address: str = "") -> None:
-        """Remembers a node until its heartbeats stop.
+        """Remembers what a node says of itself.
 
         Args:
             address: from which it spoke.
@@ -68,67 +97,122 @@ class Nodes:
         """
         if not _NODE_ID.match(node_id):
             raise InputError(f"invalid node ID {node_id[:140]!r}: expected up to 128 letters, digits, '.', '_', '-'")
-        self._forget_expired()
-        if node_id not in self._nodes and len(self._nodes) >= MAX_NODES:
-            raise OverloadedError(f"no room for node {node_id}: {MAX_NODES} nodes are known already")
-        self._nodes.pop(node_id, None)
-        self._nodes[node_id] = _Node(heartbeat, address, self._clock())
+        self._expire()
+        living = self._living.pop(node_id, None)
+        known = living or self._gone.pop(node_id, None)
+        if known is None and len(self._living) + len(self._gone) >= MAX_NODES:
+            raise OverloadedError(
+                f"no room for node {node_id}: {MAX_NODES} nodes are known already; forget those that are gone"
+            )
+        before = known.node if known is not None else None
+        node = Node(node_id, heartbeat, address, self._wall(), before.is_paused if before is not None else False)
+        self._living[node_id] = _Known(node, self._clock(), known.saved_at if known is not None else None)
+        self._forgotten.discard(node_id)
         if address:
             self._places[packed(address)] = Place(heartbeat.labels.get("zone", ""), heartbeat.labels.get("rack", ""))
+        if living is None or before is None or before.heartbeat.labels != heartbeat.labels:
+            self._tell(node_id)
 
-    def describe(self) -> list[dict[str, object]]:
-        """One JSON object per living node, sorted by ID."""
-        self._forget_expired()
-        now = self._clock()
-        return [
-            {
-                "id": node_id,
-                "address": node.address,
-                "seen_seconds_ago": round(now - node.seen_at, 1),
-                **node.heartbeat.model_dump(mode="json", exclude={"format"}),
-            }
-            for node_id, node in sorted(self._nodes.items())
-        ]
+    def pause(self, node_id: str, is_paused: bool) -> NodeStatus:
+        """Whether preheats leave the node alone. Raises NotFoundError: there is no such node."""
+        known = self._find(node_id)
+        known.node = replace(known.node, is_paused=is_paused)
+        known.saved_at = None
+        self._tell(node_id)
+        return self._status(known)
+
+    def forget(self, node_id: str) -> None:
+        """As if it had never been there; it is again with its next heartbeat. Raises NotFoundError."""
+        self._drop(self._find(node_id))
+
+    def get(self, node_id: str) -> Node | None:
+        known = self._living.get(node_id) or self._gone.get(node_id)
+        return known.node if known is not None else None
+
+    def all(self) -> list[tuple[Node, bool]]:
+        """Every node, sorted by ID, and whether it is gone."""
+        self._expire()
+        found = [(known.node, False) for known in self._living.values()]
+        found += [(known.node, True) for known in self._gone.values()]
+        return sorted(found, key=lambda each: each[0].id)
+
+    def describe(self) -> list[NodeStatus]:
+        """Every node, sorted by ID."""
+        self._expire()
+        known = [*self._living.values(), *self._gone.values()]
+        return sorted((self._status(each) for each in known), key=lambda status: status.id)
 
     def has(self, address: str, port: int) -> bool:
         """Whether a node lives that lets peers in there."""
-        self._forget_expired()
-        return any((node.address, node.heartbeat.peer_port) == (address, port) for node in self._nodes.values())
+        self._expire()
+        return any(_peer(known.node) == (address, port) for known in self._living.values())
 
     def neighbours(self, of: str, port: int, count: int) -> list[tuple[str, int]]:
-        """Address and peer port of some nodes by chance, but of the one that asks."""
-        self._forget_expired()
-        others = [
-            (node.address, node.heartbeat.peer_port)
-            for node in self._nodes.values()
-            if node.address and node.heartbeat.peer_port and (node.address, node.heartbeat.peer_port) != (of, port)
-        ]
+        """Address and peer port of some living nodes by chance, but of the one that asks."""
+        self._expire()
+        peers = (_peer(known.node) for known in self._living.values())
+        others = [(host, number) for host, number in peers if host and number and (host, number) != (of, port)]
         return random.sample(others, min(count, len(others)))
 
-    def _forget_expired(self) -> None:
-        oldest = self._clock() - EXPIRY_SECONDS
-        while self._nodes and next(iter(self._nodes.values())).seen_at < oldest:
-            expired = self._nodes.pop(next(iter(self._nodes)))
-            if expired.address:
-                self._places.pop(packed(expired.address), None)
+    def take_unsaved(self) -> tuple[list[Node], list[str]]:
+        """The nodes whose rows are to be written, and the IDs whose rows are to go. Taken, they count as done."""
+        self._expire()
+        unsaved = []
+        for known in (*self._living.values(), *self._gone.values()):
+            if known.saved_at is None or known.node.seen_at - known.saved_at >= _SAVE_SECONDS:
+                known.saved_at = known.node.seen_at
+                unsaved.append(known.node)
+        forgotten, self._forgotten = sorted(self._forgotten), set()
+        return unsaved, forgotten
+
+    def give_back(self, unsaved: Iterable[Node], forgotten: Iterable[str]) -> None:
+        """What was taken could not be written."""
+        for node in unsaved:
+            if (known := self._living.get(node.id) or self._gone.get(node.id)) is not None:
+                known.saved_at = None
+        self._forgotten.update(node_id for node_id in forgotten if self.get(node_id) is None)
+
+    def _find(self, node_id: str) -> _Known:
+        known = self._living.get(node_id) or self._gone.get(node_id)
+        if known is None:
+            raise NotFoundError(f"no node {node_id[:140]} in the site's inventory: see `imagedist nodes`")
+        return known
+
+    def _status(self, known: _Known) -> NodeStatus:
+        node = known.node
+        return NodeStatus(
+            id=node.id,
+            address=node.address,
+            seen_seconds_ago=round(max(self._clock() - known.heard_at, 0.0), 1),
+            is_gone=node.id in self._gone,
+            is_paused=node.is_paused,
+            **dict(node.heartbeat),
+        )
+
+    def _expire(self) -> None:
+        oldest = self._clock() - self._gone_seconds
+        while self._living and (known := next(iter(self._living.values()))).heard_at < oldest:
+            del self._living[known.node.id]
+            self._gone[known.node.id] = known
+            self._places.pop(packed(known.node.address), None) if known.node.address else None
+            self._tell(known.node.id)
+        oldest = self._clock() - self._forget_seconds
+        while self._gone and (known := next(iter(self._gone.values()))).heard_at < oldest:
+            self._drop(known)
+
+    def _drop(self, known: _Known) -> None:
+        node_id = known.node.id
+        self._living.pop(node_id, None)
+        self._gone.pop(node_id, None)
+        if known.node.address:
+            self._places.pop(packed(known.node.address), None)
+        self._forgotten.add(node_id)
+        self._tell(node_id)
+
+    def _tell(self, node_id: str) -> None:
+        for told in self.changed:
+            told(node_id)
 
 
-def add_node_routes(app: web.Application, nodes: Nodes) -> None:
-    """Adds ``PUT /site/v1/nodes/{id}`` (a heartbeat) and ``GET /site/v1/nodes``."""
-
-    async def beat(request: web.Request) -> web.Response:
-        try:
-            heartbeat = Heartbeat.model_validate_json(await request.read())
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise InputError(f"bad heartbeat: {where}: {first['msg']}") from error
-        peer = request.transport.get_extra_info("peername") if request.transport else None
-        address = str(peer[0]) if isinstance(peer, tuple) else ""
-        nodes.beat(request.match_info["id"], heartbeat, address)
-        return web.Response(status=204)
-
-    async def describe(request: web.Request) -> web.Response:
-        return web.json_response({"format": 1, "nodes": nodes.describe()})
-
-    app.add_routes([web.put("/site/v1/nodes/{id}", beat), web.get("/site/v1/nodes", describe)])
+def _peer(node: Node) -> tuple[str, int | None]:
+    return node.address, node.heartbeat.peer_port

@@ -11,6 +11,7 @@ import pytest
 from imagedist.distribution.backend import Target
 from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import NotFoundError, SourceError
+from imagedist.nodes import Heartbeat
 from imagedist.site import Site
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry, basic
 
@@ -68,7 +69,7 @@ async def test_a_site_without_any_proxy_left_says_so() -> None:
             await site.manifest(TARGET, "1")
         assert "does not answer" in (await site.unready() or "")
         with pytest.raises(SourceError):
-            await site.heartbeat({}, "0")
+            await site.seeders.heartbeat(Heartbeat())
     finally:
         await site.close()
 

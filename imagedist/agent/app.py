@@ -18,6 +18,7 @@ from aiohttp import web
 from imagedist import __version__
 from imagedist.agent.api import SocketApi
 from imagedist.agent.collecting import keep_collected
+from imagedist.agent.heartbeat import Vitals, keep_beating
 from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
 from imagedist.agent.ramdisk import mounted
@@ -27,7 +28,7 @@ from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
-from imagedist.errors import ImagedistError, storage_error
+from imagedist.errors import storage_error
 from imagedist.fetch.node import NodeBlobs
 from imagedist.oci.tls import Tls
 from imagedist.puller import Puller
@@ -45,8 +46,6 @@ from imagedist.systemd import inherited_sockets
 from imagedist.unix_socket import clear
 
 _LOG = logging.getLogger(__name__)
-
-_HEARTBEAT_SECONDS = 15.0
 
 
 async def run(config: AgentConfig) -> None:
@@ -129,7 +128,8 @@ async def started(
         api = SocketApi(config, str(mirror), backend, site, blobs, session, puller, node_limits)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
-        await stack.enter_async_context(_running(_heartbeat(site, config)))
+        vitals = Vitals(config, blobs.store, engine.store)
+        await stack.enter_async_context(_running(keep_beating(site.seeders, vitals)))
         await stack.enter_async_context(_running(keep_collected(engine.store, unpack.ramdisk)))
         yield str(mirror)
 
@@ -183,18 +183,3 @@ async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIte
 def _node_id(bittorrent: Address) -> str:
     """Of letters that a path of the site's API may have; agents of one host differ in their peer ports."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sockets.gethostname()}-{bittorrent}").strip("-")[:128]
-
-
-async def _heartbeat(site: Site, config: AgentConfig) -> None:
-    """Tells the site that this node lives. A site that does not listen is not the node's trouble, but is said once."""
-    said = ""
-    while True:
-        try:
-            await site.heartbeat(config.agent.labels, __version__, config.agent.bittorrent.port)
-        except ImagedistError as error:
-            if str(error) != said:
-                _LOG.warning("the site does not know that this node lives: %s", error)
-            said = str(error)
-        else:
-            said = ""
-        await asyncio.sleep(_HEARTBEAT_SECONDS)

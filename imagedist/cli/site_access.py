@@ -19,6 +19,9 @@ CONFIG = Path("/etc/imagedist/agent.toml")
 Proxy = Annotated[
     list[str] | None, typer.Option(help="The site's proxy; repeatable. Default: those of this node's agent.")
 ]
+Seeder = Annotated[
+    list[str] | None, typer.Option(help="The site's seeder; repeatable. Default: those of this node's agent.")
+]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="Holds the site token. Default: the agent's.")]
 Config = Annotated[
     Path | None, typer.Option("--config", help=f"agent.toml, for both defaults. Default: {CONFIG}, if there.")
@@ -26,18 +29,21 @@ Config = Annotated[
 
 
 class SiteAccess(NamedTuple):
-    """Proxies are tried in this order."""
+    """Proxies, and seeders, are tried in this order."""
 
     proxies: list[str]
     token: str | None
     ca_file: Path | None
+    seeders: list[str] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Site]:
         from imagedist.oci.tls import Tls
         from imagedist.site import Site
 
-        site = Site(self.proxies, (), "imagedist", self.token, tls=Tls(self.ca_file) if self.ca_file else None)
+        site = Site(
+            self.proxies, self.seeders, "imagedist", self.token, tls=Tls(self.ca_file) if self.ca_file else None
+        )
         try:
             yield site
         finally:
@@ -59,6 +65,31 @@ def site_access(
     proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
     token = read_secret(token_file or (table.site_token_file if table else None))
     return SiteAccess(proxies or _agents_proxies(socket), token, table.site_ca_file if table else None)
+
+
+def seeder_access(
+    seeder: list[str] | None, token_file: Path | None, config: Path | None, socket: Path | None
+) -> SiteAccess:
+    """The same for a command that asks the seeder. Raises as ``site_access``."""
+    from imagedist.config import AgentConfig, load, parse_url, read_secret
+
+    path = config or (CONFIG if CONFIG.exists() and not (seeder and token_file) else None)
+    table = load(path, AgentConfig).agent if path is not None else None
+    seeders = [parse_url(url, "--seeder") for url in seeder or ()] or list(table.site_seeders if table else ())
+    token = read_secret(token_file or (table.site_token_file if table else None))
+    return SiteAccess([], token, table.site_ca_file if table else None, seeders or _agents_seeders(socket))
+
+
+def _agents_seeders(socket: Path | None) -> list[str]:
+    from imagedist.agent.client import AgentClient, find_socket
+
+    found = find_socket(socket)
+    if found is None:
+        raise InputError("which seeder? give --seeder URL or --config agent.toml: no agent runs on this node")
+    seeders = list(AgentClient(found).status().site_seeders)
+    if not seeders:
+        raise InputError("which seeder? give --seeder URL: this node's agent has none (agent.site_seeders)")
+    return seeders
 
 
 def _agents_proxies(socket: Path | None) -> list[str]:

@@ -54,8 +54,16 @@ class TrackerTable(Table):
     """From which peers may come. Empty: from everywhere."""
 
 
+class NodesTable(Table):
+    gone_after: Duration = timedelta(minutes=2)
+    """Without a heartbeat for so long, a node is gone: no peer is sent to it, no preheat waits for it."""
+    forget_after: Duration = timedelta(days=30)
+    """And after so long it leaves the inventory."""
+
+
 class SeederConfig(Table):
     seeder: SeederTable
+    nodes: NodesTable = NodesTable()
     tracker: TrackerTable = TrackerTable()
     sites: dict[str, Site] = {}
     sync: tuple[SyncRule, ...] = ()

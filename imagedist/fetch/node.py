@@ -66,6 +66,11 @@ class NodeBlobs:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def store(self) -> BlobStore:
+        """What is committed here."""
+        return self._store
+
+    @property
     def received_bytes(self) -> Counter[str]:
         """By source, since the start."""
         return self._received.by_source

@@ -16,6 +16,10 @@ _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
 
 
+class BadRequestError(SourceError):
+    """A 400: what was asked is wrong, here and elsewhere."""
+
+
 class Questions:
     """
     Args:
@@ -89,4 +93,4 @@ async def _refusal(response: aiohttp.ClientResponse, url: str) -> SourceError | 
         return NotFoundError(message)
     if response.status in (401, 403):
         return UnauthorizedError(message)
-    return SourceError(message)
+    return BadRequestError(message) if response.status == 400 else SourceError(message)

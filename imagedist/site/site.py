@@ -21,6 +21,7 @@ from imagedist.site.clients import Clients
 from imagedist.site.delivery import Delivery
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
+from imagedist.site.seeders import Seeders
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
@@ -38,6 +39,9 @@ class Site:
         token: the site token, for routes that change the site's state.
         rate: caps the bytes of blobs fetched by HTTP, those under way included.
         tls: for https URLs of the site, if the system's authorities are not enough.
+
+    Attributes:
+        seeders: what is asked of those.
     """
 
     def __init__(
@@ -50,9 +54,8 @@ class Site:
         tls: Tls | None = None,
     ) -> None:
         self._proxies = Proxies(proxies)
-        self._seeders = tuple(seeders)
-        self._node_id = node_id
         self._questions = Questions(node_id, token, tls)
+        self.seeders = Seeders(seeders, self._questions, node_id)
         self._clients = Clients(tls)
         self._delivery = Delivery(self._proxies, self._clients, rate or ChangingRate(None))
 
@@ -204,26 +207,6 @@ class Site:
                     ) from error
 
         return await self._proxies.first(ask)
-
-    async def heartbeat(self, labels: Mapping[str, str], version: str, peer_port: int | None = None) -> None:
-        """Tells every seeder that this node lives.
-
-        Args:
-            peer_port: at which it lets peers in.
-
-        Raises:
-            SourceError: a seeder does not answer or refuses.
-        """
-        body = {"format": 1, "labels": dict(labels), "version": version, "peer_port": peer_port}
-        failure: SourceError | None = None
-        for url in self._seeders:
-            try:
-                async with self._questions.ask("PUT", f"{url}/site/v1/nodes/{self._node_id}", 0, {}, body):
-                    pass
-            except SourceError as error:
-                failure = error  # the others want to hear of us, too
-        if failure is not None:
-            raise failure
 
     async def unready(self) -> str | None:
         """Why this node cannot be served: no proxy of the site answers. None: one does."""

@@ -108,6 +108,13 @@ class BlobStore:
         """Bytes of the files and the room promised to what is arriving, of all processes."""
         return self.ledger.read().used_bytes
 
+    def count(self) -> int:
+        """How many blobs are committed. Blocking. Raises StorageError."""
+        try:
+            return sum(len(os.listdir(self.root / "blobs" / algorithm)) for algorithm in ALGORITHMS)
+        except OSError as error:
+            raise storage_error(f"count the blobs of {self.root}", error) from error
+
     def path(self, digest: Digest) -> Path:
         return self.root / "blobs" / digest.algorithm / digest.hex
 
