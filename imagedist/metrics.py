@@ -26,6 +26,12 @@ BYTES_BY_SOURCE = Counter(
     "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream.",
     ["source"],
 )
+BYTES_GIVEN = Counter("imagedist_given_bytes", "Bytes of blobs given to peers of the swarm.")
+SEEDING_ENDED = Counter(
+    "imagedist_seeding_ended",
+    "Blobs that a node stopped seeding, by cause: time, ratio, room (seeding.max_torrents or its quota).",
+    ["cause"],
+)
 FETCHES = Counter("imagedist_upstream_fetches", "Fetches from upstream, by what and outcome.", ["kind", "outcome"])
 UPSTREAM_OPEN = Gauge(
     "imagedist_upstream_open",

@@ -65,6 +65,7 @@ def swarm_text(
     transfers: Sequence[TransferStatus],
     received_bytes: Mapping[str, int],
     room_lines: int | None = None,
+    given_bytes: int = 0,
     *,
     is_quiet: bool = False,
 ) -> str:
@@ -92,7 +93,9 @@ def swarm_text(
             f"{sum(row.peers for row in rows)} connections to peers; "
             f"{decimal(sum(row.download_rate for row in rows))}/s down, "
             f"{decimal(sum(row.upload_rate for row in rows))}/s up" + ("; quiet mode" if is_quiet else ""),
-            f"P2P share {share} since the agent's start" + (f": {sources}" if sources else ""),
+            f"P2P share {share} since the agent's start"
+            + (f": {sources}" if sources else "")
+            + (f"; {decimal(given_bytes)} given to peers" if given_bytes else ""),
         ]
     )
 

@@ -130,6 +130,11 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
         ('[agent]\nsite_proxies = ["http://p"]\n[limits]\nconnections = 1', "bad value for limits.connections"),
         ('[agent]\nsite_proxies = ["http://p"]\n[quiet]\ncpu_pressure = 120', "bad value for quiet.cpu_pressure"),
         ('[agent]\nsite_proxies = ["http://p"]\n[quiet]\nupload = "auto"', "bad value for quiet.upload"),
+        ('[agent]\nsite_proxies = ["http://p"]\n[seeding]\nratio = 0', "bad value for seeding.ratio"),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\n[seeding]\ntime = "long"',
+            "bad value for seeding.time: expected a dur",
+        ),
         ("[agent", "is not TOML"),
     ],
 )
@@ -138,6 +143,13 @@ def test_a_mistake_is_named_by_its_path(tmp_path: Path, text: str, expected: str
         loaded(tmp_path, text, AgentConfig)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_seeding_may_be_without_end(tmp_path: Path) -> None:
+    text = AGENT + '[seeding]\ntime = "none"\nratio = "none"\nquota = "20GiB"\n'
+    seeding = loaded(tmp_path, text, AgentConfig).seeding
+    assert (seeding.time, seeding.ratio, seeding.quota) == (None, None, 20 << 30)
+    assert loaded(tmp_path, AGENT, AgentConfig).seeding.time == timedelta(hours=24)
 
 
 def test_a_bad_duration_says_what_one_looks_like(tmp_path: Path) -> None:

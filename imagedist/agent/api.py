@@ -99,7 +99,10 @@ class SocketApi:
     async def transfers(self, request: web.Request) -> web.Response:
         rows = tuple(transfer.status() for transfer in self._session.transfers())
         told = Transfers(
-            transfers=rows, received_bytes=dict(self._blobs.received_bytes), is_quiet=self._limits.is_quiet
+            transfers=rows,
+            received_bytes=dict(self._blobs.received_bytes),
+            is_quiet=self._limits.is_quiet,
+            given_bytes=self._blobs.given_bytes,
         )
         return web.json_response(body=_TRANSFERS.dump_json(told))
 

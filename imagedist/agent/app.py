@@ -92,7 +92,9 @@ async def started(
         stack.push_async_callback(session.close)
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
         quota_bytes = int(table.node_blobs_quota)
-        blobs = await asyncio.to_thread(NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers)
+        blobs = await asyncio.to_thread(
+            NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers, seeding=config.seeding
+        )
         stack.push_async_callback(blobs.close)
         node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes, quiet=config.quiet)
         await blobs.start()

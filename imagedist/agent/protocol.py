@@ -58,6 +58,8 @@ class Transfers:
     received_bytes: dict[str, int] = field(default_factory=dict)
     """By source, of everything since the agent's start: ``proxy`` (HTTP) besides those of a torrent."""
     is_quiet: bool = False
+    given_bytes: int = 0
+    """To peers, since the agent's start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

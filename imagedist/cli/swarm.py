@@ -30,7 +30,7 @@ def swarm(
 
     def text(room_lines: int | None = None) -> str:
         told = agent.transfers()
-        return swarm_text(told.transfers, told.received_bytes, room_lines, is_quiet=told.is_quiet)
+        return swarm_text(told.transfers, told.received_bytes, room_lines, told.given_bytes, is_quiet=told.is_quiet)
 
     if as_json:
         from pydantic import TypeAdapter

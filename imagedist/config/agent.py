@@ -15,10 +15,12 @@ from imagedist.config.values import (
     CgroupName,
     Cpus,
     Duration,
+    DurationOrNone,
     Fallback,
     Listen,
     Percent,
     Rate,
+    Ratio,
     Table,
     UploadRate,
     Url,
@@ -101,6 +103,19 @@ class LimitsTable(Table):
     """Whether the agent starts in quiet mode."""
 
 
+class SeedingTable(Table):
+    """What a node seeds of its cache, and until when. What is not seeded any more stays in the cache."""
+
+    time: DurationOrNone = timedelta(hours=24)
+    """Since the blob came here, or was last asked for here. Idle torrents cost the tracker an announce every 30 s."""
+    ratio: Ratio = None
+    """Ends when peers were given so many times the blob's size since then."""
+    max_torrents: int = Field(default=200, ge=1)
+    """At once; beyond, what nobody has wanted for the longest time is left out."""
+    quota: ByteSize | None = None
+    """Of the bytes seeded at once, likewise. They are the cache's own files: ``node_blobs_quota`` bounds the disk."""
+
+
 class QuietTable(Table):
     """What a node gives in quiet mode; what it takes stays as it is. Pressures: none given, only by command."""
 
@@ -126,3 +141,4 @@ class AgentConfig(Table):
     snapshotter: SnapshotterTable | None = None
     limits: LimitsTable = LimitsTable()
     quiet: QuietTable = QuietTable()
+    seeding: SeedingTable = SeedingTable()

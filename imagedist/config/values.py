@@ -144,6 +144,13 @@ Fallback = Literal["upstream", "never"]
 AccessLog = Literal["json", "text", "off"]
 Listen = Annotated[Address, BeforeValidator(parse_address)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+DurationOrNone = Annotated[
+    timedelta | None, BeforeValidator(lambda value: None if value == "none" else parse_duration(value))
+]
+"""A duration after which something ends, or ``none``."""
+Ratio = Annotated[
+    Annotated[float, Field(gt=0)] | None, BeforeValidator(lambda value: None if value == "none" else value)
+]
 Rate = Annotated[int | None, BeforeValidator(_parse_rate)]
 UploadRate = Annotated[int | Literal["auto"] | None, BeforeValidator(_parse_upload)]
 Percent = Annotated[float, Field(gt=0, le=100)]

@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from imagedist.config import SeedingTable
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, NotFoundError, SourceError
 from imagedist.fetch.grants import Grants
@@ -39,6 +40,7 @@ class NodeBlobs:
     Args:
         root, quota_bytes: of the verified cache.
         trackers: announce URLs of the site's seeders.
+        seeding: what is seeded, and until when.
 
     Raises:
         StorageError: the cache cannot be opened. Reading its directories is slow: construct it in a thread.
@@ -52,6 +54,7 @@ class NodeBlobs:
         session: SwarmSession,
         trackers: Sequence[str],
         patience: Patience = _PATIENCE,
+        seeding: SeedingTable = SeedingTable(),
     ) -> None:
         # A disk that is nearly full is told before a piece of the swarm comes, so that the blob is passed on instead.
         self._store = store = BlobStore(root, quota_bytes, headroom_bytes=None, may_evict=self._let_go)
@@ -59,7 +62,7 @@ class NodeBlobs:
         store.removed.append(self._private.forget)
         self._grants = Grants(site.blob_size)
         self._site = site
-        self._seeding = Seeding(store, session, trackers)
+        self._seeding = Seeding(store, session, trackers, seeding)
         self._received = Received()
         self._ways = Ways(store, self._private, site, self._seeding, self._received, patience, self._learn)
         self._inbound: dict[Digest, Inbound] = {}
@@ -78,6 +81,12 @@ class NodeBlobs:
     async def start(self) -> None:
         """Seeds again what the cache holds."""
         await self._seeding.start()
+        self._spawn(self._seeding.keep_bounds())
+
+    @property
+    def given_bytes(self) -> int:
+        """To peers, since the start."""
+        return self._seeding.given_bytes
 
     async def open(self, target: Target, digest: Digest) -> OpenBlob:
         """The blob, committed or on its way; the caller closes it.
@@ -89,7 +98,10 @@ class NodeBlobs:
         if self._store.has(digest):
             await self._check_may_have(target, digest)
         with contextlib.suppress(NotFoundError):
-            return await self._store.open(digest)
+            cached = await self._store.open(digest)
+            if self._seeding.asked(digest):
+                self._spawn(self._seeding.seed_again(digest))
+            return cached
         inbound = self._inbound.get(digest)
         if inbound is None or not inbound.is_open_to_all:
             inbound = self._inbound[digest] = Inbound(digest)
@@ -167,3 +179,4 @@ class NodeBlobs:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._ways.close()
+        await self._seeding.close()

@@ -4,34 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from imagedist.errors import IntegrityError, StorageError, storage_error
+from imagedist.config import SeedingTable
+from imagedist.errors import ImagedistError, IntegrityError, StorageError, storage_error
+from imagedist.fetch.seeds import Seeds
+from imagedist.metrics import BYTES_GIVEN, SEEDING_ENDED, SEEDS
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
 from imagedist.swarm.session import SwarmSession, Transfer
 from imagedist.swarm.torrent import TorrentFacts, parse
 
+_LOG = logging.getLogger(__name__)
+
+_TICK_SECONDS = 5.0
+_JOURNAL_SECONDS = 60.0
+"""A killed process has forgotten what was given, and asked for, in the last minute."""
+
 
 class Seeding:
     """``swarm/`` holds what the session reads and writes: a finished and checked file is linked into the cache, never
-    renamed under libtorrent. ``torrents/`` holds the torrents of what is seeded.
+    renamed under libtorrent. ``torrents/`` holds the torrents of what is seeded, and of what was and is still in the
+    cache. ``seeds.json`` tells the next process since when, and how much of it was given.
 
     Args:
         trackers: announce URLs of the site's seeders.
+        table: until when a blob is seeded (``seeds.Seeds``).
+        clock: seconds since the epoch; injected by tests.
 
     Raises:
         StorageError: the directories cannot be read. That is slow: construct it in a thread.
     """
 
-    def __init__(self, store: BlobStore, session: SwarmSession, trackers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        session: SwarmSession,
+        trackers: Sequence[str],
+        table: SeedingTable = SeedingTable(),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._session = session
         self._trackers = tuple(trackers)
         self._swarm = store.root / "swarm"
         self._torrents = store.root / "torrents"
+        self._journal = store.root / "seeds.json"
+        self._seeds = Seeds(table, clock)
+        self._given: Counter[Digest] = Counter()
+        self._changing = asyncio.Lock()
+        """Whoever seeds a blob again must not lose its link to whoever has just let it go."""
+        self.given_bytes = 0
         self._cached = self._leftovers()
 
     def _leftovers(self) -> list[tuple[Digest, bytes]]:
@@ -51,14 +79,72 @@ class Seeding:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error("prepare the blob cache", error) from error
+        try:
+            self._seeds.load(self._journal.read_bytes(), [digest for digest, _ in cached])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            _LOG.warning(
+                "%s is of no use, so all that is cached is seeded as if it had just come: %s", self._journal, error
+            )
         return cached
 
     async def start(self) -> None:
-        """Seeds again what the cache holds."""
+        """Seeds again what the cache holds, as far as its time is not over."""
         cached, self._cached = self._cached, []
         for digest, torrent in cached:
-            with contextlib.suppress(IntegrityError, StorageError):
-                await self.seed(digest, torrent)
+            if not self._seeds.is_over(digest):
+                with contextlib.suppress(IntegrityError, StorageError):
+                    self._seeds.began(digest, expect(torrent, digest).size_bytes)
+        self._seeds.end()
+        for digest, torrent in cached:
+            if not self._seeds.is_over(digest):
+                with contextlib.suppress(IntegrityError, StorageError):
+                    await self.seed(digest, torrent)
+
+    async def keep_bounds(self) -> None:
+        """Counts what is given and ends what was seeded for long enough, for ever."""
+        loop = asyncio.get_running_loop()
+        written_at = loop.time()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            await self.tick()
+            if loop.time() - written_at >= _JOURNAL_SECONDS:
+                written_at = loop.time()
+                await self._write_journal()
+
+    async def tick(self) -> None:
+        """Once. What ends leaves the session; file and torrent stay, to be seeded again when it is asked for here."""
+        for transfer in self._session.transfers():
+            self._count_given(transfer)
+        for digest, cause in self._seeds.end():
+            SEEDING_ENDED.labels(cause=cause).inc()
+            _LOG.info("not seeding %s any more: %s", digest, cause)
+            try:
+                await self._leave(digest)
+            except ImagedistError as error:
+                _LOG.warning("%s", error)
+        SEEDS.set(len(self._seeds))
+
+    def asked(self, digest: Digest) -> bool:
+        """Somebody on this node wants a blob of the cache: its time begins anew. True: it was over, ``seed_again``."""
+        return self._seeds.asked(digest)
+
+    async def seed_again(self, digest: Digest) -> None:
+        try:
+            torrent = await asyncio.to_thread(self._torrent(digest).read_bytes)
+            await self.seed(digest, torrent)
+        except (OSError, ImagedistError) as error:
+            _LOG.info("not seeding %s again: %s", digest, error)
+
+    def _count_given(self, transfer: Transfer) -> None:
+        uploaded_bytes = transfer.status().uploaded_bytes
+        new_bytes = uploaded_bytes - self._given[transfer.digest]
+        if new_bytes > 0:
+            self._given[transfer.digest] = uploaded_bytes
+            self._seeds.given(transfer.digest, new_bytes)
+            self.given_bytes += new_bytes
+            BYTES_GIVEN.inc(new_bytes)
 
     def path(self, digest: Digest) -> Path:
         """Where the session writes a blob."""
@@ -77,24 +163,61 @@ class Seeding:
         if self._session.get(digest) is not None or not self._store.has(digest):
             return
         expect(torrent, digest)
-        await asyncio.to_thread(self._link, digest)
-        await self._session.add(torrent, self._swarm, trackers=self._trackers, seeding=True)
+        async with self._changing:
+            if self._session.get(digest) is None:
+                await asyncio.to_thread(self._link, digest)
+                await self._session.add(torrent, self._swarm, trackers=self._trackers, seeding=True)
         await self.keep(digest, torrent)
         if not self._store.has(digest):  # evicted meanwhile
             await self.drop(digest)
 
     async def keep(self, digest: Digest, torrent: bytes) -> None:
-        """Keeps the torrent for the next process."""
+        """Keeps the torrent of what is seeded from now on."""
         await asyncio.to_thread(self._keep, digest, torrent)
+        if (transfer := self._session.get(digest)) is not None:
+            self._seeds.began(digest, transfer.size_bytes)
 
     async def drop(self, digest: Digest) -> None:
         """Takes a blob out of the session, and what it wrote."""
-        await self._session.remove(digest)
+        self._seeds.forget(digest)
+        await self._leave(digest)
+        await self._unlink(digest, self._torrent(digest))
+
+    async def close(self) -> None:
+        """Tells the next process; whoever ran ``keep_bounds`` has ended it."""
+        for transfer in self._session.transfers():
+            self._count_given(transfer)
+        await self._write_journal()
+
+    async def _leave(self, digest: Digest) -> None:
+        async with self._changing:
+            if (transfer := self._session.get(digest)) is not None:
+                self._count_given(transfer)
+            await self._session.remove(digest)
+            self._given.pop(digest, None)
+            await self._unlink(digest, self.path(digest))
+
+    async def _unlink(self, digest: Digest, path: Path) -> None:
         try:
-            for path in (self.path(digest), self._torrents / f"{digest.hex}.torrent"):
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         except OSError as error:
             raise storage_error(f"stop seeding {digest}", error) from error
+
+    def _torrent(self, digest: Digest) -> Path:
+        return self._torrents / f"{digest.hex}.torrent"
+
+    async def _write_journal(self) -> None:
+        document = self._seeds.dump()
+        aside = self._journal.with_name(f".{self._journal.name}")
+
+        def write() -> None:
+            aside.write_bytes(document)
+            aside.rename(self._journal)
+
+        try:
+            await asyncio.to_thread(write)
+        except OSError as error:
+            _LOG.warning("cannot write %s: %s", self._journal, error)
 
     def _link(self, digest: Digest) -> None:
         try:
@@ -107,7 +230,7 @@ class Seeding:
         aside = self._torrents / f".{digest.hex}"
         try:
             aside.write_bytes(torrent)
-            aside.rename(self._torrents / f"{digest.hex}.torrent")
+            aside.rename(self._torrent(digest))
         except OSError as error:
             raise storage_error(f"keep the torrent of {digest}", error) from error
 

@@ -42,6 +42,7 @@ class Node:
 
     def __init__(self) -> None:
         self.received_bytes: dict[str, int] = {}
+        self.given_bytes = 0
         self.began = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.running = 0
@@ -237,6 +238,7 @@ async def test_swarm_on_a_terminal_is_shown_afresh_until_ctrl_c(tmp_path: Path) 
 
     async with Agent(tmp_path) as agent:
         agent.node.received_bytes = {"peer": 3_000_000, "proxy": 1_000_000}
+        agent.node.given_bytes = 2_000_000
         terminal, its_end = pty.openpty()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "imagedist", "swarm", "--socket", str(agent.path)),
@@ -251,6 +253,7 @@ async def test_swarm_on_a_terminal_is_shown_afresh_until_ctrl_c(tmp_path: Path) 
         os.close(terminal)
     assert (process.returncode, complaint) == (0, b"")
     assert b"0 torrents" in output
+    assert b"2.0 MB given to peers" in output
 
 
 async def test_swarm_in_a_pipe_or_once_is_one_table(tmp_path: Path) -> None:

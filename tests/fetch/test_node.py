@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from imagedist.config import Address
+from imagedist.config import Address, SeedingTable
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, IntegrityError, NotFoundError, SourceError
 from imagedist.fetch.node import NodeBlobs
@@ -47,11 +47,11 @@ class World:
 
     @asynccontextmanager
     async def node(
-        self, site: MemorySite, quota_bytes: int | None = None
+        self, site: MemorySite, quota_bytes: int | None = None, seeding: SeedingTable = SeedingTable()
     ) -> AsyncIterator[tuple[NodeBlobs, MemorySession]]:
         session = await self.swarm.open(Address("127.0.0.1", 0))
         as_site: Any = site
-        blobs = NodeBlobs(self.directory / "node", quota_bytes, as_site, session, (), HASTY)
+        blobs = NodeBlobs(self.directory / "node", quota_bytes, as_site, session, (), HASTY, seeding)
         await blobs.start()
         try:
             yield blobs, session
@@ -298,6 +298,18 @@ async def test_a_restarted_node_seeds_what_it_has_and_drops_what_was_unfinished(
         assert transfer.status().is_complete
         assert world.in_swarm == {blob.digest.hex}
         assert await fetch(blobs, blob.digest) == blob.content
+
+
+async def test_a_blob_whose_seeding_is_over_is_seeded_again_once_it_is_read(world: World) -> None:
+    blob = world.blob()
+    await world.seed(blob)
+    async with world.node(MemorySite([blob.torrent])) as (blobs, _):
+        await fetch(blobs, blob.digest)
+    async with world.node(MemorySite(), seeding=SeedingTable.model_validate({"time": "1ms"})) as (blobs, session):
+        assert session.get(blob.digest) is None
+        assert await fetch(blobs, blob.digest) == blob.content
+        while session.get(blob.digest) is None:
+            await world.swarm.change()
 
 
 async def test_a_stopping_node_tells_its_readers(world: World) -> None:
