@@ -75,6 +75,19 @@ ANNOUNCES = Counter(
     "Announces by outcome: answered, stopped, malformed, foreign, unknown, full, failed.",
     ["outcome"],
 )
+PEERS_REFUSED = Counter(
+    "imagedist_peers_refused",
+    "Peers that the BitTorrent session hung up on: foreign (outside of the networks that peers may come from), corrupt "
+    "(pieces failed their hash; banned), malformed (broke the protocol), unknown (asked for no torrent of ours), "
+    "silent (said nothing for too long).",
+    ["reason"],
+)
+TORRENTS_REFUSED = Counter(
+    "imagedist_torrents_refused",
+    "Torrents refused, by what was wrong: size, encoding, name, kind (not v2-only, private, one file), piece_length, "
+    "hashes, digest (another blob's).",
+    ["reason"],
+)
 PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.", multiprocess_mode="livesum")
 SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.", multiprocess_mode="livesum")
 STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.", multiprocess_mode="livemostrecent")

@@ -74,7 +74,9 @@ def create_app(config: SeederConfig) -> web.Application:
     peers_come_to = settings.bittorrent
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
-        session = await LibtorrentSession.open(settings.bittorrent, role="seeder", upload=settings.upload)
+        session = await LibtorrentSession.open(
+            settings.bittorrent, role="seeder", upload=settings.upload, networks=config.tracker.networks
+        )
         nonlocal peers_come_to
         peers_come_to = session.address
         tracker.seeder_listens_at(session.address)

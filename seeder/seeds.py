@@ -12,10 +12,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from imagedist.errors import ImagedistError, InputError, IntegrityError, NotFoundError, StorageError, storage_error
+from imagedist.errors import ImagedistError, InputError, NotFoundError, StorageError, storage_error
 from imagedist.metrics import SEEDS
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent as rules
+from imagedist.swarm.expected import expect_torrent
 from imagedist.swarm.session import SwarmSession
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Seeds:
             try:
                 digest = Digest.parse(f"sha256:{path.stem}")
                 torrent = await asyncio.to_thread(_read_torrent, path)
-                facts = await asyncio.to_thread(_parse, torrent, digest)
+                facts = await asyncio.to_thread(expect_torrent, torrent, digest)
                 async with self._changing:
                     if digest not in self._deleted_meanwhile:
                         await self._seed(facts, torrent)
@@ -76,7 +77,7 @@ class Seeds:
             IntegrityError: not a torrent of ours, or that of another blob.
             NotFoundError: the blob is not in the store. StorageError: it has another size or cannot be read.
         """
-        facts = await asyncio.to_thread(_parse, torrent, digest)
+        facts = await asyncio.to_thread(expect_torrent, torrent, digest)
         async with self._changing:
             self._deleted_meanwhile.discard(digest)
             await self._seed(facts, torrent)
@@ -128,13 +129,6 @@ class Seeds:
             return sorted(self._torrents.glob("*.torrent"))
         except OSError as error:
             raise storage_error(f"list {self._torrents}", error) from error
-
-
-def _parse(torrent: bytes, digest: Digest) -> rules.TorrentFacts:
-    facts = rules.parse(torrent)
-    if facts.digest != digest:
-        raise IntegrityError(f"the torrent given for {digest} is that of {facts.digest}")
-    return facts
 
 
 def _read_torrent(path: Path) -> bytes:

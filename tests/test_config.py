@@ -234,3 +234,14 @@ def test_mode_follows_from_the_credentials(tmp_path: Path) -> None:
     keys = {"": "public", 'docker_config = "/c"': "service-account", 'mode = "passthrough"': "passthrough"}
     for text, mode in keys.items():
         assert loaded(tmp_path, f"{PROXY}{text}\n", ProxyConfig).upstreams["local"].access == mode
+
+
+def test_networks_of_peers_are_networks_and_empty_means_everywhere(tmp_path: Path) -> None:
+    assert loaded(tmp_path, AGENT, AgentConfig).agent.peer_networks == ()
+    named = AGENT.replace("[agent]", '[agent]\npeer_networks = ["10.0.0.0/8", "fd00::/8"]', 1)
+    assert [str(each) for each in loaded(tmp_path, named, AgentConfig).agent.peer_networks] == [
+        "10.0.0.0/8",
+        "fd00::/8",
+    ]
+    with pytest.raises(ConfigError, match=r"agent\.peer_networks"):
+        loaded(tmp_path, named.replace("10.0.0.0/8", "10.0.0.1/8"), AgentConfig)

@@ -88,7 +88,7 @@ async def started(
         tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
         site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
-        session = await LibtorrentSession.open(table.bittorrent)
+        session = await LibtorrentSession.open(table.bittorrent, networks=table.peer_networks)
         stack.push_async_callback(session.close)
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
         quota_bytes = int(table.node_blobs_quota)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
 from imagedist.config.values import (
     AbsolutePath,
@@ -35,6 +35,9 @@ class AgentTable(Table):
     socket: AbsolutePath = Path("/run/imagedist/agent.sock")
     site_proxies: tuple[Url, ...] = Field(min_length=1)
     site_seeders: tuple[Url, ...] = ()
+    peer_networks: tuple[IPvAnyNetwork, ...] = ()
+    """From which BitTorrent peers may come, and to which this node goes; the site's seeders and proxies (they are web
+    seeds) must be in them. Empty: everywhere."""
     node_blobs: AbsolutePath = Path("/var/lib/imagedist/blobs")
     node_blobs_quota: ByteSize = ByteSize(50 << 30)
     labels: dict[str, str] = {}

@@ -51,7 +51,7 @@ class TrackerTable(Table):
     peers: PeersUrl = "memory"
     """Where a site with several trackers keeps its peers: ``redis://host:port/database`` (``imagedist[redis]``)."""
     networks: tuple[IPvAnyNetwork, ...] = ()
-    """From which peers may come. Empty: from everywhere."""
+    """From which peers may come, to the tracker and to the seeder's BitTorrent port. Empty: from everywhere."""
 
 
 class NodesTable(Table):

@@ -17,8 +17,8 @@ from imagedist.fetch.seeds import Seeds
 from imagedist.metrics import BYTES_GIVEN, SEEDING_ENDED, SEEDS
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
+from imagedist.swarm.expected import expect_torrent
 from imagedist.swarm.session import SwarmSession, Transfer
-from imagedist.swarm.torrent import TorrentFacts, parse
 
 _LOG = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Seeding:
         """
         if self._session.get(digest) is not None or not self._store.has(digest):
             return
-        expect(torrent, digest)
+        expect_torrent(torrent, digest)
         async with self._changing:
             if self._session.get(digest) is None:
                 await asyncio.to_thread(self._link, digest)
@@ -233,14 +233,3 @@ class Seeding:
             aside.rename(self._torrent(digest))
         except OSError as error:
             raise storage_error(f"keep the torrent of {digest}", error) from error
-
-
-def expect(torrent: bytes, digest: Digest) -> TorrentFacts:
-    """
-    Raises:
-        IntegrityError: it is not a torrent of ours, or of another blob.
-    """
-    facts = parse(torrent)
-    if facts.digest != digest:
-        raise IntegrityError(f"the site sent a torrent of {facts.digest} for {digest}")
-    return facts

@@ -10,7 +10,7 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import FullError, ImagedistError, IntegrityError, SourceError
 from imagedist.fetch.inbound import Inbound
 from imagedist.fetch.received import Received
-from imagedist.fetch.seeding import Seeding, expect
+from imagedist.fetch.seeding import Seeding
 from imagedist.fetch.watch import Patience, Watch
 from imagedist.metrics import FAILURES
 from imagedist.oci.digest import Digest
@@ -19,6 +19,7 @@ from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from imagedist.store.writer import BlobWriter
+from imagedist.swarm.expected import expect_torrent
 from imagedist.swarm.torrent import build
 
 _LOG = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Ways:
             inbound.pass_on(arrival)
 
     async def _by_swarm(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
-        facts = expect(torrent, inbound.digest)
+        facts = expect_torrent(torrent, inbound.digest)
 
         def web_seed() -> str | None:
             is_private = self._private.has(inbound.digest)

@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ import libtorrent as lt
 from imagedist.config import Address
 from imagedist.errors import InputError, SourceError, StorageError, listen_error, storage_error
 from imagedist.oci.digest import Digest
+from imagedist.swarm import refusals
 from imagedist.swarm import torrent as rules
 from imagedist.swarm.libtorrent_transfer import LibtorrentTransfer
 from imagedist.swarm.settings import PEER_ID_PREFIXES, Role, session_settings
@@ -45,6 +47,9 @@ _ALERTS = (
     | lt.alert_category.storage
     | lt.alert_category.piece_progress
     | lt.alert_category.block_progress
+    | lt.alert_category.peer  # bans and broken rules; connect: hang-ups, each with its reason
+    | lt.alert_category.connect
+    | lt.alert_category.ip_block
 )
 
 # Neither auto_managed (3 active downloads, 5 active seeds) nor any peer source but trackers and our own list.
@@ -100,6 +105,11 @@ class LibtorrentSession:
             lt.listen_succeeded_alert: self._on_listen_succeeded,
             lt.listen_failed_alert: self._on_listen_failed,
             lt.tracker_error_alert: self._on_tracker_error,
+            lt.peer_ban_alert: refusals.on_ban,
+            lt.peer_blocked_alert: refusals.on_blocked,
+            lt.peer_error_alert: refusals.on_broken_rule,
+            lt.peer_disconnected_alert: refusals.on_hang_up,
+            lt.invalid_request_alert: refusals.on_broken_rule,
         }
 
     def __repr__(self) -> str:
@@ -107,7 +117,13 @@ class LibtorrentSession:
 
     @classmethod
     async def open(
-        cls, address: Address, *, role: Role = "node", upload: int | None = None, download: int | None = None
+        cls,
+        address: Address,
+        *,
+        role: Role = "node",
+        upload: int | None = None,
+        download: int | None = None,
+        networks: Sequence[IPv4Network | IPv6Network] = (),
     ) -> LibtorrentSession:
         """Starts a session and waits until it listens.
 
@@ -115,6 +131,7 @@ class LibtorrentSession:
             address: an IP address and a port; port 0 takes a free one, which ``session.address`` then names.
             role: what peers see in our peer ID; the site's seeder says so.
             upload, download: bytes per second over all torrents; None: no limit.
+            networks: from which peers may come, and where they are dialled, web seeds included. Empty: everywhere.
 
         Raises:
             InputError: the host is not an IP address, or the address cannot be listened on.
@@ -126,6 +143,8 @@ class LibtorrentSession:
         # No extensions (flags 0): peer exchange and metadata transfer have no place in a private torrent of ours.
         session = await asyncio.to_thread(lambda: lt.session(cast(Any, {**settings, "alert_mask": int(_ALERTS)}), 0))
         session.set_peer_class_filter(_one_class_for_all(session))
+        if networks:
+            session.set_ip_filter(_nobody_but(networks))
         opened = cls(address, session, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         opened._start()
         try:
@@ -403,6 +422,16 @@ def _one_class_for_all(session: Any) -> Any:
     peer_classes.add_rule("0.0.0.0", "255.255.255.255", every_class)
     peer_classes.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", every_class)
     return peer_classes
+
+
+def _nobody_but(networks: Sequence[IPv4Network | IPv6Network]) -> Any:
+    """Strangers are hung up on before they have said anything."""
+    peers, blocked = lt.ip_filter(), 1
+    peers.add_rule("0.0.0.0", "255.255.255.255", blocked)
+    peers.add_rule("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", blocked)
+    for network in networks:
+        peers.add_rule(str(network[0]), str(network[-1]), 0)
+    return peers
 
 
 def _check_file(facts: rules.TorrentFacts, directory: Path, seeding: bool) -> None:

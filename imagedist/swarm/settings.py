@@ -52,6 +52,7 @@ def session_settings(address: Address, role: Role, upload: int | None, download:
         # seed sends is held against the torrent's SHA-256 hashes, and those against the digest.
         "validate_https_trackers": False,
         "ssrf_mitigation": False,  # refuses web seeds on private addresses, where ours all are
+        "apply_ip_filter_to_trackers": False,  # those of our own configuration, wherever they are
         # Trackers: all of the site's seeders, often, and back soon after one was down.
         "announce_to_all_trackers": True,
         "announce_to_all_tiers": True,

@@ -40,6 +40,14 @@ _LARGEST_PIECE = 4 * _MIB
 _ZERO_LEAF = bytes(32)
 
 
+class TorrentError(IntegrityError):
+    """A torrent that is refused. ``reason``: its label in the metrics."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True, slots=True)
 class TorrentFacts:
     """What a checked torrent says. ``infohash`` has all 32 bytes of v2."""
@@ -103,24 +111,32 @@ def parse(torrent: bytes) -> TorrentFacts:
     """Reads a torrent as hostile input: accepts exactly what ``build`` makes and nothing else.
 
     Raises:
-        IntegrityError: not bencoded canonically, not v2-only and private, not one file named by a sha256 digest,
+        TorrentError: not bencoded canonically, not v2-only and private, not one file named by a sha256 digest,
             unknown keys (trackers, url-list), another piece length, or piece hashes that do not make the root.
     """
     if len(torrent) > MAX_TORRENT_BYTES:
-        raise IntegrityError(f"torrent of {len(torrent)} bytes refused: at most {MAX_TORRENT_BYTES}")
-    document = bencode.decode(torrent)
+        raise TorrentError(f"torrent of {len(torrent)} bytes refused: at most {MAX_TORRENT_BYTES}", "size")
+    try:
+        document = bencode.decode(torrent)
+    except IntegrityError as error:
+        raise TorrentError(str(error), "encoding") from error
     if not isinstance(document, Mapping) or set(document) != {b"info", b"piece layers"}:
-        raise IntegrityError("not a torrent of ours: expected 'info' and 'piece layers' and nothing else")
+        raise TorrentError("not a torrent of ours: expected 'info' and 'piece layers' and nothing else", "kind")
     info = document[b"info"]
     name = info.get(b"name") if isinstance(info, Mapping) else None
     try:
         digest = Digest.parse(f"sha256:{name.decode('ascii')}" if isinstance(name, bytes) else "")
     except (InputError, UnicodeDecodeError) as error:
-        raise IntegrityError("not a torrent of ours: its name is not a sha256 digest") from error
+        raise TorrentError("not a torrent of ours: its name is not a sha256 digest", "name") from error
     size_bytes, root = _file(info, digest)
-    if info != _info_dictionary(digest, size_bytes, root):
-        raise IntegrityError(f"torrent of {digest} is not ours: expected v2-only, private, one file, our piece length")
     length = piece_length(size_bytes)
+    expected = _info_dictionary(digest, size_bytes, root)
+    if info != expected:
+        is_length_alone = isinstance(info, Mapping) and {**info, b"piece length": length} == expected
+        reason = "piece_length" if is_length_alone else "kind"
+        raise TorrentError(
+            f"torrent of {digest} is not ours: expected v2-only, private, one file, pieces of {length} bytes", reason
+        )
     _check_layers(document[b"piece layers"], digest, root, size_bytes, length)
     return TorrentFacts(digest, size_bytes, length, hashlib.sha256(bencode.encode(info)).digest())
 
@@ -142,21 +158,27 @@ def _file(info: bencode.Value, digest: Digest) -> tuple[int, bytes]:
     for key in (b"file tree", digest.hex.encode(), b""):
         entry = entry.get(key, 0) if isinstance(entry, Mapping) else 0
     size_bytes, root = (entry.get(b"length"), entry.get(b"pieces root")) if isinstance(entry, Mapping) else (None, None)
-    if not isinstance(size_bytes, int) or size_bytes <= 0 or not isinstance(root, bytes) or len(root) != 32:
-        raise IntegrityError(f"torrent of {digest} is not ours: expected one file of that name with its pieces root")
+    if not isinstance(size_bytes, int) or not isinstance(root, bytes) or len(root) != 32:
+        raise TorrentError(f"torrent of {digest} is not ours: expected one file of that name, its pieces root", "kind")
+    if size_bytes <= 0:
+        raise TorrentError(f"torrent of {digest} is not ours: {size_bytes} bytes, expected at least one", "size")
     return size_bytes, root
 
 
 def _check_layers(layers: bencode.Value, digest: Digest, root: bytes, size_bytes: int, length: int) -> None:
     expected = {root} if size_bytes > length else set()
     if not isinstance(layers, Mapping) or set(layers) != expected:
-        raise IntegrityError(f"torrent of {digest} has the wrong piece layers: expected those of its one file")
+        raise TorrentError(f"torrent of {digest} has the wrong piece layers: expected those of its one file", "hashes")
     for joined in layers.values():
         if not isinstance(joined, bytes) or len(joined) != 32 * -(-size_bytes // length):
-            raise IntegrityError(f"torrent of {digest} has the wrong number of piece hashes for {size_bytes} bytes")
+            raise TorrentError(
+                f"torrent of {digest} has the wrong number of piece hashes for {size_bytes} bytes", "hashes"
+            )
         hashes = [joined[at : at + 32] for at in range(0, len(joined), 32)]
         if _root(hashes, _zero_hash(length)) != root:
-            raise IntegrityError(f"torrent of {digest} contradicts itself: its piece hashes do not make its root")
+            raise TorrentError(
+                f"torrent of {digest} contradicts itself: its piece hashes do not make its root", "hashes"
+            )
 
 
 def _read_full(file: FileIO, buffer: memoryview) -> int:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import libtorrent
+import prometheus_client
 import pytest
 
 from imagedist.errors import InputError, IntegrityError, StorageError
 from imagedist.oci.digest import Digest
 from imagedist.swarm import bencode, torrent
+from imagedist.swarm.expected import expect_torrent
 from tests.swarm.blobs import make_blob
 
 KIB = 1 << 10
@@ -111,42 +113,68 @@ def _layers(change: Callable[[bytes], bytes]) -> Callable[[dict[bytes, Any]], No
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        _set(b"private", 0),
-        _set(b"piece length", 16 * KIB),
-        _set(b"meta version", 1),
-        _set(b"pieces", bytes(20)),
-        _set(b"name", b"f" * 64),
-        _set(b"file tree", {}),
-        _set(b"file tree", [1]),
-        _rename(b"../../../etc/cron.d/x"),
-        _rename(b"F" * 64),
-        _resize(0),
-        _resize(-1),
-        _resize(1 << 62),
-        _resize(64 * KIB),
-        lambda document: document.update({b"url-list": b"http://evil/"}),
-        lambda document: document.update({b"announce": b"http://evil/"}),
-        lambda document: document.pop(b"piece layers"),
-        lambda document: document.update({b"piece layers": {}}),
-        _layers(lambda joined: joined[:-1]),
-        _layers(lambda joined: bytes(len(joined))),
-        _layers(lambda joined: joined + bytes(32)),
+        (_set(b"private", 0), "kind"),
+        (_set(b"piece length", 16 * KIB), "piece_length"),
+        (_set(b"meta version", 1), "kind"),
+        (_set(b"pieces", bytes(20)), "kind"),
+        (_set(b"name", b"f" * 64), "kind"),
+        (_set(b"file tree", {}), "kind"),
+        (_set(b"file tree", [1]), "kind"),
+        (_rename(b"../../../etc/cron.d/x"), "name"),
+        (_rename(b"F" * 64), "name"),
+        (_resize(0), "size"),
+        (_resize(-1), "size"),
+        (_resize(1 << 62), "piece_length"),
+        (_resize(64 * KIB), "hashes"),
+        (lambda document: document.update({b"url-list": b"http://evil/"}), "kind"),
+        (lambda document: document.update({b"announce": b"http://evil/"}), "kind"),
+        (lambda document: document.pop(b"piece layers"), "kind"),
+        (lambda document: document.update({b"piece layers": {}}), "hashes"),
+        (_layers(lambda joined: joined[:-1]), "hashes"),
+        (_layers(lambda joined: bytes(len(joined))), "hashes"),
+        (_layers(lambda joined: joined + bytes(32)), "hashes"),
     ],
 )
-def test_anything_else_than_our_own_form_is_refused(
-    tmp_path: Path, change: Callable[[dict[bytes, Any]], object]
+def test_anything_else_than_our_own_form_is_refused_and_counted_by_reason(
+    tmp_path: Path, change: Callable[[dict[bytes, Any]], object], reason: str
 ) -> None:
-    document: Any = bencode.decode(make_blob(tmp_path, 200_000).torrent)
+    blob = make_blob(tmp_path, 200_000)
+    document: Any = bencode.decode(blob.torrent)
     change(document)
+    before = _refused(reason)
     with pytest.raises(IntegrityError):
-        torrent.parse(bencode.encode(document))
+        expect_torrent(bencode.encode(document), blob.digest)
+    assert _refused(reason) == before + 1
+
+
+def test_the_torrent_of_another_blob_is_refused_and_counted(tmp_path: Path) -> None:
+    blob = make_blob(tmp_path, 1000)
+    before = _refused("digest")
+    with pytest.raises(IntegrityError, match="is that of"):
+        expect_torrent(blob.torrent, Digest.of(b"another"))
+    assert _refused("digest") == before + 1
+
+
+def _refused(reason: str) -> float:
+    return prometheus_client.REGISTRY.get_sample_value("imagedist_torrents_refused_total", {"reason": reason}) or 0.0
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"de", b"le", b"i1e", b"<html>", b"d4:infoi1e12:piece layersdee", bytes(9 << 20)]
+    ("text", "reason"),
+    [
+        (b"", "encoding"),
+        (b"<html>", "encoding"),
+        (b"de", "kind"),
+        (b"le", "kind"),
+        (b"i1e", "kind"),
+        (b"d4:infoi1e12:piece layersdee", "name"),
+        (bytes(9 << 20), "size"),
+    ],
 )
-def test_what_is_no_torrent_at_all_is_refused(text: bytes) -> None:
+def test_what_is_no_torrent_at_all_is_refused_and_counted(text: bytes, reason: str) -> None:
+    before = _refused(reason)
     with pytest.raises(IntegrityError):
-        torrent.parse(text)
+        expect_torrent(text, Digest.of(b"x"))
+    assert _refused(reason) == before + 1
