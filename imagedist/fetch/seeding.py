@@ -95,7 +95,7 @@ class Seeding:
         for digest, torrent in cached:
             if not self._seeds.is_over(digest):
                 with contextlib.suppress(IntegrityError, StorageError):
-                    self._seeds.began(digest, expect(torrent, digest).size_bytes)
+                    self._seeds.began(digest, expect_torrent(torrent, digest).size_bytes)
         self._seeds.end()
         for digest, torrent in cached:
             if not self._seeds.is_over(digest):
