@@ -12,8 +12,11 @@ from imagedist.config.agent import (
 )
 from imagedist.config.loading import load, read_secret
 from imagedist.config.proxy import ProxyConfig, ProxyTable, Upstream
-from imagedist.config.seeder import SeederConfig, SeederTable, Site, SyncRule
-from imagedist.config.tagging import TagRule, matches
+from imagedist.config.ranges import newest_versions
+from imagedist.config.schedules import Schedule
+from imagedist.config.seeder import SeederConfig, SeederTable, Site
+from imagedist.config.syncing import SyncRule, SyncTags, TransferTable
+from imagedist.config.tagging import TagRule, matches, parse_pattern
 from imagedist.config.values import Address, Rate, parse_address, parse_rate, parse_size, parse_url
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "ProxyTable",
     "QuietTable",
     "Rate",
+    "Schedule",
     "SeederConfig",
     "SeederTable",
     "SeedingTable",
@@ -32,12 +36,16 @@ __all__ = [
     "SnapshotterTable",
     "StorageTable",
     "SyncRule",
+    "SyncTags",
     "TagRule",
+    "TransferTable",
     "UnpackTable",
     "Upstream",
     "load",
     "matches",
+    "newest_versions",
     "parse_address",
+    "parse_pattern",
     "parse_rate",
     "parse_size",
     "parse_url",

@@ -40,7 +40,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"missing key {key}"
-    return f"bad value for {key}: {message}"
+    return f"bad value for {key}: {message}" if key else message
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
@@ -52,7 +52,7 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
         found = list(_models_in(fields[str(part)].annotation))
         if found:
             fields = found[0].model_fields
-    return set(fields)
+    return {field.alias or name for name, field in fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

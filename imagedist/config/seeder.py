@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, IPvAnyNetwork
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 
+from imagedist.config.schedules import TimeZone
+from imagedist.config.syncing import SyncRule, TransferTable, check_rules
 from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
 
 
@@ -27,14 +29,6 @@ class Site(Table):
     cost: int = Field(default=10, ge=0)
 
 
-class SyncRule(Table):
-    """Validated now; carried out by the sync capability (not in this version)."""
-
-    repositories: tuple[str, ...]
-    tags: dict[str, Any] = {}
-    to: tuple[str, ...]
-
-
 class SeederTable(Table):
     site: str = Field(min_length=1)
     listen: Listen
@@ -43,6 +37,10 @@ class SeederTable(Table):
     site_proxies: tuple[Url, ...] = ()
     database: str = "sqlite:////var/lib/imagedist/seeder.db"
     site_token_file: AbsolutePath | None = None
+    webhook_token_file: AbsolutePath | None = None
+    """What registries send as ``Authorization: Bearer …`` with their notifications. None: the site token."""
+    timezone: TimeZone | None = None
+    """Of schedules and hours of the day. None: this machine's."""
     announce_interval: Duration = timedelta(seconds=30)
     upload: Rate = None
 
@@ -67,3 +65,14 @@ class SeederConfig(Table):
     tracker: TrackerTable = TrackerTable()
     sites: dict[str, Site] = {}
     sync: tuple[SyncRule, ...] = ()
+    transfer: TransferTable = TransferTable()
+
+    @model_validator(mode="after")
+    def _sites_and_rules_fit(self) -> Self:
+        own = self.seeder.site
+        if own in self.sites:
+            raise ValueError(f"sites.{own} has this site's own name: [sites] are the others; rename one of them")
+        if self.sync and not self.seeder.site_proxies:
+            raise ValueError("[[sync]] needs this site's proxy, which fetches and keeps: give seeder.site_proxies")
+        check_rules(self.sync, set(self.sites), own)
+        return self

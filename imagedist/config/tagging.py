@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from imagedist.config.values import Duration, Table, parse_duration
 
 
-def _parse_pattern(value: Any) -> re.Pattern[str]:
+def parse_pattern(value: Any) -> re.Pattern[str]:
     """``team/*`` is a glob, in which ``*`` matches slashes too; ``/v\\d+/`` a regular expression of the whole name."""
     if isinstance(value, re.Pattern):
         return value
@@ -30,7 +30,7 @@ def _parse_stale(value: Any) -> timedelta:
     return parse_duration(value)
 
 
-Pattern = Annotated[re.Pattern[str], BeforeValidator(_parse_pattern)]
+Pattern = Annotated[re.Pattern[str], BeforeValidator(parse_pattern)]
 StaleAge = Annotated[timedelta, BeforeValidator(_parse_stale)]
 """How old an answer may be that is given while upstream fails: ``true`` any age, ``false`` none, or a duration."""
 
