@@ -42,7 +42,7 @@ UPSTREAM_OPEN = Gauge(
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
 TAGS = Counter(
     "imagedist_tag_answers",
-    "Tags answered, by how: fresh, pinned, revalidated, moved, fetched, stale.",
+    "Tags answered, by how: fresh, pinned, synced, revalidated, moved, fetched, stale.",
     ["outcome"],
 )
 

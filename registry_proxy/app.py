@@ -21,9 +21,11 @@ from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
 from registry_proxy.held import add_held_routes
 from registry_proxy.housekeeping import Housekeeping
+from registry_proxy.pace import Pace
 from registry_proxy.purges import Purges
 from registry_proxy.seeds import Seeds
 from registry_proxy.siblings import Siblings
+from registry_proxy.sync_routes import SyncRoutes
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
 
@@ -64,7 +66,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     upstreams = Upstreams(config)
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
     siblings = Siblings(settings.site_seeders, tls)
-    cache = SiteCache(store, upstreams, siblings)
+    cache = SiteCache(store, upstreams, siblings, Pace(share.directory))
     seeds = Seeds(settings.site_seeders, token)
     torrents = Torrents(cache, seeds, settings, share)
     purges = Purges(cache, settings.site_proxies, token, tls)
@@ -72,7 +74,14 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     housekeeping = Housekeeping(cache, settings)
 
     async def get_upstreams(request: web.Request) -> web.Response:
-        return web.json_response({"format": 1, "upstreams": upstreams.hosts(), "any": settings.allow_any})
+        return web.json_response(
+            {
+                "format": 1,
+                "upstreams": upstreams.hosts(),
+                "any": settings.allow_any,
+                "default": settings.default_upstream,
+            }
+        )
 
     async def wants_credentials() -> bool:
         return upstreams.wants_credentials
@@ -107,6 +116,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     torrents.add_routes(site)
     purges.add_routes(site)
     housekeeping.add_routes(site)
+    SyncRoutes(cache).add_routes(site)
     add_held_routes(site, cache, rate)
     site.router.add_get("/upstreams", get_upstreams)
 

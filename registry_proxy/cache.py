@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -27,10 +28,19 @@ from imagedist.store.reading import OpenBlob
 from imagedist.store.writer import BlobWriter
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
-from registry_proxy.fetching import LyingSourceError, Nearby, fetch_blob, nothing_nearby
+from registry_proxy.fetching import (
+    LyingSourceError,
+    Nearby,
+    fetch_blob,
+    fetch_manifest_nearby,
+    first_bytes,
+    nothing_nearby,
+)
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, ManifestStore
+from registry_proxy.pace import Pace
 from registry_proxy.referrers import Referrers
+from registry_proxy.synced import SyncedTags
 from registry_proxy.tags import Manifests
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
@@ -57,15 +67,22 @@ class _Question(NamedTuple):
 class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
 
-    def __init__(self, store: BlobStore, upstreams: Upstreams, nearby: Nearby = nothing_nearby) -> None:
+    def __init__(
+        self, store: BlobStore, upstreams: Upstreams, nearby: Nearby = nothing_nearby, pace: Pace | None = None
+    ) -> None:
         self.store = store
         self.upstreams = upstreams
         self._nearby = nearby
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
         self.manifest_store = manifests = ManifestStore(store.root, store.ledger)
+        self.synced = SyncedTags(store, manifests)
+        self._pace = pace or Pace(None)
+        self._paced: set[Digest] = set()
         self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
-        self._manifests = Manifests(manifests, self._access, self._failures, turns, nearby=nearby)
+        self._manifests = Manifests(
+            manifests, self._access, self._failures, turns, nearby=nearby, synced=self.synced.get
+        )
         self._referrers = Referrers(self._manifests, self._failures)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
@@ -79,7 +96,9 @@ class SiteCache:
         await self._heads.close()
         await self._proofs.close()
         await self._access.close()
+        self._pace.stop()
         await self._arrivals.close()
+        self._pace.close()
 
     async def manifest(self, target: Target, reference: str) -> ManifestAnswer:
         place = self.upstreams.resolve(target)
@@ -119,8 +138,29 @@ class SiteCache:
                 log.info("%s was evicted this moment: fetching it again", digest)
         return await (await self.arrival(target, digest)).open()
 
-    async def arrival(self, target: Target, digest: Digest) -> Arrival:
+    def limit_sync(self, bytes_per_second: int | None) -> None:
+        """The cap on what comes for sync alone, at all processes of this host. None: none."""
+        self._pace.set(bytes_per_second)
+
+    async def look(self, place: UpstreamRepository, digest: Digest, is_config: bool, limit_bytes: int) -> bytes:
+        """A manifest or a config as it is here, at a sibling, or upstream; what is not here is not kept.
+
+        Raises:
+            NotFoundError, SourceError, IntegrityError, UnacceptableError.
+        """
+        if not is_config:
+            held = await self.held_manifest(digest)
+            near = held or await fetch_manifest_nearby(place, digest, self._nearby)
+            return (near or await place.client.manifest(place.repository, str(digest))).body
+        if await self.holds_for_everyone(digest) and self.store.size_bytes(digest) <= limit_bytes:
+            return await asyncio.to_thread(self.store.path(digest).read_bytes)
+        return await first_bytes(place, digest, limit_bytes, self._nearby)
+
+    async def arrival(self, target: Target, digest: Digest, *, for_sync: bool = False) -> Arrival:
         """The blob's way into the site, begun now if it is not there. Returned once its size is known.
+
+        Args:
+            for_sync: as slowly as sync must, until somebody else wants it.
 
         Raises:
             NotFoundError: no such upstream, or it has no such blob. SourceError, StorageError: as the fetch raised.
@@ -128,7 +168,7 @@ class SiteCache:
         place = self.upstreams.resolve(target)
         joins = 0
         while True:
-            arrival = await self._join(place, digest)
+            arrival = await self._join(place, digest, for_sync)
             joins += 1
             try:
                 await arrival.wait_begun()
@@ -143,8 +183,12 @@ class SiteCache:
                 await self._check_may_have(place, digest)
                 return arrival
 
-    async def _join(self, place: UpstreamRepository, digest: Digest) -> Arrival:
+    async def _join(self, place: UpstreamRepository, digest: Digest, for_sync: bool) -> Arrival:
         under_way = self._arrivals.get(digest)
+        if not for_sync:
+            self._paced.discard(digest)
+        elif under_way is None and not self.store.has(digest):
+            self._paced.add(digest)
         if under_way is not None:
             # Somebody else's fetch may fail where ours would not: it tries our place after its own.
             others = self._places.get(under_way, [])
@@ -154,7 +198,7 @@ class SiteCache:
         if not self.store.has(digest):
             self._failures.check(self._question(place, digest))
         places = [place]
-        arrival = await self._arrivals.join(digest, None, lambda writer: self._fetch(places, writer))
+        arrival = await self._arrivals.join(digest, None, lambda writer: self._fetch_paced(places, writer))
         self._places[arrival] = places
         return arrival
 
@@ -187,6 +231,19 @@ class SiteCache:
         place = self.upstreams.resolve(target)
         with self._access.asking(place):
             return await self._referrers.of(place, target, digest, query)
+
+    async def _fetch_paced(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
+        try:
+            await self._fetch(places, writer)
+        finally:
+            self._paced.discard(writer.digest)
+
+    def _paces(self, digest: Digest) -> Callable[[int], None]:
+        def take(size_bytes: int) -> None:
+            if digest in self._paced:
+                self._pace.take(size_bytes, lambda: digest in self._paced)
+
+        return take
 
     async def _fetch(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
         """From the first place that has it, of all that were asked for meanwhile.
@@ -221,7 +278,7 @@ class SiteCache:
                 place = await self._access.settled(place, lambda place: _size_upstream(place, writer.digest))
                 if place.needs_grant and self._nearby():
                     await _size_upstream(place, writer.digest)  # that a sibling has it is no grant of upstream's
-                await fetch_blob(place, writer, self._nearby, claim)
+                await fetch_blob(place, writer, self._nearby, claim, self._paces(writer.digest))
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             if not isinstance(error, LyingSourceError):  # else somebody else is asked next

@@ -28,12 +28,17 @@ def nothing_nearby() -> Sequence[Source]:
 
 
 async def fetch_blob(
-    place: UpstreamRepository, writer: BlobWriter, nearby: Nearby, claim: Callable[[], Awaitable[None]]
+    place: UpstreamRepository,
+    writer: BlobWriter,
+    nearby: Nearby,
+    claim: Callable[[], Awaitable[None]],
+    pace: Callable[[int], None],
 ) -> None:
     """Brings a blob from the first source that has it; the next one goes on where one broke off.
 
     Args:
         claim: called before the first byte of a source is written.
+        pace: called in the receiving thread with the size of what came; returns when more may come.
 
     Raises:
         NotFoundError, SourceError: the last source's answer, the registry's own.
@@ -45,7 +50,7 @@ async def fetch_blob(
     for source in sources:
         before = writer.offset
         try:
-            await _fetch_from(source, place, writer, claim)
+            await _fetch_from(source, place, writer, claim, pace)
             writer.check()
             return
         except IntegrityError as error:
@@ -81,14 +86,33 @@ async def fetch_manifest_nearby(place: UpstreamRepository, digest: Digest, nearb
     return None
 
 
+async def first_bytes(place: UpstreamRepository, digest: Digest, limit_bytes: int, nearby: Nearby) -> bytes:
+    """A small blob from the first source that has it, its digest checked; it is not kept.
+
+    Raises:
+        NotFoundError, SourceError, IntegrityError, UnacceptableError: the registry's own answer.
+    """
+    for source in nearby() if place.may_swarm else ():
+        try:
+            return await source.client.blob_bytes(place.repository, digest, limit_bytes)
+        except (NotFoundError, SourceError, IntegrityError) as error:
+            log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+    return await place.client.sources[-1].client.blob_bytes(place.repository, digest, limit_bytes)
+
+
 async def _fetch_from(
-    source: Source, place: UpstreamRepository, writer: BlobWriter, claim: Callable[[], Awaitable[None]]
+    source: Source,
+    place: UpstreamRepository,
+    writer: BlobWriter,
+    claim: Callable[[], Awaitable[None]],
+    pace: Callable[[int], None],
 ) -> None:
     received = BYTES_BY_SOURCE.labels(source=source.kind)
 
     def take(chunk: bytes | memoryview) -> None:
         writer.append(chunk)
         received.inc(len(chunk))
+        pace(len(chunk))
 
     async with source.client.blob(place.repository, writer.digest, writer.offset) as stream:
         await claim()

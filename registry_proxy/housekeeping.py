@@ -29,7 +29,7 @@ class Housekeeping:
     def __init__(self, cache: SiteCache, settings: ProxyTable) -> None:
         self._cache = cache
         self._pins = Pins(cache.store.root, cache.store.ledger)
-        self._keeping = Keeping(cache.store.root, cache.manifest_store, self._pins, self._is_for_ever)
+        self._keeping = Keeping(cache.store.root, cache.manifest_store, self._pins, cache.synced, self._is_for_ever)
         cache.store.space.keeps = self._keeping.keeps
         cache.store.space.others = self._keeping.others
         self._rate = TokenBucket(settings.scrub_rate) if settings.scrub_rate else None
@@ -63,13 +63,18 @@ class Housekeeping:
             await self._rate.take(size_bytes)
 
     async def _fetch_if_pinned(self, digest: Digest) -> None:
-        """What rotted is fetched again at once if it is pinned, else by whoever asks next."""
-        for pin in await asyncio.to_thread(self._pins.all):
-            if pin.upstream and digest in await asyncio.to_thread(self._keeping.reached, [pin.digest]):
+        """What rotted is fetched again at once if it is pinned or synced, else by whoever asks next."""
+        for root, repository in await asyncio.to_thread(self._roots):
+            if digest in await asyncio.to_thread(self._keeping.reached, [root]):
                 try:
-                    await self._cache.arrival(Target(None, f"{pin.upstream}/{pin.repository}"), digest)
+                    await self._cache.arrival(Target(None, repository), digest)
                 except ImagedistError as error:
-                    log.warning("cannot fetch the pinned blob %s again: %s", digest, error)
+                    log.warning("cannot fetch the kept blob %s again: %s", digest, error)
                 else:
-                    log.info("fetching the pinned blob %s again", digest)
+                    log.info("fetching the kept blob %s again", digest)
                 return
+
+    def _roots(self) -> list[tuple[Digest, str]]:
+        """What pins and synced tags mean, and where it can be fetched."""
+        pinned = [(pin.digest, f"{pin.upstream}/{pin.repository}") for pin in self._pins.all() if pin.upstream]
+        return pinned + [(tag.digest, f"{tag.upstream}/{tag.repository}") for tag in self._cache.synced.all()]

@@ -19,6 +19,7 @@ from imagedist.oci.digest import Digest
 from imagedist.store.inventory import ALGORITHMS, Item
 from registry_proxy.manifests import ManifestStore
 from registry_proxy.pins import Pins
+from registry_proxy.synced import SyncedTags
 
 _SETTLED_SECONDS = 0.1
 """A directory that changed so lately may change again within the same tick of its clock."""
@@ -34,17 +35,25 @@ class Keeping:
     """
     Args:
         root: the store's.
+        synced: tags of sync rules, which keep what they mean as pins do.
     """
 
-    def __init__(self, root: Path, manifests: ManifestStore, pins: Pins, is_for_ever: IsForEver) -> None:
+    def __init__(
+        self, root: Path, manifests: ManifestStore, pins: Pins, synced: SyncedTags, is_for_ever: IsForEver
+    ) -> None:
         self._manifests = manifests
         self._pins = pins
+        self._synced = synced
         self._is_for_ever = is_for_ever
-        self._watched = [pins.directory, *(root / "manifests" / algorithm for algorithm in ALGORITHMS)]
+        self._watched = [
+            pins.directory,
+            synced.directory,
+            *(root / "manifests" / algorithm for algorithm in ALGORITHMS),
+        ]
         self._known: tuple[list[int], frozenset[Digest]] | None = None
 
     def keeps(self) -> frozenset[Digest]:
-        """Every digest that a pin reaches. Quick when neither pins nor manifests changed.
+        """Every digest that a pin or a synced tag reaches. Quick when neither pins nor manifests changed.
 
         Raises:
             StorageError: the pins cannot be read.
@@ -52,7 +61,7 @@ class Keeping:
         stamps = [_mtime_ns(directory) for directory in self._watched]
         if self._known is not None and self._known[0] == stamps:
             return self._known[1]
-        kept = self.reached(pin.digest for pin in self._pins.all())
+        kept = self.reached([*(pin.digest for pin in self._pins.all()), *(tag.digest for tag in self._synced.all())])
         is_settled = max(stamps) < time.time_ns() - _SETTLED_SECONDS * 1e9
         self._known = (stamps, kept) if is_settled else None
         return kept

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from imagedist.distribution.backend import Page, Target
 from imagedist.distribution.paging import no_referrers, referrers_page
-from imagedist.errors import NotFoundError
+from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from registry_proxy.failures import RecentFailures
 from registry_proxy.tags import Manifests
@@ -44,6 +44,10 @@ class Referrers:
             raise NotFoundError(f"{place} sent no image index of referrers")
         except NotFoundError as error:
             self._failures.remember(key, error, place.settings.negative_ttl.total_seconds())
+        except UnauthorizedError:
+            raise
+        except SourceError as error:
+            log.info("the referrers of %s@%s as their tag tells them: %s", place, digest, error)
         return await self._tagged(place, target, digest, query)
 
     async def _tagged(

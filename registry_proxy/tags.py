@@ -21,6 +21,7 @@ from imagedist.errors import (
 from imagedist.metrics import FETCHES, TAGS
 from imagedist.oci.client import ManifestHead
 from imagedist.oci.digest import Digest
+from imagedist.site_sync import SyncedTag
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
 from registry_proxy.fetching import Nearby, fetch_manifest_nearby, nothing_nearby
@@ -52,6 +53,7 @@ class Manifests:
         access: who may have what is here already.
         turns: keeps the other processes of this site from asking the same.
         nearby: asked for manifests by digest before the upstream.
+        synced: the tag as a sync rule keeps it here, by upstream, repository and tag; blocking.
         clock: seconds since the epoch; records outlive the process. Injected by tests.
     """
 
@@ -63,6 +65,7 @@ class Manifests:
         turns: Turns,
         *,
         nearby: Nearby = nothing_nearby,
+        synced: Callable[[str, str, str], SyncedTag | None] = lambda upstream, repository, tag: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -70,6 +73,7 @@ class Manifests:
         self._failures = failures
         self._turns = turns
         self._nearby = nearby
+        self._synced = synced
         self._clock = clock
         self._flights: Flights[_Question, ManifestAnswer] = Flights()
 
@@ -91,6 +95,10 @@ class Manifests:
 
     async def by_tag(self, place: UpstreamRepository, tag: str) -> ManifestAnswer:
         """Raises as ``by_digest``; a failing upstream only when there is nothing stale to serve."""
+        synced = await asyncio.to_thread(self._synced, place.upstream, place.repository, tag)
+        if synced is not None and synced.is_answer:
+            TAGS.labels(outcome="synced").inc()
+            return await self.by_digest(place, synced.digest)
         policy = tag_policy(place.settings, place.repository, tag)
         kept = await self._kept(place, tag)
         age_seconds = self._clock() - kept.record.checked_at if kept.record else float("inf")

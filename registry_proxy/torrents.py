@@ -46,6 +46,9 @@ class _FetchOrder(BaseModel):
     format: int = Field(default=1, le=1)
     ns: str | None = None
     repo: str
+    for_sync: bool = False
+    bytes_per_second: int | None = Field(default=None, ge=1)
+    """The cap on all that comes for sync alone, from now on."""
 
 
 class Torrents:
@@ -114,16 +117,39 @@ class Torrents:
         return _arriving(arrival, action, is_swarm=True, is_private=is_private)
 
     async def fetch(self, request: web.Request) -> web.Response:
-        """``POST /site/v1/blobs/{digest}/fetch`` with ``{"ns", "repo"}``: 200 once in the site, 202 on its way."""
+        """``POST /site/v1/blobs/{digest}/fetch?wait=S`` with ``{"ns", "repo"}``: 200 once in the site, 202 on its way.
+
+        ``"for_sync": true``: within the cap ``"bytes_per_second"``, which holds for all such orders together, until
+        somebody else wants the blob.
+        """
         digest = Digest.parse(request.match_info["digest"])
         try:
             order = _FetchOrder.model_validate_json(await request.read())
         except ValidationError as error:
             raise InputError(f"malformed order to fetch {digest}: {error.errors()[0]['msg']}") from error
-        arrival = await self._cache.arrival(_target(order.ns, order.repo), digest)
+        wait_seconds = _wait_seconds(request.query.get("wait", "0"))
+        if order.for_sync:
+            self._cache.limit_sync(order.bytes_per_second)
+        arrival = await self._cache.arrival(_target(order.ns, order.repo), digest, for_sync=order.for_sync)
         size_bytes = await arrival.wait_begun()
-        body = {"format": 1, "size": size_bytes, "present": arrival.present_bytes}
-        return web.json_response(body, status=200 if arrival.is_committed else 202)
+        if not arrival.is_committed and wait_seconds and self._waiting < _MAX_WAITING:
+            await self._wait(request, arrival, wait_seconds)
+        is_here = arrival.is_committed
+        body = {"format": 1, "size": size_bytes, "present": arrival.present_bytes, "here": is_here}
+        return web.json_response(body, status=200 if is_here else 202)
+
+    async def _wait(self, request: web.Request, arrival: Arrival, seconds: float) -> None:
+        """Raises as the fetch did, and when there is no room to store it."""
+        arriving = asyncio.create_task(arrival.wait())
+        self._waiting += 1
+        try:
+            await wait_unless_stopping(request, arriving, seconds)
+            if arriving.done():
+                arriving.result()
+        finally:
+            self._waiting -= 1
+            if not arriving.cancel() and not arriving.cancelled():
+                arriving.exception()  # retrieved: whoever asked may have gone
 
     async def let_go(self, digest: Digest) -> bool:
         """Before the store evicts a blob: the seeders stop first, then the torrent goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -65,6 +66,19 @@ class UpstreamClient:
     async def tags(self, repository: str, query: Mapping[str, str]) -> Page:
         """From the registry itself: mirrors know the tags they were asked for."""
         return await self._registry.tags(repository, query)
+
+    async def repositories(self, query: Mapping[str, str]) -> tuple[list[str], bool]:
+        """A page of the registry's catalog, and whether it is the last one.
+
+        Raises:
+            NotFoundError: it does not tell its repositories. SourceError.
+        """
+        page = await self._registry.catalog(query)
+        try:
+            names = [str(name) for name in json.loads(page.body)["repositories"] or ()]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f"registry {self.name} sent no catalog of repositories") from error
+        return names, page.link is None
 
     async def referrers(self, repository: str, digest: Digest, query: Mapping[str, str]) -> Page:
         return await self._registry.referrers(repository, digest, query)

@@ -258,6 +258,12 @@ class RegistryClient:
         about = f"referrers of {self._about(repository, str(digest))}"
         return await self._list(repository, f"referrers/{digest}", query or {}, about, OCI_INDEX)
 
+    async def catalog(self, query: Mapping[str, str] | None = None) -> Page:
+        """The registry's repositories, one page as it sends it. NotFoundError when it does not tell them."""
+        exchange = self._exchange_at("/v2/_catalog", query or {}, "registry:catalog:*", self.name, "NAME_UNKNOWN")
+        answer = await self._ask("GET", "application/json", exchange)
+        return Page(answer.body, _media_type(answer.headers), answer.headers.get("Link"))
+
     async def _list(self, repository: str, path: str, query: Mapping[str, str], about: str, media_type: str) -> Page:
         url_path = f"/v2/{self._path_prefix}{repository}/{path}"
         exchange = self._exchange_at(url_path, query, _pull_scope(repository), about, "NAME_UNKNOWN")
