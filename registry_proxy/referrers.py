@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from imagedist.distribution.backend import Page, Target
 from imagedist.distribution.paging import no_referrers, referrers_page
-from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.digest import Digest
 from registry_proxy.failures import RecentFailures
 from registry_proxy.tags import Manifests
@@ -44,16 +44,16 @@ class Referrers:
             raise NotFoundError(f"{place} sent no image index of referrers")
         except NotFoundError as error:
             self._failures.remember(key, error, place.settings.negative_ttl.total_seconds())
-        except UnauthorizedError:
-            raise
         except SourceError as error:
+            if not await self._manifests.is_synced(place, _tag(digest)):
+                raise
             log.info("the referrers of %s@%s as their tag tells them: %s", place, digest, error)
         return await self._tagged(place, target, digest, query)
 
     async def _tagged(
         self, place: UpstreamRepository, target: Target, digest: Digest, query: Mapping[str, str]
     ) -> Page:
-        tag = f"{digest.algorithm}-{digest.hex[:_TAG_HEX_LENGTH]}"
+        tag = _tag(digest)
         try:
             manifest = await self._manifests.by_tag(place, tag)
         except NotFoundError:
@@ -64,3 +64,7 @@ class Referrers:
             log.warning("%s:%s is no image index: taken for no referrers", place, tag)
             return no_referrers(query)
         return answer
+
+
+def _tag(subject: Digest) -> str:
+    return f"{subject.algorithm}-{subject.hex[:_TAG_HEX_LENGTH]}"

@@ -93,6 +93,11 @@ class Manifests:
         kept = await asyncio.to_thread(self._store.get, digest)
         return kept.answer if kept is not None and kept.private_to is None else None
 
+    async def is_synced(self, place: UpstreamRepository, tag: str) -> bool:
+        """Whether a sync rule says what the tag means, whatever upstream does."""
+        synced = await asyncio.to_thread(self._synced, place.upstream, place.repository, tag)
+        return synced is not None and synced.is_answer
+
     async def by_tag(self, place: UpstreamRepository, tag: str) -> ManifestAnswer:
         """Raises as ``by_digest``; a failing upstream only when there is nothing stale to serve."""
         synced = await asyncio.to_thread(self._synced, place.upstream, place.repository, tag)

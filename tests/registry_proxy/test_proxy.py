@@ -340,7 +340,8 @@ async def test_order_to_fetch_needs_the_site_token(proxy: Client, upstream: Faul
     assert (await proxy.post(path, json={"repo": 5}, headers=token)).status == 400
     await (await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")).read()
     response = await proxy.post(path, json=order, headers=token)
-    assert (response.status, await response.json()) == (200, {"format": 1, "size": len(LAYER), "present": len(LAYER)})
+    here = {"format": 1, "size": len(LAYER), "present": len(LAYER), "here": True}
+    assert (response.status, await response.json()) == (200, here)
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -389,7 +390,12 @@ async def test_without_room_everyone_is_served_nothing_stays_and_nobody_waits_fo
 
 async def test_upstreams_are_listed_for_nodes(proxy: Client) -> None:
     listed = await (await proxy.get("/site/v1/upstreams")).json()
-    assert listed == {"format": 1, "upstreams": {"up": ["up", "registry.local:5000"]}, "any": False}
+    assert listed == {
+        "format": 1,
+        "upstreams": {"up": ["up", "registry.local:5000"]},
+        "any": False,
+        "default": None,
+    }
 
 
 async def test_health_and_push(proxy: Client) -> None:
