@@ -82,7 +82,7 @@ def swarm_text(
     lines = [swarm_table(shown)]
     if len(shown) < len(rows):
         lines.append(f"and {len(rows) - len(shown)} more")
-    total_bytes = sum(received_bytes.values())
+    total_bytes = sum(received_bytes.values()) - received_bytes.get("disk", 0)
     share = f"{received_bytes.get('peer', 0) / total_bytes:.0%}" if total_bytes else "-"
     sources = ", ".join(f"{decimal(count)} from {source}" for source, count in sorted(received_bytes.items()) if count)
     return "\n".join(

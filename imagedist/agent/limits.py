@@ -190,7 +190,7 @@ class NodeLimits:
         """Bytes by HTTP, bytes by swarm."""
         by_source = self._received_bytes()
         http = by_source.get("proxy", 0)
-        return http, sum(by_source.values()) - http
+        return http, sum(by_source.values()) - http - by_source.get("disk", 0)
 
     def _said(self, name: str) -> int | None:
         """What a command or else the file says."""

@@ -10,6 +10,8 @@ from imagedist.errors import ImagedistError, InputError
 from imagedist.swarm.torrent import BLOCK_BYTES, TorrentFacts
 
 SOURCES = ("peer", "seeder", "webseed")
+DISK = "disk"
+"""What an earlier process had left, verified again; named only if there was any."""
 
 
 class Arrival:
@@ -41,19 +43,30 @@ class Arrival:
     def has_piece(self, index: int) -> bool:
         return bool(self._has[index])
 
+    def drop_blocks(self, piece: int) -> None:
+        """The piece came another way, whole."""
+        self._blocks.pop(piece, None)
+
     def add_block(self, piece: int, block: int, source: str) -> None:
         """A block came; after a failed hash it comes again, and the last source counts."""
         self._blocks.setdefault(piece, {})[block] = source
 
-    def add_piece(self, index: int) -> None:
-        """The piece's own hash matched. A piece found on disk has no blocks, so no source gets it."""
+    def add_piece(self, index: int, *, found: bool = False) -> None:
+        """The piece's own hash matched. One that was given or seeded has no blocks, so no source gets it.
+
+        Args:
+            found: on disk, when the torrent was added.
+        """
         if self._has[index]:
             return
         self._has[index] = 1
         size_bytes = self._facts.piece_size(index)
         self.present_bytes += size_bytes
-        for block, source in self._blocks.pop(index, {}).items():
+        blocks = self._blocks.pop(index, {})
+        for block, source in blocks.items():
             self._received[source] += min(BLOCK_BYTES, size_bytes - block * BLOCK_BYTES)
+        if found and not blocks:
+            self._received[DISK] += size_bytes
         for waiter in self._piece_waiters.pop(index, ()):
             _wake(waiter, None)
 

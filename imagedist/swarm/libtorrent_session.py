@@ -1,8 +1,4 @@
-"""The swarm session on libtorrent; the only file that imports it.
-
-libtorrent runs in threads of its own and reports by alerts. A pipe (``set_alert_fd``) wakes the event loop, which
-reads them in bounded portions. ``set_alert_notify`` is not used: it can deadlock on the interpreter's lock.
-"""
+"""The swarm session on libtorrent; the only file that imports it. It runs in threads of its own, reports by alerts."""
 
 from __future__ import annotations
 
@@ -11,9 +7,7 @@ import errno
 import ipaddress
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, cast
@@ -25,13 +19,11 @@ from imagedist.errors import InputError, SourceError, StorageError, listen_error
 from imagedist.oci.digest import Digest
 from imagedist.swarm import refusals
 from imagedist.swarm import torrent as rules
+from imagedist.swarm.libtorrent_alerts import Alerts
 from imagedist.swarm.libtorrent_transfer import LibtorrentTransfer
 from imagedist.swarm.settings import PEER_ID_PREFIXES, Role, session_settings
 
 _LOG = logging.getLogger(__name__)
-
-_ALERTS_PER_PORTION = 500
-"""Handled before the event loop gets its turn again: about 3 ms at 6 µs each."""
 
 _STATUS_SECONDS = 0.5
 """How often rates and upload counters are asked for."""
@@ -61,6 +53,9 @@ _FLAGS = (
     | lt.torrent_flags.apply_ip_filter
 )
 
+_IDLE = lt.torrent_flags.upload_mode
+"""Asks nobody for pieces."""
+
 _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding does not name
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
@@ -75,23 +70,21 @@ class LibtorrentSession:
     A peer is the site's seeder when its peer ID says so: good enough to count by, and nothing else rests on it.
     """
 
-    def __init__(self, address: Address, session: Any, alert_pipe: tuple[int, int]) -> None:
+    def __init__(self, address: Address, session: Any) -> None:
         self.address = address
         self._session = session
-        self._reading_fd, self._writing_fd = alert_pipe
         self._loop = asyncio.get_running_loop()
         self._transfers: dict[str, LibtorrentTransfer] = {}
         self._adding: dict[str, asyncio.Task[LibtorrentTransfer]] = {}
         self._removing: dict[str, asyncio.Future[None]] = {}
         self._listening: asyncio.Future[int] = self._loop.create_future()
-        self._alerts: deque[Any] = deque()
         self._status_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._is_stopped = False
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        handlers = {
             lt.block_downloading_alert: self._on_block,
             lt.block_finished_alert: self._on_block,
             lt.piece_finished_alert: self._on_piece_finished,
+            lt.hash_failed_alert: self._on_hash_failed,
             lt.read_piece_alert: self._on_read_piece,
             lt.add_torrent_alert: self._on_added,
             lt.torrent_checked_alert: self._on_checked,
@@ -111,6 +104,8 @@ class LibtorrentSession:
             lt.peer_disconnected_alert: refusals.on_hang_up,
             lt.invalid_request_alert: refusals.on_broken_rule,
         }
+        self._alerts = Alerts(session, handlers)
+        self._ask_for_status()
 
     def __repr__(self) -> str:
         return f"<LibtorrentSession {self.address} with {len(self._transfers)} torrents>"
@@ -145,8 +140,7 @@ class LibtorrentSession:
         session.set_peer_class_filter(_one_class_for_all(session))
         if networks:
             session.set_ip_filter(_nobody_but(networks))
-        opened = cls(address, session, os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
-        opened._start()
+        opened = cls(address, session)
         try:
             async with asyncio.timeout(_LISTEN_SECONDS):
                 port = await opened._listening
@@ -165,6 +159,7 @@ class LibtorrentSession:
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
+        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> LibtorrentTransfer:
         facts = await asyncio.to_thread(rules.parse, torrent)
@@ -179,12 +174,15 @@ class LibtorrentSession:
         if self._is_closed:
             raise SourceError(f"cannot add {facts.digest}: the swarm session is closed")
         if name not in self._transfers and name not in self._adding:
-            task = asyncio.create_task(self._add(facts, torrent, directory, tuple(trackers), seeding, tuple(peers)))
+            flags = _FLAGS | (lt.torrent_flags.seed_mode if seeding else 0) | (_IDLE if idle else 0)
+            task = asyncio.create_task(self._add(facts, torrent, directory, tuple(trackers), flags, tuple(peers)))
             task.add_done_callback(lambda done: self._added(name, done))
             self._adding[name] = task
         if name in self._adding:
             # Shielded: another caller may wait for the same torrent, and libtorrent cannot be interrupted half-way.
             return await asyncio.shield(self._adding[name])
+        if not idle:
+            self._transfers[name].handle.unset_flags(_IDLE)
         return self._transfers[name]
 
     def get(self, digest: Digest) -> LibtorrentTransfer | None:
@@ -228,23 +226,13 @@ class LibtorrentSession:
         self._listening.cancel()
         if self._status_timer:
             self._status_timer.cancel()
-        self._loop.remove_reader(self._reading_fd)
-        self._alerts.clear()
-        self._is_stopped = True
-        # The last reference goes in a thread, because the destructor joins libtorrent's threads; only then may the
-        # pipe be closed: until then they may write to its number, which could by then be another file's.
+        self._alerts.stop()
+        # The last reference goes in a thread, because the destructor joins libtorrent's threads.
         session, self._session = self._session, None
         holder = [session]
         del session
         await asyncio.to_thread(holder.clear)
-        os.close(self._reading_fd)
-        os.close(self._writing_fd)
-
-    def _start(self) -> None:
-        self._session.set_alert_fd(self._writing_fd)
-        self._loop.add_reader(self._reading_fd, self._on_readable)
-        self._loop.call_soon(self._on_readable)  # alerts older than set_alert_fd wrote nothing
-        self._ask_for_status()
+        self._alerts.close()
 
     async def _add(
         self,
@@ -252,16 +240,17 @@ class LibtorrentSession:
         torrent: bytes,
         directory: Path,
         trackers: tuple[str, ...],
-        seeding: bool,
+        flags: Any,
         peers: tuple[tuple[str, int], ...],
     ) -> LibtorrentTransfer:
         transfer = LibtorrentTransfer(facts)
+        seeding = bool(flags & lt.torrent_flags.seed_mode)
 
         def add() -> Any:
             _check_file(facts, directory, seeding)
             parameters = lt.load_torrent_buffer(torrent)
             parameters.save_path = str(directory)
-            parameters.flags = _FLAGS | (lt.torrent_flags.seed_mode if seeding else 0)
+            parameters.flags = flags
             parameters.trackers = list(trackers)
             parameters.tracker_tiers = [0] * len(trackers)
             parameters.peers = list(peers)
@@ -287,32 +276,10 @@ class LibtorrentSession:
     def _ask_for_status(self) -> None:
         if any(transfer.handle for transfer in self._transfers.values()):
             self._session.post_torrent_updates(_QUERY_NAME)
+            for transfer in self._transfers.values():
+                if transfer.handle and transfer.flush.is_due(self._loop.time()):
+                    self._flush(transfer)
         self._status_timer = self._loop.call_later(_STATUS_SECONDS, self._ask_for_status)
-
-    def _on_readable(self) -> None:
-        # The pipe first: an alert posted after pop_alerts writes again. An alert is valid until the next
-        # pop_alerts, so this one's are all handled, portion by portion, before the pipe is looked at again.
-        self._loop.remove_reader(self._reading_fd)
-        with suppress(BlockingIOError):
-            os.read(self._reading_fd, 4096)
-        self._alerts = deque(self._session.pop_alerts())
-        self._handle_portion()
-
-    def _handle_portion(self) -> None:
-        if self._is_stopped:
-            return
-        for _ in range(min(_ALERTS_PER_PORTION, len(self._alerts))):
-            alert = self._alerts.popleft()
-            handler = self._handlers.get(type(alert))
-            if handler:
-                try:
-                    handler(alert)
-                except Exception:  # one alert that surprises us must not make the session deaf to all others
-                    _LOG.exception("cannot handle the alert %r", alert.message())
-        if self._alerts:
-            self._loop.call_soon(self._handle_portion)
-        else:
-            self._loop.add_reader(self._reading_fd, self._on_readable)
 
     def _on_block(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
@@ -320,7 +287,13 @@ class LibtorrentSession:
 
     def _on_piece_finished(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
-            transfer.arrival.add_piece(alert.piece_index)
+            transfer.piece_was_checked(alert.piece_index, is_right=True)
+            transfer.arrival.add_piece(alert.piece_index, found=not transfer.is_checked.is_set())
+            transfer.flush.note_piece(self._loop.time())
+
+    def _on_hash_failed(self, alert: Any) -> None:
+        if transfer := self._transfers.get(alert.torrent_name):
+            transfer.piece_was_checked(alert.piece_index, is_right=False)
 
     def _on_read_piece(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
@@ -335,23 +308,29 @@ class LibtorrentSession:
 
     def _on_checked(self, alert: Any) -> None:
         transfer = self._transfers.get(alert.torrent_name)
-        if transfer and not transfer.arrival.is_complete:
-            transfer.handle.post_status(_QUERY_PIECES)
+        if transfer:
+            transfer.is_checked.set()
+            if not transfer.arrival.is_complete:
+                transfer.handle.post_status(_QUERY_PIECES)
 
     def _on_finished(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
+            self._flush_all(transfer)
+
+    def _flush_all(self, transfer: LibtorrentTransfer) -> None:
+        """All pieces are verified, but libtorrent may still hold some in memory."""
+        if not transfer.flush.is_last:
+            transfer.flush.is_last = True
             self._flush(transfer)
 
     def _flush(self, transfer: LibtorrentTransfer) -> None:
-        """All pieces are verified, but libtorrent may still hold some in memory."""
-        if not transfer.is_flushing:
-            transfer.is_flushing = True
-            transfer.handle.flush_cache()
+        transfer.flush.begin(self._loop.time())
+        transfer.handle.flush_cache()
 
     def _on_flushed(self, alert: Any) -> None:
         transfer = self._transfers.get(alert.torrent_name)
         # A removed torrent is flushed as well; its alert may come after the same blob was added anew.
-        if transfer and transfer.is_flushing and alert.handle == transfer.handle:
+        if transfer and alert.handle == transfer.handle and transfer.flush.end():
             transfer.arrival.complete()
 
     def _on_removed(self, alert: Any) -> None:
@@ -377,7 +356,7 @@ class LibtorrentSession:
                 if is_present:
                     transfer.arrival.add_piece(index)
             if transfer.arrival.present_bytes == transfer.size_bytes:
-                self._flush(transfer)
+                self._flush_all(transfer)
 
     def _on_alerts_dropped(self, alert: Any) -> None:
         """The event loop was too busy: ask what was missed. Bytes by source are then a lower bound."""

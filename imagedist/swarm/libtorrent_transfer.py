@@ -15,6 +15,43 @@ from imagedist.swarm.session import TransferStatus
 # our own takes it, so that path and signature arrive as they were given.
 _NAME_TAKER = "swarm="
 
+_FLUSH_SECONDS = 1.0
+_LOST_SECONDS = 10.0
+
+
+class Flush:
+    """When libtorrent is asked to write what it holds in memory: while a blob arrives about once a second, so that
+    SIGKILL costs no more than a second's pieces, and once when all are there.
+
+    Each is answered by an alert, in order; only the one that nothing follows tells that the file is whole.
+    """
+
+    def __init__(self) -> None:
+        self.is_last = False
+        self._pending = 0
+        self._begun_at = float("-inf")
+        self._unwritten_since: float | None = None
+
+    def note_piece(self, now: float) -> None:
+        if self._unwritten_since is None:
+            self._unwritten_since = now
+
+    def is_due(self, now: float) -> bool:
+        if self._pending or self.is_last:
+            # An alert was lost with others that were too many: it is asked again.
+            return self._pending > 0 and now - self._begun_at > _LOST_SECONDS
+        return self._unwritten_since is not None and now - max(self._unwritten_since, self._begun_at) >= _FLUSH_SECONDS
+
+    def begin(self, now: float) -> None:
+        is_lost = self._pending > 0 and now - self._begun_at > _LOST_SECONDS
+        self._pending = 1 if is_lost else self._pending + 1
+        self._begun_at, self._unwritten_since = now, None
+
+    def end(self) -> bool:
+        """Whether that was the last one, and the file is whole."""
+        self._pending = max(0, self._pending - 1)
+        return self.is_last and not self._pending
+
 
 class LibtorrentTransfer:
     """One torrent in a libtorrent session."""
@@ -24,9 +61,11 @@ class LibtorrentTransfer:
         self.arrival = Arrival(facts)
         self.handle: Any = None
         self.latest: Any = None
-        self.is_flushing = False
+        self.flush = Flush()
+        self.is_checked = asyncio.Event()
         self._web_seed: str | None = None
         self._reads: dict[int, set[asyncio.Future[bytes]]] = {}
+        self._given: dict[int, asyncio.Future[bool]] = {}
 
     def __repr__(self) -> str:
         return f"<LibtorrentTransfer {self.arrival!r}>"
@@ -57,6 +96,7 @@ class LibtorrentTransfer:
             upload_rate=latest.upload_payload_rate if latest else 0,
             uploaded_bytes=latest.total_payload_upload if latest else 0,
             received_bytes=self.arrival.received_bytes,
+            leechers=max(latest.num_peers - latest.num_seeds, latest.num_incomplete - 1) if latest else 0,
         )
 
     async def piece(self, index: int) -> bytes:
@@ -73,6 +113,25 @@ class LibtorrentTransfer:
 
     async def wait_complete(self) -> None:
         await self.arrival.wait_complete()
+
+    async def give(self, index: int, content: bytes) -> bool:
+        await self.is_checked.wait()  # until then libtorrent does not take any
+        if self.arrival.failure:
+            raise self.arrival.failure
+        if self.arrival.has_piece(index):
+            return True
+        given = self._given.get(index)
+        if given is None:
+            given = self._given[index] = asyncio.get_running_loop().create_future()
+            await asyncio.to_thread(self.handle.add_piece, index, content, 0)
+        return await asyncio.shield(given)
+
+    def piece_was_checked(self, index: int, *, is_right: bool) -> None:
+        """Whether by us or by peers it came: its hash matched, or not."""
+        given = self._given.pop(index, None)
+        if given is not None:
+            self.arrival.drop_blocks(index)
+            given.set_result(is_right)
 
     def set_web_seed(self, url: str | None) -> None:
         if self.arrival.failure:
@@ -98,6 +157,11 @@ class LibtorrentTransfer:
 
     def fail(self, failure: SourceError | StorageError) -> None:
         self.arrival.fail(failure)
+        self.is_checked.set()
+        for given in self._given.values():
+            given.set_exception(failure)
+            given.exception()  # whoever gave it may have gone
+        self._given.clear()
         for readers in self._reads.values():
             for reader in readers:
                 if not reader.done():

@@ -72,10 +72,14 @@ class MemorySwarm:
 
 
 class MemoryTransfer:
-    """One torrent in a memory session: takes one piece a turn, in order, from whoever has it."""
+    """One torrent in a memory session: takes one piece a turn, the first that anybody has."""
 
-    def __init__(self, swarm: MemorySwarm, role: Role, facts: rules.TorrentFacts, path: Path) -> None:
+    def __init__(
+        self, swarm: MemorySwarm, role: Role, facts: rules.TorrentFacts, hashes: Sequence[bytes], path: Path
+    ) -> None:
         self.facts = facts
+        self.is_idle = False
+        self._hashes = hashes
         self.role = role
         self.arrival = Arrival(facts)
         self.uploaded_bytes = 0
@@ -110,6 +114,7 @@ class MemoryTransfer:
             upload_rate=0,
             uploaded_bytes=self.uploaded_bytes,
             received_bytes=self.arrival.received_bytes,
+            leechers=sum(not peer.arrival.is_complete for peer in peers),
         )
 
     async def piece(self, index: int) -> bytes:
@@ -120,6 +125,16 @@ class MemoryTransfer:
 
     async def wait_complete(self) -> None:
         await self.arrival.wait_complete()
+
+    async def give(self, index: int, content: bytes) -> bool:
+        if self.arrival.failure:
+            raise self.arrival.failure
+        if not self.arrival.has_piece(index) and self._is_right(index, content):
+            try:
+                self._keep(index, content)
+            except OSError as error:
+                raise storage_error(f"keep the pieces of {self.digest}", error) from error
+        return self.arrival.has_piece(index)
 
     def set_web_seed(self, url: str | None) -> None:
         self._web_seed = url
@@ -134,8 +149,20 @@ class MemoryTransfer:
         self.arrival.complete()
         self._swarm.notify()
 
+    def check(self) -> None:
+        """Takes those pieces of the file that are right."""
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        for index in range(self.facts.piece_count):
+            if self._is_right(index, piece := self._cut(content, index)):
+                self._pieces[index] = piece
+                self.arrival.add_piece(index, found=True)
+
     def start(self) -> None:
         self._download = asyncio.create_task(self._run())
+
+    def set_idle(self, is_idle: bool) -> None:
+        self.is_idle = is_idle
+        self._swarm.notify()
 
     async def stop(self, failure: SourceError) -> None:
         self.arrival.fail(failure)
@@ -144,33 +171,49 @@ class MemoryTransfer:
             await asyncio.wait([self._download])
 
     async def _run(self) -> None:
-        for index in range(self.facts.piece_count):
-            while (found := self._find(index)) is None:
+        while self.arrival.present_bytes < self.size_bytes:
+            if (found := self._find_any()) is None:
                 await self._swarm.change()
-            content, source = found
+                continue
+            index, content, source = found
             for block in range(-(-len(content) // rules.BLOCK_BYTES)):
                 self.arrival.add_block(index, block, source)
-            self._pieces[index] = content
-            self.arrival.add_piece(index)
-            self._swarm.notify()
+            try:
+                self._keep(index, content)
+            except OSError as error:
+                self.arrival.fail(storage_error(f"keep the pieces of {self.digest}", error))
+                return
             await asyncio.sleep(0)
         await self._finish()
+
+    def _find_any(self) -> tuple[int, bytes, str] | None:
+        for index in range(self.facts.piece_count):
+            if not self.arrival.has_piece(index) and (found := self._find(index)) is not None:
+                return index, *found
+        return None
+
+    def _keep(self, index: int, content: bytes) -> None:
+        self._pieces[index] = content
+        with self._path.open("r+b" if self._path.exists() else "wb") as file:
+            file.seek(index * self.piece_length)
+            file.write(content)
+        self.arrival.add_piece(index)
+        self._swarm.notify()
+
+    def _is_right(self, index: int, content: bytes) -> bool:
+        is_whole = len(content) == self.facts.piece_size(index)
+        return is_whole and rules.piece_hash(self.facts, content) == self._hashes[index]
 
     async def _finish(self) -> None:
         content = b"".join(self._pieces[index] for index in range(self.facts.piece_count))
         if hashlib.sha256(content).hexdigest() != self.digest.hex:
             self.arrival.fail(SourceError(f"the web seed of {self.digest} sent other bytes"))
             return
-        try:
-            await asyncio.to_thread(self._path.write_bytes, content)
-        except OSError as error:
-            self.arrival.fail(storage_error(f"keep the pieces of {self.digest}", error))
-            return
         self.arrival.complete()
         self._swarm.notify()
 
     def _find(self, index: int) -> tuple[bytes, str] | None:
-        if self._swarm.is_stalled:
+        if self._swarm.is_stalled or self.is_idle:
             return None
         for peer in self._swarm.peers_of(self):
             if peer.arrival.has_piece(index):
@@ -204,22 +247,26 @@ class MemorySession:
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
+        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> MemoryTransfer:
         facts = rules.parse(torrent)
         if self._is_closed:
             raise SourceError(f"cannot add {facts.digest}: the swarm session is closed")
         if present := self._transfers.get(facts.digest):
+            if not idle:
+                present.set_idle(False)
             return present
-        transfer = MemoryTransfer(self._swarm, self._role, facts, directory / facts.digest.hex)
+        path, hashes = directory / facts.digest.hex, rules.piece_hashes(torrent)
+        transfer = MemoryTransfer(self._swarm, self._role, facts, hashes, path)
+        transfer.is_idle = idle
         try:
             if seeding:
                 transfer.seed()
             elif not directory.is_dir():
                 raise NotADirectoryError(f"no directory {directory}")
-            elif _is_whole(directory / facts.digest.hex, facts):
-                transfer.seed()
             else:
+                transfer.check()
                 transfer.start()
         except OSError as error:
             raise storage_error(f"add the torrent of {facts.digest}", error) from error
@@ -246,7 +293,3 @@ class MemorySession:
         for digest in tuple(self._transfers):
             await self.remove(digest)
         self._swarm.leave(self)
-
-
-def _is_whole(path: Path, facts: rules.TorrentFacts) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == facts.digest.hex

@@ -27,7 +27,9 @@ class TransferStatus:
     upload_rate: int
     uploaded_bytes: int
     received_bytes: Mapping[str, int]
-    """By source: ``peer``, ``seeder``, ``webseed``."""
+    """By source: ``peer``, ``seeder``, ``webseed``; ``disk`` is what an earlier process had left."""
+    leechers: int = 0
+    """Others that want it, too: those we are connected to, or of whom the tracker told."""
 
 
 class Transfer(Protocol):
@@ -58,6 +60,13 @@ class Transfer(Protocol):
             SourceError: the transfer was removed or failed. StorageError: the disk failed.
         """
 
+    async def give(self, index: int, content: bytes) -> bool:
+        """A piece that came another way. Whether it is here now: kept is what matches the piece's own hash.
+
+        Raises:
+            SourceError: the transfer was removed or failed. StorageError: the disk failed.
+        """
+
     def set_web_seed(self, url: str | None) -> None:
         """Adds the proxy's web seed (BEP 19), or takes it off with None; what is there is kept."""
 
@@ -72,11 +81,16 @@ class SwarmSession(Protocol):
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
+        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> Transfer:
-        """Adds the blob ``directory/<hex>``. ``seeding``: the file is complete and verified, do not hash it again.
+        """Adds the blob ``directory/<hex>``. What is there of the file is hashed, piece by piece, and kept if right.
 
-        Adding a blob that is already there returns its transfer.
+        Adding a blob that is already there returns its transfer, which is not idle any more unless ``idle``.
+
+        Args:
+            seeding: the file is complete and verified, do not hash it again.
+            idle: take part, give what is there, but ask nobody for pieces.
 
         Raises:
             IntegrityError: not a torrent of ours (v2-only, private, one file named by a digest). StorageError.

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from imagedist.errors import InputError, IntegrityError, storage_error
 from imagedist.oci.digest import Digest
@@ -139,6 +140,20 @@ def parse(torrent: bytes) -> TorrentFacts:
         )
     _check_layers(document[b"piece layers"], digest, root, size_bytes, length)
     return TorrentFacts(digest, size_bytes, length, hashlib.sha256(bencode.encode(info)).digest())
+
+
+def piece_hashes(torrent: bytes) -> list[bytes]:
+    """The hash of each piece, of a torrent that was checked."""
+    document: Any = bencode.decode(torrent)
+    for joined in document[b"piece layers"].values():
+        return [joined[at : at + 32] for at in range(0, len(joined), 32)]
+    (entry,) = document[b"info"][b"file tree"].values()
+    return [entry[b""][b"pieces root"]]  # of one piece the hash is the root
+
+
+def piece_hash(facts: TorrentFacts, piece: bytes) -> bytes:
+    """What ``piece_hashes`` has for a piece that is right."""
+    return _piece_hash(memoryview(piece), facts.piece_length if facts.piece_count > 1 else 0)
 
 
 def _info_dictionary(digest: Digest, size_bytes: int, root: bytes) -> Mapping[bytes, bencode.Value]:

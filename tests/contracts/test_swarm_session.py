@@ -14,7 +14,7 @@ from aiohttp import web
 from imagedist.config import Address
 from imagedist.errors import InputError, IntegrityError, SourceError, StorageError
 from imagedist.service import serving
-from imagedist.swarm import bencode
+from imagedist.swarm import bencode, torrent
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from imagedist.swarm.settings import Role
@@ -201,8 +201,85 @@ async def test_a_file_that_is_already_whole_needs_no_peer(world: World, blob: Bl
     transfer = await session.add(blob.torrent, tmp_path / "seed")
     await transfer.wait_complete()
     assert transfer.status().present_bytes == SIZE_BYTES
-    assert sum(transfer.status().received_bytes.values()) == 0
+    assert transfer.status().received_bytes == {"peer": 0, "seeder": 0, "webseed": 0, "disk": SIZE_BYTES}
     assert await transfer.piece(0) == blob.content[: transfer.piece_length]
+
+
+async def test_what_is_right_in_a_file_is_kept_and_the_rest_comes_from_peers(
+    world: World, blob: Blob, tmp_path: Path
+) -> None:
+    seed, node = await world.open("127.0.0.1", "seeder"), await world.open("127.0.0.2")
+    await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+    path = make_directory(tmp_path / "node") / blob.digest.hex
+    length = torrent.piece_length(SIZE_BYTES)
+    path.write_bytes(blob.content[:length] + b"\0" * length + blob.content[2 * length : 3 * length + 100])
+    transfer = await node.add(blob.torrent, tmp_path / "node", peers=[seed.address])
+    await transfer.wait_complete()
+    assert path.read_bytes() == blob.content
+    assert transfer.status().received_bytes == {
+        "peer": 0,
+        "seeder": SIZE_BYTES - 2 * length,
+        "webseed": 0,
+        "disk": 2 * length,
+    }
+
+
+async def test_an_idle_transfer_gives_what_it_was_given_and_asks_for_nothing(
+    world: World, blob: Blob, tmp_path: Path
+) -> None:
+    giving, taking = await world.open("127.0.0.1"), await world.open("127.0.0.2")
+    idle = await giving.add(blob.torrent, make_directory(tmp_path / "giving"), idle=True)
+    length = idle.piece_length
+    assert await idle.give(2, blob.content[2 * length : 3 * length])
+    assert await idle.give(2, blob.content[2 * length : 3 * length])
+    transfer = await taking.add(blob.torrent, make_directory(tmp_path / "taking"), peers=[giving.address])
+    assert await transfer.piece(2) == await idle.piece(2) == blob.content[2 * length : 3 * length]
+    assert idle.status().present_bytes == length
+    assert sum(idle.status().received_bytes.values()) == 0
+    assert transfer.status().received_bytes["peer"] == length
+
+
+async def test_an_idle_transfer_that_is_added_again_takes_the_rest_from_peers(
+    world: World, blob: Blob, tmp_path: Path
+) -> None:
+    seed, node = await world.open("127.0.0.1", "seeder"), await world.open("127.0.0.2")
+    idle = await node.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    length = idle.piece_length
+    assert await idle.give(0, blob.content[:length])
+    assert await node.add(blob.torrent, tmp_path / "node") is idle
+    await seed.add(blob.torrent, tmp_path / "seed", seeding=True, peers=[node.address])
+    await idle.wait_complete()
+    assert (tmp_path / "node" / blob.digest.hex).read_bytes() == blob.content
+    assert idle.status().received_bytes == {"peer": 0, "seeder": SIZE_BYTES - length, "webseed": 0}
+
+
+async def test_a_given_piece_that_is_wrong_is_not_kept(world: World, blob: Blob, tmp_path: Path) -> None:
+    session = await world.open("127.0.0.1")
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    length = transfer.piece_length
+    assert not await transfer.give(1, b"\1" * length)
+    assert transfer.status().present_bytes == 0
+    assert await transfer.give(1, blob.content[length : 2 * length])
+    assert await transfer.piece(1) == blob.content[length : 2 * length]
+
+
+async def test_a_transfer_to_which_every_piece_was_given_is_complete(world: World, blob: Blob, tmp_path: Path) -> None:
+    session = await world.open("127.0.0.1")
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    length = transfer.piece_length
+    starts = range(0, SIZE_BYTES, length)
+    given = await asyncio.gather(*(transfer.give(at // length, blob.content[at : at + length]) for at in starts))
+    assert all(given)
+    await transfer.wait_complete()
+    assert (tmp_path / "node" / blob.digest.hex).read_bytes() == blob.content
+
+
+async def test_giving_to_a_removed_transfer_is_an_error(world: World, blob: Blob, tmp_path: Path) -> None:
+    session = await world.open("127.0.0.1")
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    await session.remove(blob.digest)
+    with pytest.raises(SourceError, match="removed"):
+        await transfer.give(0, blob.content[: transfer.piece_length])
 
 
 async def test_a_web_seed_alone_is_enough_and_gets_its_url_untouched(world: World, blob: Blob, tmp_path: Path) -> None:
