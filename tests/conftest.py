@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(reason, pytrace=False)
     item.config.stash[_LEFT_OUT].append((item.nodeid, reason))
     pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows what a program that failed said: the exception has only its exit code."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, subprocess.CalledProcessError):
+        said = call.excinfo.value.stderr
+        text = said.decode(errors="replace") if isinstance(said, bytes) else said
+        report.sections.append(("stderr of the program", text or "(not captured)"))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
