@@ -24,6 +24,9 @@ class Flights(Generic[Key, Value]):
             task.add_done_callback(lambda done: self._landed(key, done))
         return self._tasks[key]
 
+    def is_running(self, key: Key) -> bool:
+        return key in self._tasks
+
     async def run(self, key: Key, work: Callable[[], Awaitable[Value]]) -> Value:
         return await asyncio.shield(self.start(key, work))
 

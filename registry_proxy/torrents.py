@@ -97,7 +97,9 @@ class Torrents:
         is_private = self._cache.is_private(digest)
         if arrival.window is not None or not self._is_shared(place, digest, size_bytes):
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
-        if arrival.is_committed and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
+        # While it is being made it may lie here before the seeders know it: whoever announced then would be refused.
+        is_made = arrival.is_committed and not self._making.is_running(digest)
+        if is_made and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
             return _torrent(torrent, is_private=is_private)
         making = self._making.start(digest, lambda: self._make(digest, arrival))
         node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]

@@ -21,6 +21,10 @@ _ANSWERED, _STOPPED, _MALFORMED, _FULL, _FAILED = (
 )
 
 
+_RETRY_SECONDS = 5
+"""A torrent that the site has just made may be known a moment later, room may be made, networks changed."""
+
+
 def add_tracker_routes(app: web.Application, tracker: Tracker) -> None:
     async def announce(request: web.Request) -> web.StreamResponse:
         peer, reached = _addresses(request)
@@ -65,7 +69,8 @@ def _refused(error: ImagedistError) -> web.Response:
 
 
 def _failure(reason: str) -> web.Response:
-    return _bencoded(bencode.encode({b"failure reason": reason.encode()}))
+    """With an interval beside the reason: libtorrent waits for half an hour after a failure that has none."""
+    return _bencoded(bencode.encode({b"failure reason": reason.encode(), b"interval": _RETRY_SECONDS}))
 
 
 def _addresses(request: web.Request) -> tuple[str, str]:

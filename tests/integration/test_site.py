@@ -7,16 +7,19 @@ import random
 from pathlib import Path
 
 import aiohttp
+import prometheus_client
 import pytest
 
 from imagedist.agent.client import AgentClient
 from imagedist.agent.protocol import PullRequest
 from imagedist.errors import ImagedistError, InputError
+from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
 from imagedist.overlay.store import OverlayStore
 from imagedist.progress import Event, ignore
 from tests.support import layers
 from tests.support.site import REGISTRY, Site
+from tests.support.waiting import until
 
 REFERENCE = f"{REGISTRY}/team/app:1"
 
@@ -57,6 +60,26 @@ async def test_second_node_gets_its_bytes_from_the_swarm_and_upstream_sends_each
     from_swarm = received.get("peer", 0) + received.get("seeder", 0)
     assert from_swarm == sum(len(BUILT.blobs[digest]) for digest in LARGE)
     assert set(site.upstream.blob_gets.values()) == {1}
+
+
+async def test_no_node_announces_a_torrent_before_the_tracker_knows_it(tmp_path: Path) -> None:
+    def announces(outcome: str) -> float:
+        return (
+            prometheus_client.REGISTRY.get_sample_value("imagedist_tracker_announces_total", {"outcome": outcome}) or 0
+        )
+
+    refused, all_before = announces("unknown"), announces("unknown") + announces("answered")
+    async with Site(tmp_path) as site, aiohttp.ClientSession() as client:
+        digests = [site.upstream.add_blob(incompressible(1 << 20, number) + b"x") for number in range(8)]
+        async with site.agent() as (_, mirror, _):
+
+            async def fetch(digest: Digest) -> None:
+                async with client.get(f"http://{mirror}/v2/team/app/blobs/{digest}") as response:
+                    assert len(await response.read()) == (1 << 20) + 1
+
+            await asyncio.gather(*map(fetch, digests))
+            await until(lambda: announces("unknown") + announces("answered") >= all_before + len(digests))
+    assert announces("unknown") == refused
 
 
 async def test_a_nodes_torrents_say_how_far_they_are(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,13 +13,8 @@ from imagedist.config import Address
 from imagedist.errors import InputError, StorageError
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.settings import PEER_ID_PREFIXES, session_settings
+from tests.support.waiting import until
 from tests.swarm.blobs import any_piece, make_blob, make_directory
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not is_so():  # noqa: ASYNC110 - libtorrent tells rates and peers twice a second, to nobody in particular
-            await asyncio.sleep(0.05)
 
 
 async def test_limits_hold_on_loopback(tmp_path: Path) -> None:
