@@ -21,6 +21,7 @@ from imagedist.store.blobs import BlobStore
 from registry_proxy.cache import SiteCache
 from registry_proxy.held import add_held_routes
 from registry_proxy.housekeeping import Housekeeping
+from registry_proxy.known import add_known_routes
 from registry_proxy.pace import Pace
 from registry_proxy.purges import Purges
 from registry_proxy.seeds import Seeds
@@ -29,8 +30,8 @@ from registry_proxy.sync_routes import SyncRoutes
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
 
-_SECRET = ("/site/v1/pins",)
-"""Pins name the repositories of private images."""
+_SECRET = ("/site/v1/pins", "/site/v1/images")
+"""They name the repositories of private images."""
 _BODY_LIMIT_BYTES = 64 << 10
 """The largest body that any route reads is a fetch order."""
 
@@ -116,6 +117,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     torrents.add_routes(site)
     purges.add_routes(site)
     housekeeping.add_routes(site)
+    add_known_routes(site, cache.manifest_store, upstreams.hosts())
     SyncRoutes(cache).add_routes(site)
     add_held_routes(site, cache, rate)
     site.router.add_get("/upstreams", get_upstreams)

@@ -16,6 +16,7 @@ from imagedist.config import SeederConfig, load, read_secret
 from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError
 from imagedist.service import add_health_routes, render_site_errors, run_service
+from imagedist.site import Site
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
@@ -23,6 +24,11 @@ from seeder import node_rows
 from seeder.database import Database
 from seeder.node_routes import add_node_routes
 from seeder.nodes import Nodes
+from seeder.preheat.images import Images
+from seeder.preheat.preheats import PREHEATS_KEY, Preheats, preheating
+from seeder.preheat.routes import add_preheat_routes
+from seeder.preheat.rows import SCHEMA as PREHEAT_SCHEMA
+from seeder.preheat.rows import RunRows
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
@@ -58,14 +64,19 @@ def create_app(config: SeederConfig) -> web.Application:
         networks=config.tracker.networks,
     )
 
+    asking = Site(settings.site_proxies, (), f"{settings.site}-seeder", read_secret(settings.site_token_file))
+    images = Images(asking if settings.site_proxies else None)
+
     async def rows(app: web.Application) -> AsyncIterator[None]:
-        database = await Database.open(settings.database, TAGS_SCHEMA, node_rows.SCHEMA)
+        database = await Database.open(settings.database, TAGS_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA)
         try:
             app[JOURNAL_KEY] = TagJournal(database)
-            async with node_rows.kept(nodes, database):
+            app[PREHEATS_KEY] = preheats = Preheats(nodes, RunRows(database), images)
+            async with node_rows.kept(nodes, database), preheating(preheats):
                 yield
         finally:
             await database.close()
+            await asking.close()
 
     async def tracking(app: web.Application) -> AsyncIterator[None]:
         yield
@@ -98,6 +109,7 @@ def create_app(config: SeederConfig) -> web.Application:
     add_tracker_routes(app, tracker)
     add_seed_routes(app)
     add_node_routes(app, nodes)
+    add_preheat_routes(app, images)
     add_tag_routes(app)
     add_site_routes(app, settings.site, config.sites)
     add_health_routes(app, ready)

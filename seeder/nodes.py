@@ -129,6 +129,13 @@ class Nodes:
         known = self._living.get(node_id) or self._gone.get(node_id)
         return known.node if known is not None else None
 
+    def lives(self, node_id: str) -> bool:
+        return node_id in self._living
+
+    def seen_seconds_ago(self, node_id: str) -> float:
+        """Raises NotFoundError."""
+        return max(self._clock() - self._find(node_id).heard_at, 0.0)
+
     def all(self) -> list[tuple[Node, bool]]:
         """Every node, sorted by ID, and whether it is gone."""
         self._expire()
@@ -183,7 +190,7 @@ class Nodes:
         return NodeStatus(
             id=node.id,
             address=node.address,
-            seen_seconds_ago=round(max(self._clock() - known.heard_at, 0.0), 1),
+            seen_seconds_ago=round(self.seen_seconds_ago(node.id), 1),
             is_gone=node.id in self._gone,
             is_paused=node.is_paused,
             **dict(node.heartbeat),

@@ -21,6 +21,8 @@ from imagedist.agent.collecting import keep_collected
 from imagedist.agent.heartbeat import Vitals, keep_beating
 from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
+from imagedist.agent.preheat import NodePreheat
+from imagedist.agent.preheat_images import NodeImages
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.source import NodeSource
 from imagedist.config import Address, AgentConfig, read_secret
@@ -125,13 +127,25 @@ async def started(
 
         puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
+        images = NodeImages(site, backend, str(mirror), blobs.store, engine.store, puller)
+        preheat = NodePreheat(
+            site.seeders,
+            images,
+            table.node_blobs / "preheat.json",
+            node_limits.lower_download,
+            lambda: sum(blobs.received_bytes.values()),
+            table.preheat_check.total_seconds(),
+        )
+        await preheat.restore()
+        blobs.store.space.keeps = preheat.pinned_blobs
         in_use = table.model_copy(update={"bittorrent": session.address})  # port 0 has become a port
         config = config.model_copy(update={"agent": in_use})
         api = SocketApi(config, str(mirror), backend, site, blobs, session, puller, node_limits)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
         vitals = Vitals(config, blobs.store, engine.store)
-        await stack.enter_async_context(_running(keep_beating(site.seeders, vitals)))
+        await stack.enter_async_context(_running(preheat.keep()))
+        await stack.enter_async_context(_running(keep_beating(site.seeders, vitals, table.heartbeat.total_seconds())))
         await stack.enter_async_context(_running(keep_collected(engine.store, unpack.ramdisk)))
         yield str(mirror)
 

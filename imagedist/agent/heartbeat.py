@@ -21,7 +21,6 @@ from imagedist.threads import settled
 
 _LOG = logging.getLogger(__name__)
 
-BEAT_SECONDS = 15.0
 _COUNT_SECONDS = 60.0
 """What is cached and unpacked is counted by reading directories: now and then."""
 _VERSIONS = {"kernel": platform.release(), "python": platform.python_version(), "machine": platform.machine()}
@@ -89,7 +88,7 @@ def disk(path: Path, used_bytes: int = 0, quota_bytes: int | None = None) -> Dis
     )
 
 
-async def keep_beating(seeders: Seeders, vitals: Vitals, every_seconds: float = BEAT_SECONDS) -> None:
+async def keep_beating(seeders: Seeders, vitals: Vitals, every_seconds: float) -> None:
     """Tells the site that this node lives, until cancelled. A site that does not listen is not the node's trouble, but
     is said once."""
     said = ""

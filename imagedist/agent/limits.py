@@ -75,6 +75,7 @@ class NodeLimits:
         }
         self._ordered: dict[str, int | None] = {}
         self._quiet_ordered: bool | None = None
+        self._lowered: int | None = None
         self._was_quiet = False
         self._bytes, self._measured_at = self._received(), clock()
         self._http_rate = self._swarm_rate = 0
@@ -137,6 +138,11 @@ class NodeLimits:
             self._quiet_ordered = order.quiet
         self._divide()
 
+    def lower_download(self, rate: int | None) -> None:
+        """While a preheat works, it and all else on the node take this much at most. None: it works no more."""
+        self._lowered = rate
+        self._divide()
+
     async def keep(self) -> None:
         """Measures and divides, for ever."""
         while True:
@@ -160,7 +166,7 @@ class NodeLimits:
 
     def _divide(self) -> None:
         self._tell_quiet()
-        download = self._said("download")
+        download = _lower(self._lowered, self._said("download"))
         if download is None:
             self._http.set(None)
             self._set_session(None)
@@ -211,7 +217,7 @@ class NodeLimits:
 
 
 def _lower(quiet: int | None, usual: int | None) -> int | None:
-    """Quiet mode never raises a cap."""
+    """Neither quiet mode nor a preheat raises a cap."""
     return min((each for each in (quiet, usual) if each is not None), default=None)
 
 

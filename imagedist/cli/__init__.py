@@ -16,6 +16,20 @@ from imagedist.cli import swarm as _swarm
 from imagedist.cli import runtimes as _runtimes
 from imagedist.cli import site as _site
 from imagedist.cli import nodes as _nodes
+from imagedist.cli import preheat as _preheat
 # isort: on
 
-__all__ = ["_diff", "_node", "_nodes", "_pull", "_repack", "_runtimes", "_site", "_store", "_swarm", "app", "main"]
+__all__ = [
+    "_diff",
+    "_node",
+    "_nodes",
+    "_preheat",
+    "_pull",
+    "_repack",
+    "_runtimes",
+    "_site",
+    "_store",
+    "_swarm",
+    "app",
+    "main",
+]

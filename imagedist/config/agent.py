@@ -50,6 +50,10 @@ class AgentTable(Table):
     """Blobs being sent at once; as many queue."""
     fallback: Fallback = "upstream"
     """Whether clients that cannot be served now are sent on to the upstream, or held here."""
+    heartbeat: Duration = timedelta(seconds=15)
+    """How often the agent tells the site that it lives; well below the seeder's ``nodes.gone_after``."""
+    preheat_check: Duration = timedelta(minutes=1)
+    """How often the agent looks whether what is preheated is still there."""
     drain: Duration = timedelta(seconds=10)
     """How long running requests may finish after SIGTERM."""
     access_log: AccessLog = "off"

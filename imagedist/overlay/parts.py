@@ -16,6 +16,7 @@ from imagedist.overlay.images import Images, StoredImage
 from imagedist.overlay.layers import Layers
 from imagedist.overlay.loans import Loans
 from imagedist.overlay.locks import ChainLocks
+from imagedist.overlay.pins import Pins
 from imagedist.overlay.records import Record
 from imagedist.overlay.usage import Usage
 
@@ -37,6 +38,7 @@ class Parts:
     images: Images
     unsynced: Unsynced
     loans: Loans
+    pins: Pins
 
     @classmethod
     def at(cls, root: Path, is_durable: bool, used_by: Sequence[Path]) -> Parts:
@@ -51,6 +53,7 @@ class Parts:
             Images(root, is_durable),
             Unsynced(own / "unsynced", own / "building"),
             Loans(own / "lent"),
+            Pins(own / "pins"),
         )
 
     def prepare(self) -> None:

@@ -39,9 +39,11 @@ def take_out(parts: Parts, image: StoredImage, layer_ids: Collection[str], trash
 
 
 def in_use(parts: Parts, image: StoredImage, layer_ids: Collection[str], usage: Usage) -> str | None:
-    """Who mounts or uses an image whose removal would take these layers; None: nobody."""
+    """Who mounts, pins or uses an image whose removal would take these layers; None: nobody."""
     if os.path.ismount(parts.mount_point(image.id)):
         return "mounted by imagedist mount (imagedist umount undoes it)"
+    if (reason := parts.pins.reason(image.id)) is not None:
+        return reason
     return usage.by(image.id, {image.id, *parts.marks(layer_ids)})
 
 

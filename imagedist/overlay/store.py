@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -200,6 +200,14 @@ class OverlayStore:
             with self._parts.evicting():
                 collected += quota.evict(self._parts, limit_bytes, dry_run=dry_run)
         return collected
+
+    def layers(self) -> frozenset[str]:
+        """The ids of all layers that are whole. Raises StorageError."""
+        return frozenset(self._parts.layers.present())
+
+    def pin(self, reasons: Mapping[str, str]) -> None:
+        """Makes these the images that stay whatever happens, and why: image id → reason. Raises StorageError."""
+        self._parts.pins.replace(reasons)
 
     def used_bytes(self) -> int:
         """What the layers take of the disk, each once: what a quota counts."""

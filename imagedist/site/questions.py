@@ -43,6 +43,8 @@ class Questions:
         query: Mapping[str, str],
         body: object = None,
         authorization: str | None = None,
+        *,
+        is_operator: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One answer below status 400.
 
@@ -50,6 +52,7 @@ class Questions:
             wait_seconds: how long the site may hold it back, beside what answers take anyway.
             body: sent as JSON.
             authorization: of the user on whose behalf it is asked.
+            is_operator: shows the site token for what is only read, too: some of that is not for everyone.
 
         Raises:
             NotFoundError, ChallengeError, UnauthorizedError: it says so. SourceError: refused, or no answer.
@@ -61,7 +64,7 @@ class Questions:
                 headers={"X-Imagedist-Node": self._node_id, "User-Agent": "imagedist"},
                 connector=aiohttp.TCPConnector(ssl=self._tls.context()) if self._tls is not None else None,
             )
-        if self._token and method != "GET":
+        if self._token and (method != "GET" or is_operator):
             authorization = f"Bearer {self._token}"
         headers = {"Authorization": authorization} if authorization else {}
         try:

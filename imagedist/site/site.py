@@ -198,7 +198,9 @@ class Site:
         """
 
         async def ask(url: str) -> ShapeT:
-            async with self._questions.ask(method, f"{url}/site/v1/{path}", _ORDER_SECONDS, query) as response:
+            async with self._questions.ask(
+                method, f"{url}/site/v1/{path}", _ORDER_SECONDS, query, is_operator=True
+            ) as response:
                 try:
                     return shape.model_validate_json(await response.read())
                 except ValidationError as error:

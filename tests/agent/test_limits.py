@@ -199,3 +199,18 @@ def test_whoever_says_not_quiet_is_not_quiet_whatever_the_load(tmp_path: Path) -
 def test_a_threshold_that_the_kernel_cannot_serve_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="io_pressure needs a kernel with pressure stall information"):
         Pressure({"io": 50.0}, tmp_path)
+
+
+def test_a_preheat_lowers_the_download_cap_and_never_raises_it() -> None:
+    node = Node(table(download=1000))
+    node.caps.lower_download(400)
+    assert node.limits[1] == 400
+    node.caps.lower_download(4000)
+    assert node.limits[1] == 1000
+    node.caps.lower_download(None)
+    assert node.limits[1] == 1000
+    free = Node(table())
+    free.caps.lower_download(400)
+    assert free.limits[1] == 400
+    free.caps.lower_download(None)
+    assert free.limits[1] is None

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from imagedist.config import AgentTable, ProxyTable, parse_size
+from imagedist.config import AgentTable, ProxyTable, load, parse_size
+from imagedist.preheat.rule import PreheatRule
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICES = sorted(DEPLOY.glob("systemd/*.service"))
-UNITS = [*SERVICES, *sorted(DEPLOY.glob("systemd/*.socket"))]
+UNITS = [*SERVICES, *sorted(DEPLOY.glob("systemd/*.socket")), *sorted(DEPLOY.glob("systemd/*.timer"))]
 
 _EXECUTABLE = re.compile(r"^(ExecStart=)/usr/bin/\S+", re.MULTILINE)
 
@@ -33,6 +34,12 @@ def test_systemd_finds_nothing_wrong_with_a_unit(tmp_path: Path, unit: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_shipped_preheat_is_a_rule_and_the_nightly_job_names_it() -> None:
+    rule = load(DEPLOY / "etc/preheat.d/base.toml", PreheatRule)
+    assert rule.name == "base"
+    assert "preheat run /etc/imagedist/preheat.d/base.toml --wait" in (DEPLOY / "cron.d/imagedist-preheat").read_text()
+
+
 def test_the_agents_memory_limit_holds_the_ramdisk_budget_and_512_mib() -> None:
     unit = (DEPLOY / "systemd/imagedist-agent.service").read_text()
     limit = re.search(r"^MemoryMax=(\d+)M$", unit, re.MULTILINE)
@@ -43,9 +50,9 @@ def test_the_agents_memory_limit_holds_the_ramdisk_budget_and_512_mib() -> None:
 
 def test_every_unit_names_a_shipped_configuration_file() -> None:
     for unit in SERVICES:
-        named = re.search(r"--config /etc/imagedist/(\S+)", unit.read_text())
+        named = re.search(r"/etc/imagedist/(\S+\.toml)(?: |$)", unit.read_text(), re.MULTILINE)
         assert named is not None, unit.name
-        assert (DEPLOY / "etc" / named[1]).is_file()
+        assert (DEPLOY / "etc" / named[1].replace("%i", "base")).is_file()
 
 
 def _units(kind: str) -> dict[str, str]:
@@ -54,6 +61,8 @@ def _units(kind: str) -> dict[str, str]:
 
 def test_every_service_says_when_it_is_ready_and_is_watched_if_it_has_an_event_loop() -> None:
     for name, unit in _units("service").items():
+        if "\nType=oneshot\n" in unit:  # ready when it is done
+            continue
         assert "\nType=notify\n" in unit, name
         assert ("\nWatchdogSec=" in unit) == (name != "snapshotter"), name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,11 @@ from tests.support.registry import FaultyRegistry
 
 ANY = "127.0.0.1:0"
 REGISTRY = "registry.example"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 class Site:
@@ -40,12 +46,14 @@ class Site:
         self._seeder_stack = AsyncExitStack()
         self._agents = 0
         self.proxy_tls: ServerTls | None = None
+        self.seeder_tables: dict[str, object] = {}
         self.upstream = FaultyRegistry()
 
     async def __aenter__(self) -> Site:
         await self._upstream_stack.enter_async_context(self.upstream)
         blobs = self._directory / "site"
         blobs.mkdir(parents=True)
+        proxy_port = free_port()
         seeder = SeederConfig.model_validate(
             {
                 "seeder": {
@@ -54,7 +62,9 @@ class Site:
                     "bittorrent": "127.0.0.10:0",
                     "site_blobs": blobs,
                     "database": f"sqlite:///{self._directory}/seeder.db",
-                }
+                    "site_proxies": [f"http://127.0.0.1:{proxy_port}"],
+                },
+                **self.seeder_tables,
             }
         )
         self.seeder = await self._serve(self._seeder_stack, create_seeder(seeder))
@@ -71,15 +81,17 @@ class Site:
                 },
             }
         )
-        self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy), self.proxy_tls)
+        self.proxy = await self._serve(self._proxy_stack, create_proxy(proxy), self.proxy_tls, proxy_port)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         for stack in (self._stack, self._proxy_stack, self._seeder_stack, self._upstream_stack):
             await stack.aclose()
 
-    async def _serve(self, stack: AsyncExitStack, app: web.Application, tls: ServerTls | None = None) -> Address:
-        return await stack.enter_async_context(serving(app, Address("127.0.0.1", 0), tls=tls))
+    async def _serve(
+        self, stack: AsyncExitStack, app: web.Application, tls: ServerTls | None = None, port: int = 0
+    ) -> Address:
+        return await stack.enter_async_context(serving(app, Address("127.0.0.1", port), tls=tls))
 
     @asynccontextmanager
     async def agent(self, **tables: dict[str, object]) -> AsyncIterator[tuple[AgentClient, str, Path]]:

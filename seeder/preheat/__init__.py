@@ -1,0 +1,1 @@
+"""Pre-distribution: rules, their runs, which node may work when, and what is true on each."""
