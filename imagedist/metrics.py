@@ -105,3 +105,19 @@ EVICTED_BYTES = Counter("imagedist_store_evicted_bytes", "Bytes this process evi
 PASSED_THROUGH = Counter("imagedist_passed_through", "Blobs served without being stored: there was no room.")
 SCRUBBED_BYTES = Counter("imagedist_scrubbed_bytes", "Bytes of stored blobs that were read again and hashed.")
 ROTTEN = Counter("imagedist_rotten_blobs", "Stored blobs that were found to have other bytes, and dropped.")
+
+SYNC_TAGS = Counter("imagedist_sync_tags", "Tags that sync worked on at this site: set, deleted, failed.", ["outcome"])
+SYNC_BLOBS = Counter(
+    "imagedist_sync_blobs", "Blobs that sync needed here, by whether they were here: present, moved.", ["outcome"]
+)
+SYNC_BYTES = Counter("imagedist_sync_bytes", "Bytes of blobs that sync had brought into this site.")
+SYNC_QUEUE = Gauge(
+    "imagedist_sync_queue", "Tags in sync's queue: waiting, failed.", ["state"], multiprocess_mode="livesum"
+)
+SYNC_FOLLOW_FAILING = Gauge(
+    "imagedist_sync_follow_failing",
+    "1 while another site's journal cannot be followed.",
+    ["site"],
+    multiprocess_mode="livesum",
+)
+SYNC_CONFLICTS = Counter("imagedist_sync_conflicts", "Tags that two sites had moved without knowing of each other.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -15,12 +16,15 @@ _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "Origin")
 
 
-def require_site_token(token: str | None, *, secret: Collection[str] = ()) -> Middleware:
+def require_site_token(
+    token: str | None, *, secret: Collection[str] = (), tokens: Mapping[str, str] = MappingProxyType({})
+) -> Middleware:
     """A middleware that guards every request of a changing method, so that no new route can forget it.
 
     Args:
         token: the site token (``config.read_secret(site_token_file)``). None: loopback and Unix sockets only.
         secret: paths that are guarded when they are read, too: they name what not everyone may know of.
+        tokens: by path, another token than the site's: of those who may do that and nothing else.
 
     Raises (inside the handler chain, for ``service.render_site_errors`` to answer 401):
         UnauthorizedError: no token, a wrong one, or not from this host while none is configured.
@@ -31,13 +35,15 @@ def require_site_token(token: str | None, *, secret: Collection[str] = ()) -> Mi
         if request.method in _READING_METHODS and request.path not in secret:
             return await handler(request)
         what = f"{request.method} {request.path}"
-        if token is None:
+        expected = tokens.get(request.path, token)
+        if expected is None:
             if not _is_local(request):
                 raise UnauthorizedError(
                     f"refused {what}: this service has no site_token_file, so only its own host may ask that"
                 )
-        elif not _bears(request, token):
-            raise UnauthorizedError(f"refused {what}: expected the site token in 'Authorization: Bearer …'")
+        elif not _bears(request, expected):
+            which = "the token of its own" if request.path in tokens else "the site token"
+            raise UnauthorizedError(f"refused {what}: expected {which} in 'Authorization: Bearer …'")
         return await handler(request)
 
     return guard

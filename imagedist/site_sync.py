@@ -56,3 +56,105 @@ class SyncedTag(_Shape):
     digest: Digest
     is_answer: bool = True
     skipped: tuple[Digest, ...] = Field(default=(), max_length=10_000)
+
+
+class RuleStatus(_Shape):
+    """One ``[[sync]]``. Times are seconds since the epoch. ``tags``: that were covered at ``scanned_at``."""
+
+    number: int
+    repositories: tuple[str, ...]
+    upstream: str
+    to: tuple[str, ...]
+    schedule: str | None = None
+    next_at: float | None = None
+    scanned_at: float | None = None
+    tags: int | None = None
+    error: str = ""
+
+
+class FollowStatus(_Shape):
+    """Another site's journal. ``sequence``: up to which it was taken in; ``told_at``: when it last answered."""
+
+    site: str
+    sequence: int
+    told_at: float | None = None
+    error: str = ""
+
+
+class TaskStatus(_Shape):
+    """A tag in the queue. ``digest``: None: it is to be deleted. ``source``: the site that told it; empty: ours.
+
+    Bytes are of blobs that were not here.
+    """
+
+    name: str
+    tag: str
+    digest: Digest | None
+    source: str
+    state: str
+    attempts: int = 0
+    error: str = ""
+    blobs: int = 0
+    blobs_done: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0
+
+
+class ConflictStatus(_Shape):
+    """Two sites moved a tag without knowing of each other: whose move was kept, and what was given up."""
+
+    at: float
+    name: str
+    tag: str
+    kept: str
+    kept_of: str
+    lost: str
+    lost_of: str
+
+
+class DestinationStatus(_Shape):
+    """How far a site is that rules here name: ``is_behind`` while our journal has news for it, or it has work to do."""
+
+    site: str
+    sequence: int = 0
+    waiting: int = 0
+    failed: int = 0
+    is_behind: bool = True
+    error: str = ""
+
+
+class SyncStatus(_Shape):
+    """``GET /site/v1/syncs``. ``queue``: its beginning. ``bytes_per_second``: the cap at this hour; None: none."""
+
+    site: str
+    journal: str
+    sequence: int
+    is_scanning: bool
+    waiting: int
+    failed: int
+    bytes_per_second: int | None = None
+    rules: tuple[RuleStatus, ...] = ()
+    follows: tuple[FollowStatus, ...] = ()
+    queue: tuple[TaskStatus, ...] = ()
+    conflicts: tuple[ConflictStatus, ...] = ()
+    destinations: tuple[DestinationStatus, ...] = ()
+
+
+class PlanLine(_Shape):
+    """What would happen to a tag at a site. ``action``: set, move or delete. Blobs and bytes: those that it lacks and
+    that no line above it brings already."""
+
+    site: str
+    name: str
+    tag: str
+    action: str
+    digest: Digest | None = None
+    blobs: int = 0
+    bytes: int = 0
+
+
+class SyncPlan(_Shape):
+    """``GET /site/v1/syncs/plan``. ``errors``: what could not be found out."""
+
+    lines: tuple[PlanLine, ...] = ()
+    errors: tuple[str, ...] = ()

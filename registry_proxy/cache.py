@@ -20,6 +20,7 @@ from imagedist.errors import (
 )
 from imagedist.metrics import FETCHES
 from imagedist.oci.digest import Digest
+from imagedist.site_sync import SyncedTag
 from imagedist.store.arrival import Arrival
 from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
@@ -119,6 +120,16 @@ class SiteCache:
         """
         place = self.upstreams.resolve(target)
         return place, await self._manifests.purge(place, tag)
+
+    async def set_synced(self, place: UpstreamRepository, tag: str, meant: SyncedTag) -> None:
+        """Sets a tag that a sync rule keeps here.
+
+        Raises:
+            PreconditionError: something of it is missing. UnacceptableError, StorageError.
+        """
+        await asyncio.to_thread(self.synced.put, place.upstream, place.repository, tag, meant)
+        if not meant.is_answer:  # it has just moved there: nodes of the registry's own site see it at once
+            await self._manifests.note(place, tag, meant.digest)
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
         place = self.upstreams.resolve(target)

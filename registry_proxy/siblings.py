@@ -24,8 +24,8 @@ from registry_proxy.upstream_client import Source
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
-_AGAIN_SECONDS = 5.0
-"""After a seeder did not answer."""
+_FIRST_AGAIN_SECONDS, _AGAIN_SECONDS = 0.25, 5.0
+"""After a seeder did not answer: soon at first, as both may be starting, then less and less often."""
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
 _STALL_SECONDS = 15.0
@@ -95,9 +95,11 @@ class Siblings:
         return False
 
     async def _keep_asking(self) -> None:
+        again_seconds = _FIRST_AGAIN_SECONDS
         while True:
             is_known = await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS if is_known else _AGAIN_SECONDS)
+            await asyncio.sleep(REFRESH_SECONDS if is_known else again_seconds)
+            again_seconds = _FIRST_AGAIN_SECONDS if is_known else min(2 * again_seconds, _AGAIN_SECONDS)
 
     async def _ask(self, seeder: str) -> _Sites:
         async with asyncio.timeout(_ANSWER_SECONDS):

@@ -76,7 +76,7 @@ class SyncRoutes:
             meant = SyncedTag.model_validate_json(await request.read())
         except ValidationError as error:
             raise InputError(f"malformed synced tag {place}:{tag}: {error.errors()[0]['msg']}") from error
-        await asyncio.to_thread(self._cache.synced.put, place.upstream, place.repository, tag, meant)
+        await self._cache.set_synced(place, tag, meant)
         return _json(meant)
 
     async def drop(self, request: web.Request) -> web.Response:

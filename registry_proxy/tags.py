@@ -128,6 +128,15 @@ class Manifests:
             warning = f"{place}:{tag} is stale, last checked {age_seconds:.0f} s ago: {error}"
             return replace(kept.manifest.answer, warning=warning)
 
+    async def note(self, place: UpstreamRepository, tag: str, digest: Digest) -> None:
+        """What upstream says of a tag at this moment, as somebody else has asked it. Raises StorageError."""
+        kept = await self._kept(place, tag)
+        manifest = await asyncio.to_thread(self._store.get, digest)
+        if manifest is not None:
+            record = TagRecord(digest=digest, media_type=manifest.answer.media_type, checked_at=self._clock())
+            where = (place.upstream, place.repository, tag)
+            await self._keep(lambda: self._store.put_tag(*where, record, kept.generation))
+
     async def purge(self, place: UpstreamRepository, tag: str | None) -> int:
         """Forgets what the tag means, or every tag of the repository; all processes of the site hold to it at once.
 

@@ -32,8 +32,12 @@ from seeder.preheat.rows import RunRows
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
-from seeder.tags import JOURNAL_KEY, TagJournal, add_tag_routes
+from seeder.sync.routes import SYNC_KEY, WEBHOOK_PATH, add_sync_routes
+from seeder.sync.service import Sync
+from seeder.sync.tables import SCHEMA as SYNC_SCHEMA
+from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
 from seeder.tags import SCHEMA as TAGS_SCHEMA
+from seeder.tags import TagJournal
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
 
 _LOG = logging.getLogger(__name__)
@@ -47,9 +51,10 @@ def create_app(config: SeederConfig) -> web.Application:
             StorageError for a database that cannot be opened.
     """
     settings = config.seeder
-    if config.sync:
-        _LOG.warning("[[sync]] is checked but not carried out in this version: no tag crosses sites by itself")
-    guard = require_site_token(read_secret(settings.site_token_file))
+    webhook_token = read_secret(settings.webhook_token_file)
+    guard = require_site_token(
+        read_secret(settings.site_token_file), tokens={WEBHOOK_PATH: webhook_token} if webhook_token else {}
+    )
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
     nodes = Nodes(config.nodes.gone_after.total_seconds(), config.nodes.forget_after.total_seconds())
     interval_seconds = max(1, round(settings.announce_interval.total_seconds()))
@@ -68,11 +73,14 @@ def create_app(config: SeederConfig) -> web.Application:
     images = Images(asking if settings.site_proxies else None)
 
     async def rows(app: web.Application) -> AsyncIterator[None]:
-        database = await Database.open(settings.database, TAGS_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA)
+        database = await Database.open(
+            settings.database, TAGS_SCHEMA, SYNC_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA
+        )
         try:
-            app[JOURNAL_KEY] = TagJournal(database)
+            app[JOURNAL_KEY] = TagJournal(database, settings.site)
+            app[SYNC_KEY] = sync = Sync(config, database, app[JOURNAL_KEY])
             app[PREHEATS_KEY] = preheats = Preheats(nodes, RunRows(database), images)
-            async with node_rows.kept(nodes, database), preheating(preheats):
+            async with node_rows.kept(nodes, database), preheating(preheats), sync:
                 yield
         finally:
             await database.close()
@@ -111,6 +119,7 @@ def create_app(config: SeederConfig) -> web.Application:
     add_node_routes(app, nodes)
     add_preheat_routes(app, images)
     add_tag_routes(app)
+    add_sync_routes(app)
     add_site_routes(app, settings.site, config.sites)
     add_health_routes(app, ready)
     return app

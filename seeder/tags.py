@@ -7,18 +7,22 @@ and not with their history, and a follower that asks for what is newer than N mi
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
 from seeder.database import Database
-
-MAX_PAGE = 1000
+from seeder.moves import Meaning, Terms, moved
 
 SCHEMA = sa.MetaData()
 _JOURNAL = sa.Table(
@@ -28,92 +32,156 @@ _JOURNAL = sa.Table(
     sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     sa.Column("name", sa.String(255), nullable=False),
     sa.Column("tag", sa.String(128), nullable=False),
-    sa.Column("digest", sa.String(160), nullable=False),
+    sa.Column("digest", sa.String(160), nullable=False),  # empty: deleted
     sa.UniqueConstraint("name", "tag"),
     sqlite_autoincrement=True,
+)
+_MOVES = sa.Table(
+    "tag_moves",
+    SCHEMA,
+    sa.Column("name", sa.String(255), primary_key=True),
+    sa.Column("tag", sa.String(128), primary_key=True),
+    sa.Column("move", sa.Text, nullable=False),
+)
+_IDENTITY = sa.Table(
+    "journal_identity",
+    SCHEMA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("journal", sa.String(64), nullable=False),
+    sa.Column("born_at", sa.BigInteger, nullable=False),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
+    """``name``: the registry as the site's proxy calls it, a slash, the repository."""
+
     sequence: int
     name: str
     tag: str
-    digest: Digest
+    meaning: Meaning
+
+    @property
+    def digest(self) -> Digest | None:
+        return self.meaning.digest
+
+
+class Identity(NamedTuple):
+    """Which journal this is: one that was made anew has other numbers. ``born_at``: seconds since the epoch."""
+
+    journal: str
+    born_at: int
 
 
 class TagJournal:
-    """The journal in its database, whose tables ``SCHEMA`` names; one seeder owns it."""
+    """The journal in its database, whose tables ``SCHEMA`` names; one seeder owns it.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        site: whose journal it is.
+        clock: seconds since the epoch. Injected by tests.
+    """
+
+    def __init__(self, database: Database, site: str = "", *, clock: Callable[[], float] = time.time) -> None:
         self._database = database
+        self.site = site
+        self._clock = clock
+        self._identity: Identity | None = None
+        self._changed = asyncio.Event()
         # A sequence is taken when a transaction begins and seen when it ends: with two at a time, a follower could
         # read the later number first and never ask for the earlier one.
         self._writing = asyncio.Lock()
 
+    async def identity(self) -> Identity:
+        """Made with the journal. Raises StorageError."""
+        if self._identity is None:
+            async with self._writing, self._database.transaction() as connection:
+                row = (await connection.execute(sa.select(_IDENTITY))).first()
+                if row is None:
+                    values = {"number": 1, "journal": uuid.uuid4().hex, "born_at": int(self._clock())}
+                    await connection.execute(sa.insert(_IDENTITY).values(values))
+                    row = (await connection.execute(sa.select(_IDENTITY))).one()
+            self._identity = Identity(row.journal, row.born_at)
+        return self._identity
+
     async def put(self, name: str, tag: str, digest: Digest) -> TagRecord:
-        """Records what a tag means now; the same digest again changes nothing.
+        """Records what a tag means now, as an operator says; the same digest again changes nothing.
 
         Raises:
             InputError: not a repository name or not a tag. StorageError.
         """
         if not is_name(name) or not is_tag(tag):
             raise InputError(f"invalid tag {name}:{tag}: expected a repository name and a tag")
-        this_tag = (_JOURNAL.c.name == name) & (_JOURNAL.c.tag == tag)
-        async with self._writing, self._database.transaction() as connection:
-            present = (await connection.execute(sa.select(_JOURNAL).where(this_tag))).first()
-            if present and present.digest == str(digest):
-                return TagRecord(present.sequence, name, tag, digest)
-            await connection.execute(sa.delete(_JOURNAL).where(this_tag))
-            inserted = await connection.execute(
-                sa.insert(_JOURNAL).values(name=name, tag=tag, digest=str(digest)).returning(_JOURNAL.c.sequence)
-            )
-            return TagRecord(inserted.scalar_one(), name, tag, digest)
+        born_at = (await self.identity()).born_at
+        async with self.changing() as connection:
+            held = await self.get(connection, name, tag)
+            if held is not None and held.digest == digest:
+                return held
+            before = held.meaning if held is not None else Meaning(None)
+            versions = moved(before.versions, self.site, born_at)
+            meaning = replace(before, digest=digest, origin=self.site, versions=versions)
+            return await self.append(connection, name, tag, meaning)
+
+    @contextlib.asynccontextmanager
+    async def changing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction in which tags may be appended; who waits for them is told at its end. Raises StorageError."""
+        async with self._writing:
+            async with self._database.transaction() as connection:
+                yield connection
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def get(self, connection: AsyncConnection, name: str, tag: str) -> TagRecord | None:
+        rows = await self._read(connection, (_JOURNAL.c.name == name) & (_JOURNAL.c.tag == tag), 1)
+        return rows[0] if rows else None
+
+    async def append(self, connection: AsyncConnection, name: str, tag: str, meaning: Meaning) -> TagRecord:
+        """Within ``changing``: the tag's only record from now on."""
+        for table in (_JOURNAL, _MOVES):
+            await connection.execute(sa.delete(table).where((table.c.name == name) & (table.c.tag == tag)))
+        row = {"name": name, "tag": tag, "digest": str(meaning.digest or "")}
+        inserted = await connection.execute(sa.insert(_JOURNAL).values(row).returning(_JOURNAL.c.sequence))
+        await connection.execute(sa.insert(_MOVES).values(name=name, tag=tag, move=dump_move(meaning)))
+        return TagRecord(inserted.scalar_one(), name, tag, meaning)
 
     async def newer_than(self, sequence: int, limit: int) -> list[TagRecord]:
         """The tags recorded after ``sequence``, oldest first, at most ``limit``. Raises StorageError."""
-        query = sa.select(_JOURNAL).where(_JOURNAL.c.sequence > sequence).order_by(_JOURNAL.c.sequence).limit(limit)
         async with self._database.transaction() as connection:
-            rows = (await connection.execute(query)).all()
-        return [TagRecord(row.sequence, row.name, row.tag, Digest.parse(row.digest)) for row in rows]
+            return await self._read(connection, _JOURNAL.c.sequence > sequence, limit)
+
+    async def wait_newer(self, sequence: int, limit: int, seconds: float) -> list[TagRecord]:
+        """As ``newer_than``; while there are none it waits for one. Raises StorageError."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            changed = self._changed
+            records = await self.newer_than(sequence, limit)
+            left_seconds = deadline - asyncio.get_running_loop().time()
+            if records or left_seconds <= 0:
+                return records
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_seconds):
+                    await changed.wait()
+
+    async def last_sequence(self) -> int:
+        """Raises StorageError."""
+        async with self._database.transaction() as connection:
+            return (await connection.execute(sa.select(sa.func.max(_JOURNAL.c.sequence)))).scalar_one() or 0
+
+    @staticmethod
+    async def _read(connection: AsyncConnection, where: sa.ColumnElement[bool], limit: int) -> list[TagRecord]:
+        both = (_MOVES.c.name == _JOURNAL.c.name) & (_MOVES.c.tag == _JOURNAL.c.tag)
+        query = sa.select(_JOURNAL, _MOVES.c.move).outerjoin(_MOVES, both).where(where)
+        rows = (await connection.execute(query.order_by(_JOURNAL.c.sequence).limit(limit))).all()
+        return [TagRecord(row.sequence, row.name, row.tag, load_meaning(row.digest, row.move)) for row in rows]
 
 
-class _Change(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    digest: Digest
-
-
-JOURNAL_KEY = web.AppKey("tag_journal", TagJournal)
+def dump_move(meaning: Meaning) -> str:
+    """All but the digest, for a column of its own."""
+    terms = {site: each.model_dump(mode="json") for site, each in meaning.terms.items()}
+    return json.dumps({"origin": meaning.origin, "versions": dict(meaning.versions), "terms": terms})
 
 
-def add_tag_routes(app: web.Application) -> None:
-    """Adds ``GET /site/v1/tags?since=SEQUENCE&limit=N`` and ``PUT /site/v1/tags/{name}:{tag}``, for ``JOURNAL_KEY``."""
-
-    async def put(request: web.Request) -> web.Response:
-        try:
-            change = _Change.model_validate_json(await request.read())
-        except ValidationError as error:
-            raise InputError('bad tag: expected {"digest": "sha256:…"}') from error
-        journal = request.app[JOURNAL_KEY]
-        record = await journal.put(request.match_info["name"], request.match_info["tag"], change.digest)
-        return web.json_response(_describe(record))
-
-    async def newer(request: web.Request) -> web.Response:
-        since, limit = (_number(request, name, default) for name, default in (("since", 0), ("limit", MAX_PAGE)))
-        records = await request.app[JOURNAL_KEY].newer_than(since, min(limit, MAX_PAGE))
-        sequence = records[-1].sequence if records else since
-        return web.json_response({"format": 1, "sequence": sequence, "tags": [_describe(each) for each in records]})
-
-    app.add_routes([web.get("/site/v1/tags", newer), web.put(r"/site/v1/tags/{name:.+}:{tag:[^:/]+}", put)])
-
-
-def _describe(record: TagRecord) -> dict[str, object]:
-    return {"sequence": record.sequence, "name": record.name, "tag": record.tag, "digest": str(record.digest)}
-
-
-def _number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise InputError(f"bad {name}: expected a number, got {text[:40]!r}")
-    return int(text)
+def load_meaning(digest: str, move: str | None) -> Meaning:
+    """The two columns again."""
+    content: dict[str, Any] = json.loads(move) if move else {"origin": "", "versions": {}, "terms": {}}
+    terms = {site: Terms.model_validate(each) for site, each in content["terms"].items()}
+    return Meaning(Digest.parse(digest) if digest else None, content["origin"], content["versions"], terms)

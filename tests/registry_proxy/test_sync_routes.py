@@ -131,12 +131,16 @@ async def test_a_synced_tag_is_what_pullers_are_told_without_the_registry(
     assert (await proxy.delete("/site/v1/synced", params=TAG)).status == 404
 
 
-async def test_a_tag_that_is_only_kept_is_told_by_the_registry(proxy: Proxy, upstream: FaultyRegistry) -> None:
+async def test_a_tag_that_is_only_kept_is_told_as_the_registry_says_it(proxy: Proxy, upstream: FaultyRegistry) -> None:
     old = upstream.add_image("team/app", "1", LAYER)
-    await bring(proxy, old)
-    await proxy.put("/site/v1/synced", params=TAG, json={"digest": str(old), "is_answer": False})
+    await proxy.get(f"{APP}/1")  # remembered for a minute
     new = upstream.add_image("team/app", "1", os.urandom(100))
-    assert (await proxy.get(f"{APP}/1")).headers["Docker-Content-Digest"] == str(new)
+    await bring(proxy, new)
+    await proxy.put("/site/v1/synced", params=TAG, json={"digest": str(new), "is_answer": False})
+    assert (await proxy.get(f"{APP}/1")).headers["Docker-Content-Digest"] == str(new) != str(old)
+    newer = upstream.add_image("team/app", "1", os.urandom(100))
+    await proxy.delete("/site/v1/tags", params={"ns": "up", "repo": "team/app", "tag": "1"})
+    assert (await proxy.get(f"{APP}/1")).headers["Docker-Content-Digest"] == str(newer)
 
 
 async def test_children_of_an_index_that_were_not_wanted_may_be_missing(proxy: Proxy, upstream: FaultyRegistry) -> None:

@@ -1,0 +1,182 @@
+"""When the site's own registry is looked through: at start, by schedule, by hand, and where webhooks say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from imagedist.errors import ImagedistError, OverloadedError
+from imagedist.site_sync import RuleStatus
+from seeder.sync.rules import Rule
+from seeder.sync.scan import Scans
+from seeder.sync.webhooks import Hint
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+_MAX_HINTS = 10_000
+_AGAIN_SECONDS = 30.0
+"""After the registry could not be asked."""
+_MAX_AGAIN = 10
+_LONGEST_SLEEP_SECONDS = 60.0
+
+_Place = tuple[str, str, str | None]
+
+
+class Looking:
+    """
+    Args:
+        now: in the site's time zone.
+        found: called when something has moved.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        scans: Scans,
+        now: Callable[[], datetime],
+        found: Callable[[], None],
+    ) -> None:
+        self._rules = rules
+        self._scans = scans
+        self._now = now
+        self._found = found
+        self._hints: dict[_Place, int] = {}
+        self._hinted = asyncio.Event()
+        self._called = asyncio.Event()
+        self._wanted: set[int] = {rule.number for rule in rules}
+        self._busy = 0
+        self._scanned_at: dict[int, float] = {}
+        self._tags: dict[int, int] = {}
+        self._errors: dict[int, str] = {}
+        self._next_at: dict[int, datetime] = {}
+        for rule in rules:
+            self._plan_next(rule)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being looked at, or will be at once."""
+        return bool(self._busy or self._hints or self._wanted)
+
+    def all_now(self) -> None:
+        """Every rule's registry is looked through."""
+        self._wanted.update(rule.number for rule in self._rules)
+        self._called.set()
+
+    def hint(self, upstream: str, hint: Hint) -> bool:
+        """A webhook's: whether a rule covers the repository.
+
+        Raises:
+            OverloadedError: too many wait.
+        """
+        if not self._scans.covers(upstream, hint.repository):
+            return False
+        if len(self._hints) >= _MAX_HINTS:
+            raise OverloadedError(f"{_MAX_HINTS} notifications wait already: send this one again later")
+        self._hints[(upstream, hint.repository, hint.tag)] = 0
+        self._hinted.set()
+        return True
+
+    def statuses(self) -> list[RuleStatus]:
+        return [self._status(rule) for rule in self._rules]
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(self._follow_hints())
+            group.create_task(self._follow_schedules())
+
+    async def _follow_hints(self) -> None:
+        while True:
+            if not self._hints:
+                self._hinted.clear()
+                await self._hinted.wait()
+                continue
+            place, attempts = next(iter(self._hints.items()))
+            self._busy += 1
+            del self._hints[place]
+            try:
+                if await self._scans.scan(*place):
+                    self._found()
+            except ImagedistError as error:
+                self._note_failure(place, attempts, error)
+            finally:
+                self._busy -= 1
+
+    def _note_failure(self, place: _Place, attempts: int, error: ImagedistError) -> None:
+        upstream, repository, tag = place
+        log.warning("cannot look at %s/%s:%s: %s", upstream, repository, tag or "*", error)
+        for rule in self._rules:
+            if rule.has_repository(upstream, repository):
+                self._errors[rule.number] = str(error)
+        if attempts < _MAX_AGAIN:
+            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._again, place, attempts + 1)
+
+    def _again(self, place: _Place, attempts: int) -> None:
+        if len(self._hints) < _MAX_HINTS:
+            self._hints.setdefault(place, attempts)
+            self._hinted.set()
+
+    async def _follow_schedules(self) -> None:
+        while True:
+            now = self._now()
+            for rule in self._rules:
+                due = self._next_at.get(rule.number)
+                if due is not None and due <= now:
+                    self._wanted.add(rule.number)
+                    self._plan_next(rule)
+            for rule in [each for each in self._rules if each.number in self._wanted]:
+                await self._look_through(rule)
+            await self._until_wanted()
+
+    async def _look_through(self, rule: Rule) -> None:
+        self._busy += 1
+        self._wanted.discard(rule.number)
+        tags = 0
+        try:
+            async for repository in self._scans.repositories(rule):
+                if await self._scans.scan(rule.upstream, repository):
+                    self._found()
+                tags += await self._scans.count(rule.upstream, repository)
+            self._errors.pop(rule.number, None)
+        except ImagedistError as error:
+            log.warning("sync.%d is not looked through: %s", rule.number, error)
+            self._errors[rule.number] = str(error)
+        finally:
+            self._busy -= 1
+            self._tags[rule.number] = tags
+            self._scanned_at[rule.number] = time.time()
+
+    async def _until_wanted(self) -> None:
+        """Until the next rule is due, or somebody wants all of them; at most a minute, as clocks may be set."""
+        self._called.clear()
+        if self._wanted:
+            return
+        due = min(self._next_at.values(), default=None)
+        left_seconds = (due - self._now()).total_seconds() if due is not None else _LONGEST_SLEEP_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(left_seconds, _LONGEST_SLEEP_SECONDS))):
+                await self._called.wait()
+
+    def _plan_next(self, rule: Rule) -> None:
+        if rule.table.schedule is not None:
+            self._next_at[rule.number] = rule.table.schedule.after(self._now())
+
+    def _status(self, rule: Rule) -> RuleStatus:
+        due = self._next_at.get(rule.number)
+        return RuleStatus(
+            number=rule.number,
+            repositories=rule.table.repositories,
+            upstream=rule.upstream,
+            to=rule.table.to,
+            schedule=rule.table.schedule.text if rule.table.schedule is not None else None,
+            next_at=due.timestamp() if due is not None else None,
+            scanned_at=self._scanned_at.get(rule.number),
+            tags=self._tags.get(rule.number),
+            error=self._errors.get(rule.number, ""),
+        )

@@ -1,0 +1,155 @@
+"""The site's own registry looked through: which tags the rules cover now, and what has moved since the last time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.oci.digest import Digest
+from seeder.sync.facts import Facts
+from seeder.sync.gather import all_of
+from seeder.sync.ledger import Ledger, Seen
+from seeder.sync.proxy import SiteProxy
+from seeder.sync.rules import ImageFacts, Rule, is_about_subject, subject_of, terms_by_site
+
+_AT_ONCE = 16
+"""Questions to the registry."""
+_MAX_REMEMBERED = 200_000
+
+
+class Found(NamedTuple):
+    """A repository's covered tags. ``judged``: the tags that were asked about; None: all there are."""
+
+    covered: dict[str, Seen]
+    judged: frozenset[str] | None
+
+
+class Scans:
+    def __init__(self, proxy: SiteProxy, ledger: Ledger, rules: Sequence[Rule]) -> None:
+        self._proxy = proxy
+        self._ledger = ledger
+        self._rules = rules
+        self._facts = Facts(proxy)
+        self._asking = asyncio.Semaphore(_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._said: OrderedDict[str, dict[str, Digest]] = OrderedDict()
+
+    def covers(self, upstream: str, repository: str) -> bool:
+        return any(rule.has_repository(upstream, repository) for rule in self._rules)
+
+    async def repositories(self, rule: Rule) -> AsyncIterator[str]:
+        """Those of a rule: named in full, found in the registry, and those of which something was seen before.
+
+        Raises:
+            SourceError: the registry cannot be asked, or does not tell its repositories.
+        """
+        told = set(rule.names)
+        for name in rule.names:
+            yield name
+        if rule.has_patterns:
+            try:
+                async for name in self._proxy.repositories(rule.upstream):
+                    if name not in told and rule.has_repository(rule.upstream, name):
+                        told.add(name)
+                        yield name
+            except (NotFoundError, UnauthorizedError) as error:
+                raise SourceError(
+                    f"registry {rule.upstream} does not tell its repositories, so patterns hold for webhooks only: "
+                    f"name them in full in sync.{rule.number}.repositories ({error})"
+                ) from error
+        for name in await self._ledger.seen_names(rule.upstream):
+            repository = name.partition("/")[2]
+            if repository not in told and rule.has_repository(rule.upstream, repository):
+                yield repository
+
+    async def scan(self, upstream: str, repository: str, only: str | None = None) -> int:
+        """Looks at a repository, or at one tag of it, and queues what has moved.
+
+        Returns:
+            How many tags that is.
+
+        Raises:
+            SourceError, IntegrityError: the registry cannot be asked. StorageError.
+        """
+        name = f"{upstream}/{repository}"
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            found = await self.find(upstream, repository, only)
+            return await self._ledger.note_scan(name, found.covered, found.judged)
+
+    async def count(self, upstream: str, repository: str) -> int:
+        """How many tags of it are covered, as last seen. Raises StorageError."""
+        return len(await self._ledger.seen(f"{upstream}/{repository}"))
+
+    async def find(self, upstream: str, repository: str, only: str | None = None) -> Found:
+        """What ``scan`` would note; changes nothing. Raises as that."""
+        name = f"{upstream}/{repository}"
+        rules = [rule for rule in self._rules if rule.has_repository(upstream, repository)]
+        seen = await self._ledger.seen(name)
+        if only is not None and (is_about_subject(only) or not any(rule.needs_all_tags for rule in rules)):
+            tags, judged = [only], frozenset([only])
+        else:
+            tags, judged = await self._proxy.tags(upstream, repository), None
+        said = await self._ask(name, rules, tags, only)
+        covered = await self._covered(upstream, repository, rules, said)
+        subjects = {each.digest: each.terms for each in (covered if judged is None else {**seen, **covered}).values()}
+        about = {tag: subject for tag in tags if (subject := subject_of(tag, subjects)) is not None}
+        for tag, digest in (await self._digests(name, about, None)).items():
+            terms = {site: each for site, each in subjects[about[tag]].items() if each.referrers}
+            if terms:
+                covered[tag] = Seen(
+                    digest, {site: each.model_copy(update={"platforms": ()}) for site, each in terms.items()}
+                )
+        return Found(covered, judged)
+
+    async def _ask(self, name: str, rules: Sequence[Rule], tags: Sequence[str], only: str | None) -> dict[str, Digest]:
+        """What the registry says of every tag that a rule may cover."""
+        wanted = {tag for rule in rules for tag in rule.by_name(tags)}
+        said = await self._digests(name, [tag for tag in tags if tag in wanted], only)
+        self._said[name] = said if only is None else {**self._said.get(name, {}), **said}
+        self._said.move_to_end(name)
+        while sum(map(len, self._said.values())) > _MAX_REMEMBERED and len(self._said) > 1:
+            self._said.popitem(last=False)
+        return said
+
+    async def _digests(
+        self, name: str, tags: Sequence[str] | Mapping[str, object], only: str | None
+    ) -> dict[str, Digest]:
+        """By tag; those that the registry does not have are left out.
+
+        Args:
+            only: the tag that is asked about now; of the others what is known counts. None: all are asked about.
+        """
+        upstream, _, repository = name.partition("/")
+        known = self._said.get(name, {}) if only is not None else {}
+
+        async def ask(tag: str) -> tuple[str, Digest | None]:
+            if tag != only and tag in known:
+                return tag, known[tag]
+            async with self._asking:
+                return tag, await self._proxy.tag_now(upstream, repository, tag)
+
+        answers = await all_of([ask(tag) for tag in tags])
+        return {tag: digest for tag, digest in answers if digest is not None}
+
+    async def _covered(
+        self, upstream: str, repository: str, rules: Sequence[Rule], said: Mapping[str, Digest]
+    ) -> dict[str, Seen]:
+        by_tag: dict[str, list[Rule]] = {}
+        for rule in rules:
+            tags = rule.by_name(said)
+            facts = dict.fromkeys(tags, ImageFacts())
+            if rule.needs_facts:
+
+                async def look(tag: str) -> tuple[str, ImageFacts]:
+                    async with self._asking:
+                        return tag, await self._facts.of(upstream, repository, said[tag])
+
+                facts = dict(await all_of([look(tag) for tag in tags]))
+            for tag in rule.covered(facts):
+                by_tag.setdefault(tag, []).append(rule)
+        return {tag: Seen(said[tag], terms_by_site(covering)) for tag, covering in by_tag.items()}

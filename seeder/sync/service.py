@@ -1,0 +1,233 @@
+"""Sync as a whole: looks at the registry, follows other sites, works off the queue, says how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+from imagedist.config import SeederConfig, read_secret
+from imagedist.errors import ConfigError, ImagedistError, OverloadedError
+from imagedist.site_sync import ConflictStatus, DestinationStatus, RuleStatus, SyncPlan, SyncStatus
+from seeder.database import Database
+from seeder.sync.bring import Brings
+from seeder.sync.caps import cap
+from seeder.sync.follow import Follow
+from seeder.sync.ledger import Ledger
+from seeder.sync.looking import Looking
+from seeder.sync.plan import Planner
+from seeder.sync.proxy import SiteProxy
+from seeder.sync.rules import Rule
+from seeder.sync.scan import Scans
+from seeder.sync.sibling import Sibling
+from seeder.sync.webhooks import Hint
+from seeder.sync.work import Work
+from seeder.tags import TagJournal
+
+log = logging.getLogger(__name__)
+
+_ASK_AGAIN_SECONDS = 2.0
+_DESTINATION_SECONDS = 5.0
+_SHOWN_CONFLICTS = 100
+
+
+class Sync:
+    """One site's; use it as a context.
+
+    Args:
+        now: the time of day. Injected by tests.
+    """
+
+    def __init__(
+        self,
+        config: SeederConfig,
+        database: Database,
+        journal: TagJournal,
+        *,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        settings = config.seeder
+        zone = ZoneInfo(settings.timezone) if settings.timezone else None
+        self._config = config
+        self._now = now or (lambda: datetime.now(zone).astimezone(zone))
+        self._journal = journal
+        self._proxy = SiteProxy(settings.site_proxies, settings.site, read_secret(settings.site_token_file))
+        self._ledger = Ledger(database, journal)
+        self._siblings = {name: Sibling(name, table, settings.site) for name, table in config.sites.items()}
+        transfer = config.transfer
+        self._brings = Brings(self._proxy, transfer.blobs_at_once, self._cap)
+        self._work = Work(self._ledger, self._proxy, self._brings, transfer.images_at_once)
+        self._follows = [
+            Follow(sibling, self._ledger, self._work.call, self._begin_anew) for sibling in self._siblings.values()
+        ]
+        self._looking: Looking | None = None
+        self._scans: Scans | None = None
+        self._rules: list[Rule] = []
+        self._why_not = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._config.seeder.site_proxies:  # else nobody could fetch: siblings are for misses alone
+            self._run(self._look(), "sync looks")
+            self._run(self._work.run(), "sync works")
+            for follow in self._follows:
+                self._run(follow.run(), "sync follows")
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._proxy.close()
+        for sibling in self._siblings.values():
+            await sibling.close()
+
+    async def run_now(self) -> None:
+        """The registry is looked through, sites are asked, and what has failed is due again. Returns at once.
+
+        Raises:
+            StorageError. OverloadedError: not ready yet.
+        """
+        looking, _ = self._ready()
+        await self._ledger.retry()
+        looking.all_now()
+        for follow in self._follows:
+            follow.hurry()
+        self._work.call()
+
+    async def plan(self) -> SyncPlan:
+        """Raises StorageError. OverloadedError: not ready yet."""
+        _, scans = self._ready()
+        return await Planner(self._ledger, self._proxy, scans, self._rules, self._siblings).plan()
+
+    async def hint(self, upstream: str | None, hints: list[Hint]) -> int:
+        """What a webhook told; how many of its places rules cover.
+
+        Args:
+            upstream: which registry has sent it; None: the proxy's default upstream.
+
+        Raises:
+            OverloadedError: not now. SourceError: the proxy does not answer.
+        """
+        looking, _ = self._ready()
+        named = upstream or (await self._proxy.upstreams()).default
+        return sum(looking.hint(named, hint) for hint in hints) if named is not None else 0
+
+    async def status(self, *, with_destinations: bool) -> SyncStatus:
+        """Raises StorageError."""
+        waiting, failed = await self._ledger.counts()
+        sequence = await self._journal.last_sequence()
+        has_rules = bool(self._config.sync)
+        return SyncStatus(
+            site=self._journal.site,
+            journal=(await self._journal.identity()).journal,
+            sequence=sequence,
+            is_scanning=self._looking.is_busy if self._looking is not None else has_rules,
+            waiting=waiting,
+            failed=failed,
+            bytes_per_second=self._cap(),
+            rules=tuple(self._looking.statuses() if self._looking is not None else self._unready_rules()),
+            follows=tuple(follow.status() for follow in self._follows),
+            queue=tuple(await self._work.statuses()),
+            conflicts=tuple(
+                ConflictStatus(**each._asdict()) for each in (await self._ledger.conflicts())[:_SHOWN_CONFLICTS]
+            ),
+            destinations=tuple(await self._destinations(sequence)) if with_destinations else (),
+        )
+
+    def _cap(self) -> int | None:
+        return cap(self._config.transfer, self._now())
+
+    def _begin_anew(self) -> None:
+        """A site is back: what failed for want of it may succeed."""
+        self._run(self._retry(), "sync begins anew")
+
+    async def _retry(self) -> None:
+        await self._ledger.retry()
+        self._work.call()
+
+    async def _look(self) -> None:
+        """Rules need the names of the proxy's registries, so it must have answered once."""
+        while self._looking is None:
+            try:
+                self._rules = await self._resolved()
+            except ImagedistError as error:
+                if str(error) != self._why_not:
+                    log.warning("sync rules wait: %s", error)
+                self._why_not = str(error)
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                continue
+            self._scans = Scans(self._proxy, self._ledger, self._rules)
+            self._looking = Looking(self._rules, self._scans, self._now, self._work.call)
+        await self._looking.run()
+
+    async def _resolved(self) -> list[Rule]:
+        known = await self._proxy.upstreams()
+        rules = []
+        for number, table in enumerate(self._config.sync):
+            upstream = table.source or known.default
+            names = ", ".join(sorted(known.upstreams))
+            if upstream is None:
+                raise ConfigError(f"sync.{number} needs from: the proxy has no default upstream; it knows: {names}")
+            if upstream not in known.upstreams:
+                raise ConfigError(
+                    f"bad value for sync.{number}.from: {upstream!r} is no upstream of this site's proxy: add "
+                    f"[upstreams.{upstream}] there, or name one of: {names}"
+                )
+            rules.append(Rule(number, table, upstream))
+        return rules
+
+    def _ready(self) -> tuple[Looking, Scans]:
+        if self._looking is None or self._scans is None:
+            if not self._config.seeder.site_proxies:
+                raise ConfigError("sync needs this site's proxy: give seeder.site_proxies")
+            raise OverloadedError(f"sync is not ready: {self._why_not or 'the site proxy has not answered yet'}")
+        return self._looking, self._scans
+
+    def _unready_rules(self) -> list[RuleStatus]:
+        return [
+            RuleStatus(
+                number=number,
+                repositories=table.repositories,
+                upstream=table.source or "",
+                to=table.to,
+                error=self._why_not or "waiting for the site's proxy",
+            )
+            for number, table in enumerate(self._config.sync)
+        ]
+
+    async def _destinations(self, sequence: int) -> list[DestinationStatus]:
+        names = sorted({name for table in self._config.sync for name in table.to} & self._siblings.keys())
+        return list(await asyncio.gather(*(self._destination(name, sequence) for name in names)))
+
+    async def _destination(self, name: str, sequence: int) -> DestinationStatus:
+        try:
+            async with asyncio.timeout(_DESTINATION_SECONDS):
+                status = await self._siblings[name].status()
+        except (ImagedistError, TimeoutError) as error:
+            return DestinationStatus(site=name, error=str(error) or "it does not answer")
+        ours = next((each for each in status.follows if each.site == self._journal.site), None)
+        if ours is None:
+            why_not = f"site {name} does not follow this one: add [sites.{self._journal.site}] to its seeder's file"
+            return DestinationStatus(site=name, waiting=status.waiting, failed=status.failed, error=why_not)
+        return DestinationStatus(
+            site=name,
+            sequence=ours.sequence,
+            waiting=status.waiting,
+            failed=status.failed,
+            is_behind=ours.sequence < sequence or status.waiting > 0,
+            error=ours.error,
+        )
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: it ended with %r; restart the seeder", task.get_name(), error)

@@ -1,0 +1,88 @@
+"""Another site as sync asks it: its journal, how far it is itself, and what its proxy holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from imagedist.config import Site
+from imagedist.errors import SourceError
+from imagedist.oci.digest import Digest
+from imagedist.oci.reference import is_name, is_tag
+from imagedist.site.questions import Questions
+from imagedist.site_sync import SyncStatus
+from seeder.sync.proxy import holds
+from seeder.tag_routes import MAX_PAGE, JournalPage
+from seeder.tags import TagRecord
+
+ShapeT = TypeVar("ShapeT", bound=BaseModel)
+
+
+class Sibling:
+    """
+    Args:
+        name: what our configuration calls it, and what it must call itself.
+    """
+
+    def __init__(self, name: str, table: Site, own: str) -> None:
+        self.name = name
+        self._table = table
+        self._questions = Questions(f"seeder of {own}", None, None)
+
+    async def close(self) -> None:
+        await self._questions.close()
+
+    async def page(self, since: int, wait_seconds: int) -> JournalPage:
+        """The next page of its journal, held back until there is something new.
+
+        Raises:
+            SourceError: it does not answer, is another site, or too old to tell how tags move.
+        """
+        query = {"since": str(since), "limit": str(MAX_PAGE), "wait": str(wait_seconds)}
+        page = await self._get("tags", query, JournalPage, wait_seconds)
+        if not page.journal:
+            raise SourceError(f"the seeder of site {self.name} is too old for sync: bring it to this version")
+        if page.site != self.name:
+            raise SourceError(
+                f"the seeder at {self._table.seeder} is that of site {page.site!r}, not {self.name!r}: correct "
+                f"sites.{self.name}.seeder; nothing that it says is taken"
+            )
+        return page
+
+    async def all_tags(self) -> AsyncIterator[TagRecord]:
+        """Its whole journal. Raises as ``page``."""
+        since = 0
+        while (page := await self.page(since, 0)).tags:
+            for record in records_of(page):
+                yield record
+            since = page.sequence
+
+    async def status(self) -> SyncStatus:
+        """Raises SourceError."""
+        return await self._get("syncs", {}, SyncStatus, 0)
+
+    async def has(self, repository: str, digest: Digest) -> bool:
+        """Whether its proxy holds a blob for everyone. Raises SourceError."""
+        return await holds(self._questions, self._table.proxy, repository, digest)
+
+    async def _get(self, path: str, query: dict[str, str], shape: type[ShapeT], wait_seconds: float) -> ShapeT:
+        url = f"{self._table.seeder}/site/v1/{path}"
+        async with self._questions.ask("GET", url, wait_seconds, query) as answer:
+            body = await answer.read()
+        try:
+            return shape.model_validate_json(body)
+        except ValidationError as error:
+            raise SourceError(
+                f"{self._table.seeder} answered nonsense to {path}; is it an imagedist seeder?"
+            ) from error
+
+
+def records_of(page: JournalPage) -> list[TagRecord]:
+    """Those that name a tag of a repository of a registry; what a site may say else is nothing to us."""
+    return [
+        TagRecord(entry.sequence, entry.name, entry.tag, entry.meaning())
+        for entry in page.tags
+        if is_name(entry.name) and "/" in entry.name and is_tag(entry.tag)
+    ]

@@ -1,0 +1,158 @@
+"""The queue worked off: images brought in, oldest first, several at a time; each tag set when all of it is here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from functools import partial
+from typing import NamedTuple
+
+from imagedist.errors import ImagedistError, UnacceptableError
+from imagedist.metrics import SYNC_QUEUE, SYNC_TAGS
+from imagedist.oci.platform import Platform
+from imagedist.site_sync import SyncedTag, TaskStatus
+from seeder.moves import Meaning
+from seeder.sync.bring import Brings, Progress
+from seeder.sync.ledger import Ledger, Task
+from seeder.sync.proxy import SiteProxy
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 20
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 300.0
+"""More than an hour in all. A site that can be followed again, a schedule, or an operator begins anew."""
+_SHOWN = 100
+
+
+class _Running(NamedTuple):
+    task: Task
+    work: asyncio.Task[None]
+    progress: Progress
+
+
+class Work:
+    def __init__(self, ledger: Ledger, proxy: SiteProxy, brings: Brings, images_at_once: int) -> None:
+        self._ledger = ledger
+        self._proxy = proxy
+        self._brings = brings
+        self._images_at_once = images_at_once
+        self._under_way: dict[int, _Running] = {}
+        self._called = asyncio.Event()
+
+    def call(self) -> None:
+        """There may be something to do."""
+        self._called.set()
+
+    async def run(self) -> None:
+        """For ever; when cancelled, what is under way stops, and stays in the queue."""
+        try:
+            while True:
+                self._called.clear()
+                try:
+                    pause_seconds = await self._start_due()
+                except ImagedistError as error:
+                    log.error("sync's queue cannot be read: %s", error)
+                    pause_seconds = _FIRST_PAUSE_SECONDS
+                await self._wait(pause_seconds)
+        finally:
+            tasks = [running.work for running in self._under_way.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def statuses(self) -> list[TaskStatus]:
+        """The queue's beginning. Raises StorageError."""
+        return [self._status(task) for task in await self._ledger.tasks(_SHOWN)]
+
+    async def _start_due(self) -> float | None:
+        """Returns how many seconds nothing else is due; None: until somebody calls."""
+        waiting, failed = await self._ledger.counts()
+        SYNC_QUEUE.labels(state="waiting").set(waiting)
+        SYNC_QUEUE.labels(state="failed").set(failed)
+        free = self._images_at_once - len(self._under_way)
+        busy = {str(running.task) for running in self._under_way.values()}
+        due = await self._ledger.due(self._images_at_once + len(busy), list(self._under_way)) if free else []
+        # one at a time of each tag: what is wanted last is set last
+        for task in [each for each in due if str(each) not in busy][:free]:
+            progress = Progress()
+            working = asyncio.create_task(self._do(task, progress), name=f"sync of {task}")
+            self._under_way[task.number] = _Running(task, working, progress)
+            working.add_done_callback(partial(self._landed, task.number))
+        if len(self._under_way) == self._images_at_once:
+            return None
+        return await self._ledger.next_due() if not self._under_way else _FIRST_PAUSE_SECONDS
+
+    def _landed(self, number: int, work: asyncio.Task[None]) -> None:
+        del self._under_way[number]
+        self._called.set()
+
+    async def _wait(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._called.wait()
+        except TimeoutError:
+            pass
+
+    async def _do(self, task: Task, progress: Progress) -> None:
+        try:
+            await self._carry_out(task, progress)
+            if await self._ledger.finish(task):
+                is_set = task.meaning.digest is not None
+                SYNC_TAGS.labels(outcome="set" if is_set else "deleted").inc()
+                log.info("%s %s (%d bytes)", task, "is set" if is_set else "is deleted", progress.bytes_done)
+        except Exception as error:
+            if not isinstance(error, ImagedistError):
+                log.exception("sync of %s failed", task)
+            SYNC_TAGS.labels(outcome="failed").inc()
+            await self._failed(task, error)
+
+    async def _carry_out(self, task: Task, progress: Progress) -> None:
+        meaning = task.meaning
+        upstream, _, repository = task.name.partition("/")
+        if meaning.digest is None:
+            await self._proxy.drop_tag(upstream, repository, task.tag)
+            return
+        platforms = platforms_of(meaning, self._ledger.site)
+        skipped = await self._brings.bring(upstream, repository, meaning.digest, platforms, progress)
+        is_answer = meaning.origin != self._ledger.site
+        if not await self._ledger.wants(task):
+            return
+        kept = SyncedTag(digest=meaning.digest, is_answer=is_answer, skipped=skipped)
+        await self._proxy.put_tag(upstream, repository, task.tag, kept)
+
+    async def _failed(self, task: Task, error: Exception) -> None:
+        is_last = task.attempts + 1 >= MAX_ATTEMPTS or isinstance(error, UnacceptableError)
+        longest_seconds = min(_FIRST_PAUSE_SECONDS * 2**task.attempts, _LONGEST_PAUSE_SECONDS)
+        again = None if is_last else random.uniform(0.5, 1.0) * longest_seconds
+        log.warning("%s is not synced (attempt %d): %s", task, task.attempts + 1, error)
+        try:
+            await self._ledger.fail(task, str(error) or repr(error), again)
+        except ImagedistError as failure:
+            log.error("cannot note that the sync of %s failed: %s", task, failure)
+
+    def _status(self, task: Task) -> TaskStatus:
+        running = self._under_way.get(task.number)
+        progress = running.progress if running is not None else Progress()
+        state = "running" if running is not None else "failed" if task.has_failed else "waiting"
+        return TaskStatus(
+            name=task.name,
+            tag=task.tag,
+            digest=task.meaning.digest,
+            source=task.source,
+            state=state,
+            attempts=task.attempts,
+            error=task.error,
+            blobs=progress.blobs,
+            blobs_done=progress.blobs_done,
+            bytes_total=progress.bytes_total,
+            bytes_done=progress.bytes_now,
+        )
+
+
+def platforms_of(meaning: Meaning, site: str) -> frozenset[Platform]:
+    """Those that a site needs of an image; none: all. Where the tag comes from: what any of the sites needs."""
+    terms = list(meaning.terms.values()) if meaning.origin == site else [meaning.terms[site]]
+    if any(not each.platforms for each in terms):
+        return frozenset()
+    return frozenset(Platform.parse(text) for each in terms for text in each.platforms)
