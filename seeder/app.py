@@ -73,9 +73,7 @@ def create_app(config: SeederConfig) -> web.Application:
     images = Images(asking if settings.site_proxies else None)
 
     async def rows(app: web.Application) -> AsyncIterator[None]:
-        database = await Database.open(
-            settings.database, TAGS_SCHEMA, SYNC_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA
-        )
+        database = await Database.open(settings.database, TAGS_SCHEMA, SYNC_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA)
         try:
             app[JOURNAL_KEY] = TagJournal(database, settings.site)
             app[SYNC_KEY] = sync = Sync(config, database, app[JOURNAL_KEY])
