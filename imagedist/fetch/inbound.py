@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TypeAlias
 
 from imagedist.errors import ImagedistError, IntegrityError
 from imagedist.oci.digest import Digest
@@ -11,25 +12,28 @@ from imagedist.store.arrival import Arrival
 from imagedist.store.reading import OpenBlob, Span
 from imagedist.swarm.session import Transfer
 
+Way: TypeAlias = Arrival | Transfer
+
 
 class Inbound:
     """Which way a blob is coming at the moment. Readers look here again after every change of way.
 
     Attributes:
         committed: the verified file, open for all readers: a reader is not disturbed when the cache evicts the blob.
-        gave_pieces: some reader has bytes that only the torrent vouches for.
-        condemned: why such bytes are wrong; set, if at all, before the commit.
+        gave: ways of which some reader has bytes.
+        condemned: those whose bytes are not of the blob that came whole, or may not be, and why; set, if at all, before
+            the commit.
         passed: the way by which it came whole and right, but there was no room to store it.
     """
 
     def __init__(self, digest: Digest) -> None:
         self.digest = digest
         self.size_bytes: int | None = None
-        self.way: Arrival | Transfer | None = None
+        self.way: Way | None = None
         self.committed: OpenBlob | None = None
         self.failure: ImagedistError | None = None
-        self.gave_pieces = False
-        self.condemned: IntegrityError | None = None
+        self.gave: set[Way] = set()
+        self.condemned: dict[Way, IntegrityError] = {}
         self.passed: Arrival | None = None
         self._readers = 0
         self._changed = asyncio.Event()
@@ -44,9 +48,13 @@ class Inbound:
         self.size_bytes = size_bytes
         self._announce()
 
-    def take(self, way: Arrival | Transfer) -> None:
+    def take(self, way: Way) -> None:
         self.way = way
         self._announce()
+
+    def condemn(self, way: Way, why: str) -> None:
+        """Readers that have bytes of this way do not get the rest."""
+        self.condemned[way] = IntegrityError(f"{why} {self.digest}; ask again")
 
     async def commit(self, blob: OpenBlob) -> None:
         self.committed = blob
@@ -108,7 +116,7 @@ class InboundReader:
     """An ``OpenBlob`` over an inbound blob: verified pieces from the swarm, or HTTP bytes as they arrive.
 
     Never gives the last byte before size and digest were checked (design.md §4.1), nor to a reader whose earlier
-    bytes came from a torrent that turned out to be of another blob.
+    bytes came another way and turned out to be of another blob.
 
     Args:
         inbound: already joined; ``close`` leaves it.
@@ -120,7 +128,7 @@ class InboundReader:
         self._is_closed = False
         self._following: tuple[Arrival, OpenBlob] | None = None
         self._piece: tuple[int, bytes] = (-1, b"")
-        self._has_pieces = False
+        self._took: set[Way] = set()
 
     @property
     def size_bytes(self) -> int:
@@ -130,7 +138,7 @@ class InboundReader:
     def is_verified(self) -> bool:
         inbound = self._inbound
         is_whole = inbound.committed is not None or inbound.passed is not None
-        return is_whole and not (inbound.condemned and self._has_pieces)
+        return is_whole and self._condemned() is None
 
     async def wait_verified(self) -> None:
         while True:
@@ -147,19 +155,29 @@ class InboundReader:
         way = self._inbound.way
         if isinstance(way, Arrival) and (offset < self._size_bytes - 1 or self._inbound.passed is not None):
             with contextlib.suppress(ImagedistError):  # this way has ended: read() waits for the next
-                return await (await self._follow(way)).span(offset)
+                span = await (await self._follow(way)).span(offset)
+                if span is not None:
+                    self._note(way)
+                return span
         return None
+
+    def _condemned(self) -> IntegrityError | None:
+        return next((error for way, error in self._inbound.condemned.items() if way in self._took), None)
+
+    def _note(self, way: Way) -> None:
+        self._took.add(way)
+        self._inbound.gave.add(way)
 
     def _committed(self) -> OpenBlob | None:
         """
         Raises:
-            ImagedistError: the blob will not come, or this reader has pieces of another one.
+            ImagedistError: the blob will not come, or this reader has bytes of another one.
         """
         inbound = self._inbound
         if inbound.failure:
             raise inbound.failure.with_traceback(None)
-        if inbound.condemned and self._has_pieces:
-            raise inbound.condemned.with_traceback(None)
+        if (condemned := self._condemned()) is not None:
+            raise condemned.with_traceback(None)
         return inbound.committed
 
     async def read(self, offset: int, limit_bytes: int) -> bytes:
@@ -179,14 +197,16 @@ class InboundReader:
             await change.wait()
         return b""
 
-    async def _read_from(self, way: Arrival | Transfer, offset: int, limit_bytes: int) -> bytes:
+    async def _read_from(self, way: Way, offset: int, limit_bytes: int) -> bytes:
         if isinstance(way, Arrival):
-            return await (await self._follow(way)).read(offset, limit_bytes)
-        index, start = divmod(offset, way.piece_length)
-        if self._piece[0] != index:
-            self._piece = (index, await way.piece(index))
-        self._has_pieces = self._inbound.gave_pieces = True
-        return self._piece[1][start : start + limit_bytes]
+            chunk = await (await self._follow(way)).read(offset, limit_bytes)
+        else:
+            index, start = divmod(offset, way.piece_length)
+            if self._piece[0] != index:
+                self._piece = (index, await way.piece(index))
+            chunk = self._piece[1][start : start + limit_bytes]
+        self._note(way)
+        return chunk
 
     async def _follow(self, arrival: Arrival) -> OpenBlob:
         if self._following is None or self._following[0] is not arrival:

@@ -14,9 +14,11 @@ from imagedist.config import SeedingTable
 from imagedist.distribution.backend import Target
 from imagedist.errors import ImagedistError, NotFoundError, SourceError
 from imagedist.fetch.grants import Grants
+from imagedist.fetch.handover import Pace
 from imagedist.fetch.inbound import Inbound, InboundReader
 from imagedist.fetch.received import Received
 from imagedist.fetch.seeding import Seeding
+from imagedist.fetch.unfinished import KEPT_SECONDS
 from imagedist.fetch.watch import Patience
 from imagedist.fetch.ways import Answer, Ways
 from imagedist.metrics import FAILURES
@@ -30,6 +32,7 @@ from imagedist.swarm.session import SwarmSession
 _LOG = logging.getLogger(__name__)
 
 _PATIENCE = Patience()
+_PACE = Pace()
 _SITE = "site"
 """The owner of every private blob here: the site knows whose it is."""
 
@@ -41,6 +44,7 @@ class NodeBlobs:
         root, quota_bytes: of the verified cache.
         trackers: announce URLs of the site's seeders.
         seeding: what is seeded, and until when.
+        kept_seconds: how long pieces of unfinished blobs are kept over restarts.
 
     Raises:
         StorageError: the cache cannot be opened. Reading its directories is slow: construct it in a thread.
@@ -55,6 +59,8 @@ class NodeBlobs:
         trackers: Sequence[str],
         patience: Patience = _PATIENCE,
         seeding: SeedingTable = SeedingTable(),
+        pace: Pace = _PACE,
+        kept_seconds: float = KEPT_SECONDS,
     ) -> None:
         # A disk that is nearly full is told before a piece of the swarm comes, so that the blob is passed on instead.
         self._store = store = BlobStore(root, quota_bytes, headroom_bytes=None, may_evict=self._let_go)
@@ -62,9 +68,9 @@ class NodeBlobs:
         store.removed.append(self._private.forget)
         self._grants = Grants(site.blob_size)
         self._site = site
-        self._seeding = Seeding(store, session, trackers, seeding)
+        self._seeding = Seeding(store, session, trackers, seeding, kept_seconds=kept_seconds)
         self._received = Received()
-        self._ways = Ways(store, self._private, site, self._seeding, self._received, patience, self._learn)
+        self._ways = Ways(store, self._private, site, self._seeding, self._received, patience, pace, self._learn)
         self._inbound: dict[Digest, Inbound] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

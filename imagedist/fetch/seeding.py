@@ -14,6 +14,7 @@ from pathlib import Path
 from imagedist.config import SeedingTable
 from imagedist.errors import ImagedistError, IntegrityError, StorageError, storage_error
 from imagedist.fetch.seeds import Seeds
+from imagedist.fetch.unfinished import KEPT_SECONDS, Unfinished
 from imagedist.metrics import BYTES_GIVEN, SEEDING_ENDED, SEEDS
 from imagedist.oci.digest import Digest
 from imagedist.store.blobs import BlobStore
@@ -29,13 +30,15 @@ _JOURNAL_SECONDS = 60.0
 
 class Seeding:
     """``swarm/`` holds what the session reads and writes: a finished and checked file is linked into the cache, never
-    renamed under libtorrent. ``torrents/`` holds the torrents of what is seeded, and of what was and is still in the
-    cache. ``seeds.json`` tells the next process since when, and how much of it was given.
+    renamed under libtorrent. ``torrents/`` holds the torrents of what is seeded, of what was and is still in the
+    cache, and of what is on its way or unfinished. ``seeds.json`` tells the next process since when, and how much of
+    it was given.
 
     Args:
         trackers: announce URLs of the site's seeders.
         table: until when a blob is seeded (``seeds.Seeds``).
         clock: seconds since the epoch; injected by tests.
+        kept_seconds: how long pieces of unfinished blobs are kept.
 
     Raises:
         StorageError: the directories cannot be read. That is slow: construct it in a thread.
@@ -48,6 +51,7 @@ class Seeding:
         trackers: Sequence[str],
         table: SeedingTable = SeedingTable(),
         clock: Callable[[], float] = time.time,
+        kept_seconds: float = KEPT_SECONDS,
     ) -> None:
         self._store = store
         self._session = session
@@ -60,22 +64,24 @@ class Seeding:
         self._changing = asyncio.Lock()
         """Whoever seeds a blob again must not lose its link to whoever has just let it go."""
         self.given_bytes = 0
+        self._unfinished = Unfinished(store, kept_seconds)
         self._cached = self._leftovers()
 
     def _leftovers(self) -> list[tuple[Digest, bytes]]:
-        """What can be seeded at once; drops what an earlier process left unfinished."""
+        """What can be seeded at once; sorts what an earlier process left on its way."""
         try:
             for folder in (self._swarm, self._torrents):
                 folder.mkdir(parents=True, exist_ok=True)
+            for path in self._swarm.iterdir():
+                digest = Digest("sha256", path.name)
+                if not self._store.has(digest):
+                    self._unfinished.keep(digest, path)
             cached = []
             for path in sorted(self._torrents.glob("*.torrent")):
                 digest = Digest("sha256", path.stem)
                 if self._store.has(digest):
                     cached.append((digest, path.read_bytes()))
-                else:
-                    path.unlink(missing_ok=True)
-            for path in self._swarm.iterdir():
-                if not self._store.has(Digest("sha256", path.name)):
+                elif not self._unfinished.has(digest):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error("prepare the blob cache", error) from error
@@ -150,9 +156,22 @@ class Seeding:
         """Where the session writes a blob."""
         return self._swarm / digest.hex
 
-    async def join(self, torrent: bytes) -> Transfer:
-        """Begins to fetch a blob. Raises as ``SwarmSession.add``."""
-        return await self._session.add(torrent, self._swarm, trackers=self._trackers)
+    async def has_unfinished(self, digest: Digest) -> bool:
+        return await asyncio.to_thread(self._unfinished.has, digest)
+
+    async def kept_torrent(self, digest: Digest) -> bytes | None:
+        """Of an unfinished blob, when the site cannot be asked."""
+        if await self.has_unfinished(digest):
+            with contextlib.suppress(OSError):
+                return await asyncio.to_thread(self._torrent(digest).read_bytes)
+        return None
+
+    async def join(self, digest: Digest, torrent: bytes, *, idle: bool = False) -> Transfer:
+        """Begins to fetch a blob, with the pieces that were left of it. Args and errors as ``SwarmSession.add``."""
+        if self._session.get(digest) is None:
+            await asyncio.to_thread(self._unfinished.give, digest, self.path(digest))
+            await asyncio.to_thread(self._keep, digest, torrent)
+        return await self._session.add(torrent, self._swarm, trackers=self._trackers, idle=idle)
 
     async def seed(self, digest: Digest, torrent: bytes) -> None:
         """Seeds a blob of the cache; the torrent came from the site and names exactly this file.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from imagedist.errors import SourceError
 from imagedist.fetch.received import Received
-from imagedist.swarm.session import Transfer
+from imagedist.swarm.session import Transfer, TransferStatus
+
+_SLOW_TIMES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,10 @@ class Patience:
     """In seconds.
 
     Args:
-        stalled: no verified piece for this long: take the proxy's web seed as well.
+        stalled: no verified piece for this long: take the proxy's web seed as well. While bytes come that are no
+            whole piece yet, four times as long: on a slow link a first piece takes its time.
         alone: the same without a single peer: on a LAN tracker and handshake take 0.2 s (20 MB in 0.21-0.28 s).
-        hold: a web seed stays on at least this long, so that a slow swarm does not flap.
+        hold: a web seed stays on at least this long, and until peers brought as much as it did meanwhile.
         give_up: not a byte for this long, web seed and all: go on by HTTP, where every proxy is tried.
         tick: how often to look.
     """
@@ -29,6 +32,12 @@ class Patience:
     hold: float = 5.0
     give_up: float = 30.0
     tick: float = 0.5
+
+    def of(self, status: TransferStatus) -> float:
+        """How long this transfer may be without a verified piece."""
+        if not status.peers:
+            return self.alone
+        return _SLOW_TIMES * self.stalled if status.download_rate else self.stalled
 
 
 class Watch:
@@ -66,29 +75,46 @@ class Watch:
         """
         loop, patience = asyncio.get_running_loop(), self._patience
         counted: Counter[str] = Counter()
-        present, by_peers, moved_at = 0, 0, loop.time()
-        web_seed_since: float | None = None
+        present, moved_at = 0, loop.time()
+        web: _Help | None = None
         try:
             while True:
                 await asyncio.sleep(patience.tick)
                 status, now = transfer.status(), loop.time()
                 self._received.count_new(status.received_bytes, counted)
-                from_peers = status.received_bytes.get("peer", 0) + status.received_bytes.get("seeder", 0)
                 if status.present_bytes > present or status.present_bytes == status.size_bytes:
                     moved_at = now  # all here: only the flush is missing
-                if web_seed_since is None:
-                    if now - moved_at >= (patience.stalled if status.peers else patience.alone):
+                present = status.present_bytes
+                if web is None:
+                    if now - moved_at >= patience.of(status):
                         url = self._web_seed()
                         if url is None:
                             raise SourceError(f"nobody sends {transfer.digest}, and a web seed has no credentials")
-                        web_seed_since = now
+                        web = _Help(now, counted)
                         transfer.set_web_seed(url)
-                elif from_peers > by_peers and now - web_seed_since >= patience.hold:
-                    web_seed_since, moved_at = None, now
-                    transfer.set_web_seed(None)
-                elif now - moved_at >= patience.give_up and not status.download_rate:
-                    raise SourceError(f"no byte of {transfer.digest} came for {patience.give_up:g} s")
-                present, by_peers = status.present_bytes, from_peers
+                elif now - web.since >= patience.hold:
+                    if web.is_needless(counted):
+                        web, moved_at = None, now
+                        transfer.set_web_seed(None)
+                    elif now - moved_at >= patience.give_up and not status.download_rate:
+                        raise SourceError(f"no byte of {transfer.digest} came for {patience.give_up:g} s")
+                    else:
+                        web = _Help(now, counted)
         finally:
             transfer.set_web_seed(None)
             self._received.count_new(transfer.status().received_bytes, counted)
+
+
+class _Help:
+    """A while in which the web seed is on, and what came before it."""
+
+    def __init__(self, since: float, counted: Mapping[str, int]) -> None:
+        self.since = since
+        self._before = Counter(counted)
+
+    def is_needless(self, counted: Mapping[str, int]) -> bool:
+        """Peers brought something, and no less than the web seed."""
+        came = Counter(counted)
+        came.subtract(self._before)
+        by_peers = came["peer"] + came["seeder"]
+        return by_peers > 0 and by_peers >= came["webseed"]

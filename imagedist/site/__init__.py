@@ -1,6 +1,6 @@
 """One site as a node sees it: its documents, blobs and torrents, by whichever of its proxies answers."""
 
-from imagedist.site.answers import PRIVATE_HEADER, Arriving, FoundTorrent, Purged
+from imagedist.site.answers import ACTION_HEADER, PRIVATE_HEADER, Arriving, FoundTorrent, Purged
 from imagedist.site.site import Site
 
-__all__ = ["PRIVATE_HEADER", "Arriving", "FoundTorrent", "Purged", "Site"]
+__all__ = ["ACTION_HEADER", "PRIVATE_HEADER", "Arriving", "FoundTorrent", "Purged", "Site"]

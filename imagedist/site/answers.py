@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PRIVATE_HEADER = "X-Imagedist-Private"
 """Of an answer with a torrent: the blob is not for everyone."""
+ACTION_HEADER = "X-Imagedist-Action"
+"""Of an answer with a torrent: ``stream`` to who is among the few that want the blob now."""
 
 
 class Arriving(BaseModel):
@@ -42,7 +44,13 @@ class Purged(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FoundTorrent:
-    """A blob's torrent. ``is_private``: whoever has the blob asks the site before giving it on."""
+    """A blob's torrent.
+
+    Attributes:
+        is_private: whoever has the blob asks the site before giving it on.
+        action: stream: hardly anybody else wants it now, so HTTP is faster; the swarm if that changes.
+    """
 
     content: bytes
     is_private: bool = False
+    action: Literal["stream", "swarm"] = "swarm"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
 from imagedist.oci.tls import Tls
-from imagedist.site.answers import PRIVATE_HEADER, Arriving, FoundTorrent, Purged
+from imagedist.site.answers import ACTION_HEADER, PRIVATE_HEADER, Arriving, FoundTorrent, Purged
 from imagedist.site.clients import Clients
 from imagedist.site.delivery import Delivery
 from imagedist.site.proxies import Proxies
@@ -118,10 +118,12 @@ class Site:
             "GET", f"{url}/site/v1/torrents/{digest}", wait_seconds, query, authorization=target.authorization
         ) as response:
             if response.status == 200:
+                headers = response.headers
                 body = await response.content.read(MAX_TORRENT_BYTES + 1)
                 while len(body) <= MAX_TORRENT_BYTES and (more := await response.content.read(MAX_TORRENT_BYTES)):
                     body += more
-                return FoundTorrent(body, response.headers.get(PRIVATE_HEADER) == "1")
+                action: Literal["stream", "swarm"] = "stream" if headers.get(ACTION_HEADER) == "stream" else "swarm"
+                return FoundTorrent(body, headers.get(PRIVATE_HEADER) == "1", action)
             try:
                 return Arriving.model_validate_json(await response.read())
             except ValidationError as error:

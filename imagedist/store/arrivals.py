@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +68,32 @@ class Arrivals:
         self._tasks[task] = arrival
         task.add_done_callback(self._tasks.pop)
         return arrival
+
+    async def abandon(self, arrival: Arrival) -> FileIO | None:
+        """Stops a fetch and drops what has arrived: the blob comes another way. Its readers get ``SourceError``.
+
+        Returns:
+            What had arrived, and has no name any more; the caller closes it. None: it was too late, all is verified.
+
+        Raises:
+            StorageError.
+        """
+        task = next((task for task, other in self._tasks.items() if other is arrival), None)
+        if task is not None:
+            arrival.stop()
+            task.cancel()
+            await asyncio.wait([task])
+        if arrival.is_verified:
+            return None
+        return await settled(asyncio.to_thread(self._drop, arrival), FileIO.close)
+
+    def _drop(self, arrival: Arrival) -> FileIO:
+        partial = Partial.claim(self._store.partial_path(arrival.digest), arrival.digest)
+        if partial is None:
+            raise StorageError(f"cannot drop what came of blob {arrival.digest}: another process fetches it")
+        file = FileIO(self._store.partial_path(arrival.digest))
+        self._store.drop(partial)
+        return file
 
     async def close(self) -> None:
         """Stops every fetch; what has arrived stays for the next process."""
