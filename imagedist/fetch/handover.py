@@ -27,6 +27,7 @@ _OTHERS = 2
 _LINGER_SECONDS = 1.0
 """A stream that is over before is not looked at: most are, where links are fast."""
 _TICK_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 4.0
 _NEARLY_PART = 10
 _NEARLY_SECONDS = 2.0
 _GIVEN_AT_ONCE = 4
@@ -38,7 +39,7 @@ class Pace:
     Args:
         others: so many other nodes want the blob before it goes on by the swarm.
         linger: seconds that a stream lasts before anybody looks.
-        tick: seconds between two looks.
+        tick: seconds between the first two looks.
         nearly: a stream that will be over in so many seconds goes on, and one that has nine tenths.
     """
 
@@ -53,10 +54,11 @@ class Handover:
 
     Args:
         find_torrent: waits until the site has it; None: it will not.
+        count_others: asks a tracker how many want the blob of an infohash.
 
     Attributes:
         torrent: once it is known.
-        transfer: once this node has joined, idle until others want the blob.
+        transfer: once this node has joined.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class Handover:
         seeding: Seeding,
         pace: Pace,
         find_torrent: Callable[[], Awaitable[bytes | None]],
+        count_others: Callable[[bytes], Awaitable[int]],
     ) -> None:
         self._digest = digest
         self._arrival = arrival
         self._seeding = seeding
         self._pace = pace
         self._find_torrent = find_torrent
+        self._count_others = count_others
         self._loop = asyncio.get_running_loop()
         self._begun_at, self._found_bytes = self._loop.time(), arrival.present_bytes
         self._feeding: asyncio.Task[None] | None = None
@@ -91,15 +95,17 @@ class Handover:
         self.torrent = torrent = await self._find_torrent()
         if torrent is None:
             return False
-        expect_torrent(torrent, self._digest)
+        infohash = expect_torrent(torrent, self._digest).short_infohash
         await asyncio.sleep(max(0.0, self._begun_at + pace.linger - self._loop.time()))
-        if self._is_nearly_done():
-            return False
-        self.transfer = transfer = await self._seeding.join(self._digest, torrent, idle=True)
-        while transfer.status().leechers < pace.others:
-            await asyncio.sleep(pace.tick)
+        pause_seconds = pace.tick
+        while True:
             if self._is_nearly_done():
                 return False
+            if await self._count_others(infohash) >= pace.others:
+                break
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        self.transfer = transfer = await self._seeding.join(self._digest, torrent, unannounced=True)
         caught_up = asyncio.Event()
         self._feeding = asyncio.create_task(self._feed(transfer, caught_up))
         await caught_up.wait()

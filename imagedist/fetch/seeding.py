@@ -166,12 +166,16 @@ class Seeding:
                 return await asyncio.to_thread(self._torrent(digest).read_bytes)
         return None
 
-    async def join(self, digest: Digest, torrent: bytes, *, idle: bool = False) -> Transfer:
-        """Begins to fetch a blob, with the pieces that were left of it. Args and errors as ``SwarmSession.add``."""
+    async def join(self, digest: Digest, torrent: bytes, *, unannounced: bool = False) -> Transfer:
+        """Begins to fetch a blob, with the pieces that were left of it. Raises as ``SwarmSession.add``.
+
+        Args:
+            unannounced: nobody is told, so that nobody sends what will be given first; to be joined again.
+        """
         if self._session.get(digest) is None:
             await asyncio.to_thread(self._unfinished.give, digest, self.path(digest))
             await asyncio.to_thread(self._keep, digest, torrent)
-        return await self._session.add(torrent, self._swarm, trackers=self._trackers, idle=idle)
+        return await self._session.add(torrent, self._swarm, trackers=() if unannounced else self._trackers)
 
     async def seed(self, digest: Digest, torrent: bytes) -> None:
         """Seeds a blob of the cache; the torrent came from the site and names exactly this file.

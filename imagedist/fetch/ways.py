@@ -109,7 +109,9 @@ class Ways:
         async def find_torrent() -> bytes | None:
             return answer.content if isinstance(answer, FoundTorrent) else await self._torrent(target, inbound.digest)
 
-        handover = Handover(inbound.digest, arrival, self._seeding, self._pace, find_torrent)
+        handover = Handover(
+            inbound.digest, arrival, self._seeding, self._pace, find_torrent, self._site.seeders.count_leechers
+        )
         prefix = None
         try:
             torrent = await self._until_handed(inbound, arrival, handover)

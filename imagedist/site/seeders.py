@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
 from imagedist.errors import InputError, SourceError
 from imagedist.nodes import Heartbeat
 from imagedist.site.questions import BadRequestError, Questions
+from imagedist.site.scrape import count_incomplete
+
+_MAX_SCRAPE_BYTES = 1000
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
@@ -42,6 +46,24 @@ class Seeders:
                 failure = error  # the others want to hear of us, too
         if failure is not None:
             raise failure
+
+    async def count_leechers(self, infohash: bytes) -> int:
+        """How many nodes are in a swarm and have not all of it, as the first tracker says that answers.
+
+        Args:
+            infohash: the short one, 20 bytes.
+
+        Raises:
+            SourceError: none answers.
+        """
+        failure: SourceError | None = None
+        for url in self.urls:
+            try:
+                async with self._questions.ask("GET", f"{url}/scrape?info_hash={quote(infohash)}", 0, {}) as response:
+                    return count_incomplete(await response.content.read(_MAX_SCRAPE_BYTES), infohash)
+            except SourceError as error:
+                failure = error
+        raise failure or SourceError("no site seeder is configured")
 
     async def order(self, method: str, path: str, body: object = None) -> None:
         """``call`` without an answer."""

@@ -53,9 +53,6 @@ _FLAGS = (
     | lt.torrent_flags.apply_ip_filter
 )
 
-_IDLE = lt.torrent_flags.upload_mode
-"""Asks nobody for pieces."""
-
 _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding does not name
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
@@ -159,7 +156,6 @@ class LibtorrentSession:
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
-        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> LibtorrentTransfer:
         facts = await asyncio.to_thread(rules.parse, torrent)
@@ -174,16 +170,16 @@ class LibtorrentSession:
         if self._is_closed:
             raise SourceError(f"cannot add {facts.digest}: the swarm session is closed")
         if name not in self._transfers and name not in self._adding:
-            flags = _FLAGS | (lt.torrent_flags.seed_mode if seeding else 0) | (_IDLE if idle else 0)
-            task = asyncio.create_task(self._add(facts, torrent, directory, tuple(trackers), flags, tuple(peers)))
+            task = asyncio.create_task(self._add(facts, torrent, directory, tuple(trackers), seeding, tuple(peers)))
             task.add_done_callback(lambda done: self._added(name, done))
             self._adding[name] = task
         if name in self._adding:
             # Shielded: another caller may wait for the same torrent, and libtorrent cannot be interrupted half-way.
             return await asyncio.shield(self._adding[name])
-        if not idle:
-            self._transfers[name].handle.unset_flags(_IDLE)
-        return self._transfers[name]
+        transfer = self._transfers[name]
+        if trackers and not transfer.handle.trackers():
+            transfer.handle.replace_trackers([{"url": url, "tier": 0} for url in trackers])
+        return transfer
 
     def get(self, digest: Digest) -> LibtorrentTransfer | None:
         return self._transfers.get(digest.hex) if digest.algorithm == "sha256" else None
@@ -240,17 +236,16 @@ class LibtorrentSession:
         torrent: bytes,
         directory: Path,
         trackers: tuple[str, ...],
-        flags: Any,
+        seeding: bool,
         peers: tuple[tuple[str, int], ...],
     ) -> LibtorrentTransfer:
         transfer = LibtorrentTransfer(facts)
-        seeding = bool(flags & lt.torrent_flags.seed_mode)
 
         def add() -> Any:
             _check_file(facts, directory, seeding)
             parameters = lt.load_torrent_buffer(torrent)
             parameters.save_path = str(directory)
-            parameters.flags = flags
+            parameters.flags = _FLAGS | (lt.torrent_flags.seed_mode if seeding else 0)
             parameters.trackers = list(trackers)
             parameters.tracker_tiers = [0] * len(trackers)
             parameters.peers = list(peers)

@@ -96,7 +96,6 @@ class LibtorrentTransfer:
             upload_rate=latest.upload_payload_rate if latest else 0,
             uploaded_bytes=latest.total_payload_upload if latest else 0,
             received_bytes=self.arrival.received_bytes,
-            leechers=max(latest.num_peers - latest.num_seeds, latest.num_incomplete - 1) if latest else 0,
         )
 
     async def piece(self, index: int) -> bytes:

@@ -78,7 +78,6 @@ class MemoryTransfer:
         self, swarm: MemorySwarm, role: Role, facts: rules.TorrentFacts, hashes: Sequence[bytes], path: Path
     ) -> None:
         self.facts = facts
-        self.is_idle = False
         self._hashes = hashes
         self.role = role
         self.arrival = Arrival(facts)
@@ -114,7 +113,6 @@ class MemoryTransfer:
             upload_rate=0,
             uploaded_bytes=self.uploaded_bytes,
             received_bytes=self.arrival.received_bytes,
-            leechers=sum(not peer.arrival.is_complete for peer in peers),
         )
 
     async def piece(self, index: int) -> bytes:
@@ -159,10 +157,6 @@ class MemoryTransfer:
 
     def start(self) -> None:
         self._download = asyncio.create_task(self._run())
-
-    def set_idle(self, is_idle: bool) -> None:
-        self.is_idle = is_idle
-        self._swarm.notify()
 
     async def stop(self, failure: SourceError) -> None:
         self.arrival.fail(failure)
@@ -213,7 +207,7 @@ class MemoryTransfer:
         self._swarm.notify()
 
     def _find(self, index: int) -> tuple[bytes, str] | None:
-        if self._swarm.is_stalled or self.is_idle:
+        if self._swarm.is_stalled:
             return None
         for peer in self._swarm.peers_of(self):
             if peer.arrival.has_piece(index):
@@ -247,19 +241,15 @@ class MemorySession:
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
-        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> MemoryTransfer:
         facts = rules.parse(torrent)
         if self._is_closed:
             raise SourceError(f"cannot add {facts.digest}: the swarm session is closed")
         if present := self._transfers.get(facts.digest):
-            if not idle:
-                present.set_idle(False)
             return present
         path, hashes = directory / facts.digest.hex, rules.piece_hashes(torrent)
         transfer = MemoryTransfer(self._swarm, self._role, facts, hashes, path)
-        transfer.is_idle = idle
         try:
             if seeding:
                 transfer.seed()

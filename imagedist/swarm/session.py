@@ -28,8 +28,6 @@ class TransferStatus:
     uploaded_bytes: int
     received_bytes: Mapping[str, int]
     """By source: ``peer``, ``seeder``, ``webseed``; ``disk`` is what an earlier process had left."""
-    leechers: int = 0
-    """Others that want it, too: those we are connected to, or of whom the tracker told."""
 
 
 class Transfer(Protocol):
@@ -81,16 +79,14 @@ class SwarmSession(Protocol):
         *,
         trackers: Sequence[str] = (),
         seeding: bool = False,
-        idle: bool = False,
         peers: Sequence[tuple[str, int]] = (),
     ) -> Transfer:
         """Adds the blob ``directory/<hex>``. What is there of the file is hashed, piece by piece, and kept if right.
 
-        Adding a blob that is already there returns its transfer, which is not idle any more unless ``idle``.
+        Adding a blob that is already there returns its transfer; trackers that it did not have are told of it now.
 
         Args:
             seeding: the file is complete and verified, do not hash it again.
-            idle: take part, give what is there, but ask nobody for pieces.
 
         Raises:
             IntegrityError: not a torrent of ours (v2-only, private, one file named by a digest). StorageError.

@@ -224,38 +224,29 @@ async def test_what_is_right_in_a_file_is_kept_and_the_rest_comes_from_peers(
     }
 
 
-async def test_an_idle_transfer_gives_what_it_was_given_and_asks_for_nothing(
+async def test_what_was_given_to_a_transfer_is_not_asked_for_and_goes_to_others(
     world: World, blob: Blob, tmp_path: Path
 ) -> None:
     giving, taking = await world.open("127.0.0.1"), await world.open("127.0.0.2")
-    idle = await giving.add(blob.torrent, make_directory(tmp_path / "giving"), idle=True)
-    length = idle.piece_length
-    assert await idle.give(2, blob.content[2 * length : 3 * length])
-    assert await idle.give(2, blob.content[2 * length : 3 * length])
+    given = await giving.add(blob.torrent, make_directory(tmp_path / "giving"))
+    length = given.piece_length
+    assert await given.give(2, blob.content[2 * length : 3 * length])
+    assert await given.give(2, blob.content[2 * length : 3 * length])
     transfer = await taking.add(blob.torrent, make_directory(tmp_path / "taking"), peers=[giving.address])
-    assert await transfer.piece(2) == await idle.piece(2) == blob.content[2 * length : 3 * length]
-    assert idle.status().present_bytes == length
-    assert sum(idle.status().received_bytes.values()) == 0
+    assert await transfer.piece(2) == await given.piece(2) == blob.content[2 * length : 3 * length]
+    assert given.status().present_bytes == length
+    assert sum(given.status().received_bytes.values()) == 0
     assert transfer.status().received_bytes["peer"] == length
-
-
-async def test_an_idle_transfer_that_is_added_again_takes_the_rest_from_peers(
-    world: World, blob: Blob, tmp_path: Path
-) -> None:
-    seed, node = await world.open("127.0.0.1", "seeder"), await world.open("127.0.0.2")
-    idle = await node.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
-    length = idle.piece_length
-    assert await idle.give(0, blob.content[:length])
-    assert await node.add(blob.torrent, tmp_path / "node") is idle
-    await seed.add(blob.torrent, tmp_path / "seed", seeding=True, peers=[node.address])
-    await idle.wait_complete()
-    assert (tmp_path / "node" / blob.digest.hex).read_bytes() == blob.content
-    assert idle.status().received_bytes == {"peer": 0, "seeder": SIZE_BYTES - length, "webseed": 0}
+    seed = await world.open("127.0.0.3", "seeder")
+    await seed.add(blob.torrent, tmp_path / "seed", seeding=True, peers=[giving.address])
+    await given.wait_complete()
+    assert (tmp_path / "giving" / blob.digest.hex).read_bytes() == blob.content
+    assert given.status().received_bytes["seeder"] + given.status().received_bytes["peer"] == SIZE_BYTES - length
 
 
 async def test_a_given_piece_that_is_wrong_is_not_kept(world: World, blob: Blob, tmp_path: Path) -> None:
     session = await world.open("127.0.0.1")
-    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"))
     length = transfer.piece_length
     assert not await transfer.give(1, b"\1" * length)
     assert transfer.status().present_bytes == 0
@@ -265,7 +256,7 @@ async def test_a_given_piece_that_is_wrong_is_not_kept(world: World, blob: Blob,
 
 async def test_a_transfer_to_which_every_piece_was_given_is_complete(world: World, blob: Blob, tmp_path: Path) -> None:
     session = await world.open("127.0.0.1")
-    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"))
     length = transfer.piece_length
     starts = range(0, SIZE_BYTES, length)
     given = await asyncio.gather(*(transfer.give(at // length, blob.content[at : at + length]) for at in starts))
@@ -276,7 +267,7 @@ async def test_a_transfer_to_which_every_piece_was_given_is_complete(world: Worl
 
 async def test_giving_to_a_removed_transfer_is_an_error(world: World, blob: Blob, tmp_path: Path) -> None:
     session = await world.open("127.0.0.1")
-    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"), idle=True)
+    transfer = await session.add(blob.torrent, make_directory(tmp_path / "node"))
     await session.remove(blob.digest)
     with pytest.raises(SourceError, match="removed"):
         await transfer.give(0, blob.content[: transfer.piece_length])

@@ -21,8 +21,9 @@ class MemorySite:
     Attributes:
         served: what it sends by HTTP, by digest.
         cut: how many bytes of a body it sends before it breaks off, if at all.
-        gate: bodies pause in the middle until it is set.
+        gate: bodies pause in the middle, or at ``pause_at``, until it is set.
         asked: set when a body was asked for.
+        leechers: what the tracker says.
         refusal: raised to who asks for a blob's size.
         heads: how often that was asked.
     """
@@ -31,9 +32,11 @@ class MemorySite:
         self.answers = list(answers)
         self.served: dict[Digest, bytes] = {}
         self.cut: int | None = None
+        self.pause_at: int | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked = asyncio.Event()
+        self.leechers: int | Exception = 0
         self.refusal: Exception | None = None
         self.heads = 0
 
@@ -45,6 +48,16 @@ class MemorySite:
         if isinstance(answer, Exception):
             raise answer
         return FoundTorrent(answer) if isinstance(answer, bytes) else answer
+
+    @property
+    def seeders(self) -> MemorySite:
+        return self
+
+    async def count_leechers(self, infohash: bytes) -> int:
+        await asyncio.sleep(0)
+        if isinstance(self.leechers, Exception):
+            raise self.leechers
+        return self.leechers
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
         self.heads += 1
@@ -59,9 +72,10 @@ class MemorySite:
         content = self.served[digest]
         end = len(content) if self.cut is None else self.cut
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(threads, consume, content[offset : end // 2])
+        pause = self.pause_at or end // 2
+        await loop.run_in_executor(threads, consume, content[offset:pause])
         await self.gate.wait()
-        await loop.run_in_executor(threads, consume, content[max(offset, end // 2) : end])
+        await loop.run_in_executor(threads, consume, content[max(offset, pause) : end])
         if self.cut is not None:
             raise SourceError("the proxy broke off")
 
