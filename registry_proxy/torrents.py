@@ -19,7 +19,7 @@ from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
 from imagedist.service import wait_unless_stopping
 from imagedist.share import Share
-from imagedist.site import PRIVATE_HEADER
+from imagedist.site import ACTION_HEADER, PRIVATE_HEADER
 from imagedist.store.arrival import Arrival
 from imagedist.swarm.torrent import build
 from registry_proxy.cache import SiteCache
@@ -27,6 +27,7 @@ from registry_proxy.flights import Flights
 from registry_proxy.seeds import Seeds
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository
+from registry_proxy.wanting import Wanting
 from registry_proxy.wave import Waves
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Torrents:
         self._making: Flights[Digest, bytes] = Flights()
         self._turns = Turns(self._directory / ".turns")
         self._waiting = 0
+        self._wanting = Wanting(settings.first_wave_nodes, asyncio.get_running_loop().time)
         self._waves = Waves(
             settings.first_wave_nodes,
             settings.first_wave_wait.total_seconds(),
@@ -97,12 +99,13 @@ class Torrents:
         is_private = self._cache.is_private(digest)
         if arrival.window is not None or not self._is_shared(place, digest, size_bytes):
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
+        node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]
+        is_first = self._wanting.is_among_first(digest, node)
         # While it is being made it may lie here before the seeders know it: whoever announced then would be refused.
         is_made = arrival.is_committed and not self._making.is_running(digest)
         if is_made and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
-            return _torrent(torrent, is_private=is_private)
+            return _torrent(torrent, is_private=is_private, is_first=is_first)
         making = self._making.start(digest, lambda: self._make(digest, arrival))
-        node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]
         patience = self._waves.patience(digest, node)
         hold_seconds = max(wait_seconds, _BUILD_SECONDS) if arrival.is_committed else min(wait_seconds, patience)
         if hold_seconds > 0 and self._waiting < _MAX_WAITING:
@@ -113,7 +116,7 @@ class Torrents:
                 self._waiting -= 1
         if making.done():
             with contextlib.suppress(FullError):  # the disk filled meanwhile: it passes through
-                return _torrent(making.result(), is_private=is_private)
+                return _torrent(making.result(), is_private=is_private, is_first=is_first)
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         action = "wait" if self._waves.patience(digest, node) > 0 else "stream"
         return _arriving(arrival, action, is_swarm=True, is_private=is_private)
@@ -219,8 +222,10 @@ def _wait_seconds(text: str) -> float:
     return min(seconds, LONGEST_WAIT_SECONDS)
 
 
-def _torrent(content: bytes, *, is_private: bool) -> web.Response:
+def _torrent(content: bytes, *, is_private: bool, is_first: bool) -> web.Response:
     headers = {PRIVATE_HEADER: "1"} if is_private else {}
+    if is_first:
+        headers[ACTION_HEADER] = "stream"
     return web.Response(body=content, content_type="application/x-bittorrent", headers=headers)
 
 

@@ -9,8 +9,19 @@ from typing import TypeVar
 import pytest
 from pydantic import BaseModel
 
-from imagedist.config import Address, AgentConfig, ProxyConfig, SeederConfig, Upstream, load, parse_size, read_secret
+from imagedist.config import (
+    Address,
+    AgentConfig,
+    AgentTable,
+    ProxyConfig,
+    SeederConfig,
+    Upstream,
+    load,
+    parse_size,
+    read_secret,
+)
 from imagedist.errors import ConfigError, InputError
+from imagedist.fetch.watch import Patience
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 SHIPPED = Path(__file__).parent.parent / "deploy" / "etc"
@@ -150,6 +161,16 @@ def test_seeding_may_be_without_end(tmp_path: Path) -> None:
     seeding = loaded(tmp_path, text, AgentConfig).seeding
     assert (seeding.time, seeding.ratio, seeding.quota) == (None, None, 20 << 30)
     assert loaded(tmp_path, AGENT, AgentConfig).seeding.time == timedelta(hours=24)
+
+
+def test_how_long_a_node_trusts_in_its_swarm_can_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    keys = 'swarm_stalled = "7s"\nswarm_alone = "500ms"\nswarm_given_up = "2m"\nswarm_others = 5\nunfinished_kept = "1h"'
+    path.write_text(f'[agent]\nsite_proxies = ["http://p"]\n{keys}\n')
+    table = load(path, AgentConfig).agent
+    assert Patience.of(table) == Patience(stalled=7.0, alone=0.5, hold=5.0, give_up=120.0)
+    assert (table.swarm_others, table.unfinished_kept.total_seconds()) == (5, 3600.0)
+    assert Patience.of(AgentTable(site_proxies=("http://p",))) == Patience()
 
 
 def test_a_bad_duration_says_what_one_looks_like(tmp_path: Path) -> None:

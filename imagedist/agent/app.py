@@ -31,7 +31,9 @@ from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
 from imagedist.errors import storage_error
+from imagedist.fetch.handover import Pace
 from imagedist.fetch.node import NodeBlobs
+from imagedist.fetch.watch import Patience
 from imagedist.oci.tls import Tls
 from imagedist.puller import Puller
 from imagedist.service import (
@@ -95,7 +97,16 @@ async def started(
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
         quota_bytes = int(table.node_blobs_quota)
         blobs = await asyncio.to_thread(
-            NodeBlobs, table.node_blobs, quota_bytes, site, session, trackers, seeding=config.seeding
+            NodeBlobs,
+            table.node_blobs,
+            quota_bytes,
+            site,
+            session,
+            trackers,
+            Patience.of(table),
+            config.seeding,
+            Pace(table.swarm_others),
+            table.unfinished_kept.total_seconds(),
         )
         stack.push_async_callback(blobs.close)
         node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes, quiet=config.quiet)

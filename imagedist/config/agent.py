@@ -50,6 +50,18 @@ class AgentTable(Table):
     """Blobs being sent at once; as many queue."""
     fallback: Fallback = "upstream"
     """Whether clients that cannot be served now are sent on to the upstream, or held here."""
+    swarm_stalled: Duration = timedelta(seconds=3)
+    """So long without a verified piece, and the proxy's web seed helps; while bytes come, four times as long."""
+    swarm_alone: Duration = timedelta(seconds=1)
+    """The same without a single peer."""
+    swarm_helped: Duration = timedelta(seconds=5)
+    """How long the web seed stays before it is held against the peers, and goes when those bring no less."""
+    swarm_given_up: Duration = timedelta(seconds=30)
+    """Not a byte for so long, web seed and all: the rest of the swarm's blobs comes by HTTP."""
+    swarm_others: int = Field(default=2, ge=1)
+    """A blob that comes by HTTP goes on by the swarm as soon as so many other nodes want it, too."""
+    unfinished_kept: Duration = timedelta(hours=24)
+    """How long the pieces of a blob that did not come whole are kept over restarts."""
     heartbeat: Duration = timedelta(seconds=15)
     """How often the agent tells the site that it lives; well below the seeder's ``nodes.gone_after``."""
     preheat_check: Duration = timedelta(minutes=1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from imagedist.errors import ImagedistError
 from imagedist.fetch.seeding import Seeding
 from imagedist.oci.digest import Digest
+from imagedist.site.scrape import Counts
 from imagedist.store.arrival import Arrival
 from imagedist.swarm.arrival import DISK
 from imagedist.swarm.expected import expect_torrent
@@ -54,7 +55,7 @@ class Handover:
 
     Args:
         find_torrent: waits until the site has it; None: it will not.
-        count_others: asks a tracker how many want the blob of an infohash.
+        scrape: asks a tracker how many are in the swarm of an infohash.
 
     Attributes:
         torrent: once it is known.
@@ -68,14 +69,14 @@ class Handover:
         seeding: Seeding,
         pace: Pace,
         find_torrent: Callable[[], Awaitable[bytes | None]],
-        count_others: Callable[[bytes], Awaitable[int]],
+        scrape: Callable[[bytes], Awaitable[Counts]],
     ) -> None:
         self._digest = digest
         self._arrival = arrival
         self._seeding = seeding
         self._pace = pace
         self._find_torrent = find_torrent
-        self._count_others = count_others
+        self._scrape = scrape
         self._loop = asyncio.get_running_loop()
         self._begun_at, self._found_bytes = self._loop.time(), arrival.present_bytes
         self._feeding: asyncio.Task[None] | None = None
@@ -101,7 +102,7 @@ class Handover:
         while True:
             if self._is_nearly_done():
                 return False
-            if await self._count_others(infohash) >= pace.others:
+            if (await self._scrape(infohash)).leechers >= pace.others:
                 break
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)

@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
+from imagedist.config import AgentTable
 from imagedist.errors import SourceError
 from imagedist.fetch.received import Received
 from imagedist.swarm.session import Transfer, TransferStatus
@@ -33,8 +35,17 @@ class Patience:
     give_up: float = 30.0
     tick: float = 0.5
 
-    def of(self, status: TransferStatus) -> float:
-        """How long this transfer may be without a verified piece."""
+    @classmethod
+    def of(cls, table: AgentTable) -> Self:
+        return cls(
+            table.swarm_stalled.total_seconds(),
+            table.swarm_alone.total_seconds(),
+            table.swarm_helped.total_seconds(),
+            table.swarm_given_up.total_seconds(),
+        )
+
+    def with_nothing_from(self, status: TransferStatus) -> float:
+        """How long a transfer in this state may be without a verified piece."""
         if not status.peers:
             return self.alone
         return _SLOW_TIMES * self.stalled if status.download_rate else self.stalled
@@ -86,7 +97,7 @@ class Watch:
                     moved_at = now  # all here: only the flush is missing
                 present = status.present_bytes
                 if web is None:
-                    if now - moved_at >= patience.of(status):
+                    if now - moved_at >= patience.with_nothing_from(status):
                         url = self._web_seed()
                         if url is None:
                             raise SourceError(f"nobody sends {transfer.digest}, and a web seed has no credentials")

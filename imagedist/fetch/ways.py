@@ -21,6 +21,7 @@ from imagedist.store.arrival import Arrival
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from imagedist.swarm.expected import expect_torrent
+from imagedist.swarm.torrent import TorrentFacts
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,9 +83,9 @@ class Ways:
             await self._by_http.bring(inbound, target, answer.size_bytes)
             return False
         if answer.action == "stream" and not await self._seeding.has_unfinished(inbound.digest):
-            return await self._stream(
-                inbound, target, expect_torrent(answer.content, inbound.digest).size_bytes, answer
-            )
+            facts = expect_torrent(answer.content, inbound.digest)
+            if not await self._is_in_swarm(facts):
+                return await self._stream(inbound, target, facts.size_bytes, answer)
         await self._by_swarm.bring(inbound, target, answer.content)
         return False
 
@@ -99,6 +100,14 @@ class Ways:
         await self._learn(target, inbound.digest, answer)
         return answer
 
+    async def _is_in_swarm(self, facts: TorrentFacts) -> bool:
+        """Whether other nodes have the blob, or enough of them are about to: then the site need not give it."""
+        try:
+            counts = await self._site.seeders.scrape(facts.short_infohash)
+        except SourceError:
+            return False  # no tracker, no swarm
+        return counts.seeds > 1 or counts.leechers >= self._pace.others
+
     async def _stream(self, inbound: Inbound, target: Target, size_bytes: int, answer: Answer) -> bool:
         """By HTTP at once; by the swarm as soon as that is better, or when HTTP breaks off. Returns as ``bring``."""
         arrival = await self._by_http.begin(inbound, target, size_bytes)
@@ -109,9 +118,7 @@ class Ways:
         async def find_torrent() -> bytes | None:
             return answer.content if isinstance(answer, FoundTorrent) else await self._torrent(target, inbound.digest)
 
-        handover = Handover(
-            inbound.digest, arrival, self._seeding, self._pace, find_torrent, self._site.seeders.count_leechers
-        )
+        handover = Handover(inbound.digest, arrival, self._seeding, self._pace, find_torrent, self._site.seeders.scrape)
         prefix = None
         try:
             torrent = await self._until_handed(inbound, arrival, handover)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from imagedist.errors import IntegrityError, SourceError
 from imagedist.swarm import bencode
 
 
-def count_incomplete(answer: bytes, infohash: bytes) -> int:
-    """Peers of a swarm that have not all of it; 0 when the tracker knows of none.
+class Counts(NamedTuple):
+    """Of a swarm: who has all of it, the site's seeder among them, and who wants the rest."""
 
+    seeds: int = 0
+    leechers: int = 0
+
+
+def parse_scrape(answer: bytes, infohash: bytes) -> Counts:
+    """
     Raises:
         SourceError: not an answer to a scrape.
     """
@@ -22,5 +29,9 @@ def count_incomplete(answer: bytes, infohash: bytes) -> int:
     if not isinstance(files, Mapping):
         raise SourceError("the tracker's answer to a scrape names no files; is it an imagedist seeder?")
     counts = files.get(infohash)
-    count = counts.get(b"incomplete", 0) if isinstance(counts, Mapping) else 0
+    return Counts(_number(counts, b"complete"), _number(counts, b"incomplete"))
+
+
+def _number(counts: bencode.Value | None, name: bytes) -> int:
+    count = counts.get(name, 0) if isinstance(counts, Mapping) else 0
     return count if isinstance(count, int) else 0

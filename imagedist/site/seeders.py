@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from imagedist.errors import InputError, SourceError
 from imagedist.nodes import Heartbeat
 from imagedist.site.questions import BadRequestError, Questions
-from imagedist.site.scrape import count_incomplete
+from imagedist.site.scrape import Counts, parse_scrape
 
 _MAX_SCRAPE_BYTES = 1000
 
@@ -47,8 +47,8 @@ class Seeders:
         if failure is not None:
             raise failure
 
-    async def count_leechers(self, infohash: bytes) -> int:
-        """How many nodes are in a swarm and have not all of it, as the first tracker says that answers.
+    async def scrape(self, infohash: bytes) -> Counts:
+        """How many are in a swarm, as the first tracker says that answers.
 
         Args:
             infohash: the short one, 20 bytes.
@@ -60,7 +60,7 @@ class Seeders:
         for url in self.urls:
             try:
                 async with self._questions.ask("GET", f"{url}/scrape?info_hash={quote(infohash)}", 0, {}) as response:
-                    return count_incomplete(await response.content.read(_MAX_SCRAPE_BYTES), infohash)
+                    return parse_scrape(await response.content.read(_MAX_SCRAPE_BYTES), infohash)
             except SourceError as error:
                 failure = error
         raise failure or SourceError("no site seeder is configured")

@@ -11,6 +11,7 @@ from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, FoundTorrent
+from imagedist.site.scrape import Counts
 
 WEB_SEED = "http://proxy/blob"
 
@@ -23,12 +24,12 @@ class MemorySite:
         cut: how many bytes of a body it sends before it breaks off, if at all.
         gate: bodies pause in the middle, or at ``pause_at``, until it is set.
         asked: set when a body was asked for.
-        leechers: what the tracker says.
+        leechers, seeds: what the tracker says; the site's seeder is one of these.
         refusal: raised to who asks for a blob's size.
         heads: how often that was asked.
     """
 
-    def __init__(self, answers: Sequence[bytes | Arriving | Exception] = ()) -> None:
+    def __init__(self, answers: Sequence[bytes | Arriving | FoundTorrent | Exception] = ()) -> None:
         self.answers = list(answers)
         self.served: dict[Digest, bytes] = {}
         self.cut: int | None = None
@@ -37,6 +38,7 @@ class MemorySite:
         self.gate.set()
         self.asked = asyncio.Event()
         self.leechers: int | Exception = 0
+        self.seeds = 1
         self.refusal: Exception | None = None
         self.heads = 0
 
@@ -53,11 +55,11 @@ class MemorySite:
     def seeders(self) -> MemorySite:
         return self
 
-    async def count_leechers(self, infohash: bytes) -> int:
+    async def scrape(self, infohash: bytes) -> Counts:
         await asyncio.sleep(0)
         if isinstance(self.leechers, Exception):
             raise self.leechers
-        return self.leechers
+        return Counts(self.seeds, self.leechers)
 
     async def blob_size(self, target: Target, digest: Digest) -> int:
         self.heads += 1

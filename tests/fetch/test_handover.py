@@ -16,7 +16,7 @@ from imagedist.errors import IntegrityError, SourceError
 from imagedist.fetch.handover import Pace
 from imagedist.fetch.node import NodeBlobs
 from imagedist.fetch.watch import Patience
-from imagedist.site import Arriving
+from imagedist.site import Arriving, FoundTorrent
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
@@ -270,3 +270,32 @@ async def test_when_nobody_ever_has_the_torrent_http_has_the_blob(world: World) 
         world.site.gate.set()
         assert await read_all(opened) == world.blob.content
         await opened.close()
+
+
+@pytest.mark.parametrize(("seeds", "leechers", "way"), [(1, 1, "http"), (2, 0, "swarm"), (1, 2, "swarm")])
+async def test_one_of_few_that_want_a_blob_streams_it_unless_other_nodes_have_it(
+    world: World, seeds: int, leechers: int, way: str
+) -> None:
+    world.site.answers = [FoundTorrent(world.blob.torrent, action="stream")]
+    world.site.seeds, world.site.leechers = seeds, leechers
+    async with world.node() as (blobs, session):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        if way == "swarm":
+            await world.joined(session)
+            seeder = await world.session()
+            await seeder.add(world.blob.torrent, world.directory / "seed", seeding=True, peers=[session.address])
+        world.site.gate.set()
+        assert await read_all(opened) == world.blob.content
+        await opened.close()
+        assert blobs.received_bytes["proxy"] == (SIZE_BYTES if way == "http" else 0)
+
+
+async def test_one_of_few_streams_although_the_tracker_is_down(world: World) -> None:
+    world.site.answers = [FoundTorrent(world.blob.torrent, action="stream")]
+    world.site.leechers = SourceError("the tracker is down")
+    world.site.gate.set()
+    async with world.node() as (blobs, _):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        assert await read_all(opened) == world.blob.content
+        await opened.close()
+        assert blobs.received_bytes["proxy"] == SIZE_BYTES
