@@ -165,7 +165,9 @@ def test_seeding_may_be_without_end(tmp_path: Path) -> None:
 
 def test_how_long_a_node_trusts_in_its_swarm_can_be_said(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
-    keys = 'swarm_stalled = "7s"\nswarm_alone = "500ms"\nswarm_given_up = "2m"\nswarm_others = 5\nunfinished_kept = "1h"'
+    keys = (
+        'swarm_stalled = "7s"\nswarm_alone = "500ms"\nswarm_given_up = "2m"\nswarm_others = 5\nunfinished_kept = "1h"'
+    )
     path.write_text(f'[agent]\nsite_proxies = ["http://p"]\n{keys}\n')
     table = load(path, AgentConfig).agent
     assert Patience.of(table) == Patience(stalled=7.0, alone=0.5, hold=5.0, give_up=120.0)
