@@ -5,10 +5,11 @@ Every node has a loopback interface of its own, so agents listen where users' ag
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ _PROXY = """\
 [proxy]
 listen = "{address}:{port}"
 site_blobs = "{directory}/site"
-site_seeders = ["http://{address}:{seeder_port}"]
+site_seeders = {seeders}
 site_token_file = "{token_file}"
 {settings}
 [upstreams.registry]
@@ -45,12 +46,12 @@ hosts = ["{registry}"]
 """
 _SEEDER = """\
 [seeder]
-site = "{name}"
+site = "{site}"
 listen = "{address}:{port}"
 bittorrent = "{address}:6881"
 site_blobs = "{directory}/site"
-site_proxies = ["http://{address}:{proxy_port}"]
-database = "sqlite:///{directory}/seeder.db"
+site_proxies = ["http://{proxy}:{proxy_port}"]
+database = "sqlite:///{directory}/{name}.db"
 site_token_file = "{token_file}"
 {settings}
 """
@@ -60,7 +61,7 @@ listen = "127.0.0.1:5050"
 bittorrent = "{address}:6882"
 socket = "{directory}/agent.sock"
 site_proxies = ["http://{site}:{proxy_port}"]
-site_seeders = ["http://{site}:{seeder_port}"]
+site_seeders = {seeders}
 node_blobs = "{directory}/blobs"
 node_blobs_quota = {quota_bytes}
 site_token_file = "{token_file}"
@@ -99,17 +100,41 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A site's proxy and seeder that run on one node."""
+class Service:
+    """A program of a site that runs."""
 
     node: Node
-    proxy_process: int
-    seeder_process: int
+    process: int
+    config: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site's proxy and seeders that run, the first seeder on the proxy's node."""
+
+    proxy: Service
+    seeders: tuple[Service, ...]
     token_file: Path
+
+    @property
+    def node(self) -> Node:
+        return self.proxy.node
+
+    @property
+    def proxy_process(self) -> int:
+        return self.proxy.process
+
+    @property
+    def seeder_process(self) -> int:
+        return self.seeders[0].process
 
     @property
     def proxy_url(self) -> str:
         return f"http://{self.node.address}:{_PROXY_PORT}"
+
+    @property
+    def seeder_urls(self) -> list[str]:
+        return [_seeder_url(seeder.node) for seeder in self.seeders]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,27 +171,57 @@ def registry(node: Node, directory: Path) -> Iterator[Registry]:
 
 
 @contextmanager
-def site(node: Node, directory: Path, upstream: Registry, proxy: str = "", seeder: str = "") -> Iterator[Site]:
-    """A site's proxy and seeder on one node.
+def site(
+    node: Node,
+    directory: Path,
+    upstream: Registry,
+    proxy: str = "",
+    seeder: str = "",
+    more_seeders: Sequence[Node] = (),
+) -> Iterator[Site]:
+    """A site's proxy and seeder on one node; all its seeders read the proxy's store.
 
     Args:
         proxy, seeder: more lines of their configurations' first tables.
+        more_seeders: nodes with a seeder each.
 
     Raises:
         ImagedistError: one did not start.
     """
     token_file = _written(directory / "site.token", "{secret}\n", secret=secrets.token_hex())
-    places = {"directory": directory, "token_file": token_file}
-    values = {"address": node.address, "name": node.name, "registry": upstream.address, **places}
-    ports = {"proxy_port": _PROXY_PORT, "seeder_port": _SEEDER_PORT}
-    first = _written(directory / "proxy.toml", _PROXY, **values, **ports, port=_PROXY_PORT, settings=proxy)
-    second = _written(directory / "seeder.toml", _SEEDER, **values, **ports, port=_SEEDER_PORT, settings=seeder)
-    urls = [f"http://{node.address}:{port}/readyz" for port in (_PROXY_PORT, _SEEDER_PORT)]
-    with (
-        node.daemon(_python("registry_proxy", first), directory / "proxy.log", urls[0]) as proxy_process,
-        node.daemon(_python("seeder", second), directory / "seeder.log", urls[1]) as seeder_process,
-    ):
-        yield Site(node, proxy_process, seeder_process, token_file)
+    places = {"directory": directory, "token_file": token_file, "registry": upstream.address, "proxy": node.address}
+    nodes = [node, *more_seeders]
+    urls = _toml([_seeder_url(each) for each in nodes])
+    first = _written(
+        directory / "proxy.toml", _PROXY, **places, address=node.address, port=_PROXY_PORT, seeders=urls, settings=proxy
+    )
+    with ExitStack() as stack:
+        proxy_process = stack.enter_context(proxy_of(node, first))
+        seeders = []
+        for number, each in enumerate(nodes):
+            values = {"address": each.address, "port": _SEEDER_PORT, "proxy_port": _PROXY_PORT}
+            name = f"seeder{number}"
+            config = _written(
+                directory / f"{name}.toml", _SEEDER, **places, **values, name=name, site=node.name, settings=seeder
+            )
+            seeders.append(Service(each, stack.enter_context(seeder_of(each, config)), config))
+        yield Site(Service(node, proxy_process, first), tuple(seeders), token_file)
+
+
+@contextmanager
+def proxy_of(node: Node, config: Path) -> Iterator[int]:
+    """A proxy as its file says; the process. Raises ImagedistError: it did not start."""
+    url = f"http://{node.address}:{_PROXY_PORT}/readyz"
+    with node.daemon(_python("registry_proxy", config), config.with_suffix(".log"), url) as process:
+        yield process
+
+
+@contextmanager
+def seeder_of(node: Node, config: Path) -> Iterator[int]:
+    """A seeder as its file says; the process. Raises ImagedistError: it did not start."""
+    url = f"{_seeder_url(node)}/readyz"
+    with node.daemon(_python("seeder", config), config.with_suffix(".log"), url) as process:
+        yield process
 
 
 @contextmanager
@@ -182,11 +237,19 @@ def agent(node: Node, directory: Path, site: Site, settings: str = "", quota_byt
     """
     places = {"directory": directory, "token_file": site.token_file}
     values = {"address": node.address, "site": site.node.address, "settings": settings, "quota_bytes": quota_bytes}
-    ports = {"proxy_port": _PROXY_PORT, "seeder_port": _SEEDER_PORT}
-    config = _written(directory / "agent.toml", _AGENT, **values, **places, **ports)
+    more = {"proxy_port": _PROXY_PORT, "seeders": _toml(site.seeder_urls)}
+    config = _written(directory / "agent.toml", _AGENT, **values, **places, **more)
     command = _python("imagedist", config, "agent")
     with node.daemon(command, directory / "agent.log", f"{MIRROR}/readyz") as process:
         yield Agent(node, process, directory)
+
+
+def _seeder_url(node: Node) -> str:
+    return f"http://{node.address}:{_SEEDER_PORT}"
+
+
+def _toml(urls: Sequence[str]) -> str:
+    return json.dumps(list(urls))
 
 
 def _written(path: Path, template: str, **values: object) -> Path:
