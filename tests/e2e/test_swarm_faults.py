@@ -69,6 +69,8 @@ def assert_right(pull: Pull, digest: Digest, nodes: Sequence[SwarmNode] | None =
     done = pull.wait_done()
     for node in pull.nodes if nodes is None else [each.node for each in nodes]:
         assert done[node].digest == digest, f"{node.name}: {done[node]}"
+    slowest, silence = max(one.seconds for one in done.values()), max(one.silence_seconds for one in done.values())
+    print(f"{len(done)} nodes: the slowest took {slowest:.1f} s, the longest silence {silence:.1f} s")
 
 
 def test_both_seeders_die_and_the_nodes_go_on_among_themselves(site: SwarmSite, blob: Digest) -> None:
