@@ -5,6 +5,7 @@ What was killed, cut or blocked is put right again by ``heal``.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -117,12 +118,12 @@ class SwarmSite:
         wide = SITE_TIMES * node_bits_per_second
         network = stack.enter_context(Network())
         self.racks = [network.site("rack0"), network.site("rack1")]
-        internet = network.site("internet")
+        self.internet = network.site("internet")
         self.between = network.link(*self.racks)
-        self.uplink = network.link(self.racks[0], internet, wide)
+        self.uplink = network.link(self.racks[0], self.internet, wide)
         self.links: list[Link] = [self.between, self.uplink]
         self.registry: Registry = stack.enter_context(
-            deployment.registry(internet.node("registry"), directory / "upstream")
+            deployment.registry(self.internet.node("registry"), directory / "upstream")
         )
         self.site: Site = stack.enter_context(
             deployment.site(
@@ -130,7 +131,7 @@ class SwarmSite:
                 directory / "site",
                 self.registry,
                 f'site_blobs_quota = {6 * blob_bytes}\nsite_blobs_headroom = "16MiB"',
-                'announce_interval = "5s"',
+                f'announce_interval = "5s"\n[tracker]\nnetworks = {self._networks()}',
                 [self.racks[0].node("second-seeder", wide)],
             )
         )
@@ -147,10 +148,16 @@ class SwarmSite:
 
     def add(self, stack: ExitStack, node: Node, quota_bytes: int) -> SwarmNode:
         """An agent on a node, which runs until the stack is unwound."""
-        made = SwarmNode(node, self.directory / node.name, lambda: self.site, "", quota_bytes)
+        made = SwarmNode(
+            node, self.directory / node.name, lambda: self.site, f"peer_networks = {self._networks()}", quota_bytes
+        )
         made.program.start()
         stack.callback(made.program.stop)
         return made
+
+    def _networks(self) -> str:
+        """Of its peers: no others are let in. TOML."""
+        return json.dumps([str(rack.subnet) for rack in self.racks])
 
     def heal(self) -> None:
         """Everything runs and is connected as it was in the beginning."""
