@@ -20,6 +20,7 @@ from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
 from bench import memory as memory_benchmark
+from bench import neighbour as neighbour_benchmark
 from bench import proxy as proxy_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import swarm as swarm_benchmark
@@ -249,6 +250,23 @@ def swarm(
     scale = swarm_benchmark.Scale(_counts(nodes), parse_size(size), cap * 1_000_000, rounds)
     scale = replace(swarm_benchmark.QUICK if quick else scale, configuration=Configuration(proxy, seeder, agent))
     _give(swarm_benchmark.run(scale, _say), json)
+
+
+@app.command()
+@explained
+def neighbour(
+    link: Annotated[int, typer.Option(min=10, max=10_000, help="Mbit/s of the node's link.")] = 200,
+    upload: Annotated[str, typer.Option(help="The node's cap towards peers; by default half of the link.")] = "",
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Two rounds of 4 s.")] = False,
+    cache: Cache = _CACHE,
+    json: Json = None,
+) -> None:
+    """Measure what a web service on a node feels of an agent that seeds and unpacks beside it; needs root."""
+    scale = neighbour_benchmark.QUICK if quick else neighbour_benchmark.Scale(rounds)
+    upload = str(parse_rate(upload)) if upload else ""
+    scale = replace(scale, link_bits_per_second=link * 1_000_000, upload=upload)
+    _give(neighbour_benchmark.run(scale, cache.absolute(), _say), json)
 
 
 @app.command()

@@ -108,13 +108,19 @@ def nginx(directory: Path, file: Path, cpus: Sequence[int] | None = None) -> Ite
     (root / "blob").symlink_to(file)
     (root / "ready").touch()
     address = f"127.0.0.1:{free_port()}"
-    config = directory / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # its own user may not read private directories
-    config.write_text(_NGINX.format(user=user, address=address, directory=directory, root=root))
+    config = nginx_config(directory, address, root)
     url, log = f"http://{address}", directory / "nginx.log"
     command = pinned(["nginx", "-e", str(log), "-c", str(config)], cpus)
     with daemon(command, directory / "out.log", lambda: answers(f"{url}/ready")) as process:
         yield Server(url, process, log)
+
+
+def nginx_config(directory: Path, address: str, root: Path) -> Path:
+    """Of one that serves the files of ``root`` at an address."""
+    config = directory / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""  # its own user may not read private directories
+    config.write_text(_NGINX.format(user=user, address=address, directory=directory, root=root))
+    return config
 
 
 @contextmanager

@@ -1,0 +1,246 @@
+"""What a web service on a node feels of the agent beside it: nginx's latencies alone, and while the node seeds at its
+default cap and unpacks with default placement."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.account import ProcessAccount
+from bench.directories import remove_abandoned, short_directory
+from bench.images import own
+from bench.machine import describe_image, describe_machine, versions
+from bench.network import Network, Node, deployment, why_not
+from bench.network.deployment import MIRROR, Agent
+from bench.processes import environment
+from bench.proxy_hot import missing
+from bench.pulling import pull
+from bench.result import Contestant, Result, Run, Verdict
+from bench.serving import REPOSITORY, nginx_config, push
+from bench.statistics import median, pair_ratios, rotated
+from imagedist.agent.line import UPLOAD_SHARE
+from imagedist.errors import ImagedistError, InputError
+from imagedist.oci.digest import Digest
+
+Say = Callable[[str], None]
+
+_PAGE_BYTES = 10_000
+_CLIENTS = 16
+_THINK_MILLISECONDS = 40
+"""Between an answer and a client's next question, on average: some 400 requests a second, a service with room."""
+_LEECHERS = 4
+_BLOB_BYTES = 64_000_000
+_SETTLE_SECONDS = 3.0
+_LATENCY = re.compile(r"^\s+(50|75|90|99)%\s+([0-9.]+)(us|ms|s)$", re.MULTILINE)
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_THINKING = f"function delay() return math.random(0, {2 * _THINK_MILLISECONDS}) end\n"
+
+ALONE, SEEDING, UNPACKING, BOTH = "alone", "while seeding", "while unpacking", "while seeding and unpacking"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything. ``upload``: the node's cap, as in agent.toml; empty: half of the link."""
+
+    rounds: int = 5
+    seconds: int = 8
+    link_bits_per_second: int = 200_000_000
+    upload: str = ""
+
+
+QUICK = Scale(rounds=2, seconds=4)
+
+
+def run(scale: Scale, cache: Path, say: Say) -> Result:
+    """Some three minutes for the full scale.
+
+    Raises:
+        InputError: a program is missing, or this machine makes no namespaces. ImagedistError: something failed.
+    """
+    for program in ("nginx", "wrk", "docker-registry"):
+        if (reason := missing(program)) is not None:
+            raise InputError(f"cannot measure the neighbour: {reason} (apt-get install nginx wrk docker-registry)")
+    if (reason := why_not()) is not None:
+        raise InputError(f"cannot measure the neighbour: {reason}")
+    remove_abandoned()
+    load, image = os.getloadavg()[0], own(cache)
+    upload = scale.upload or f"{int(scale.link_bits_per_second / 8 * UPLOAD_SHARE)}"
+    with short_directory() as directory, Network() as network, ExitStack() as stack:
+        say("starting a registry, a site, a node and its peers")
+        internet, site = network.site("internet"), network.site("site")
+        network.link(internet, site)
+        registry = stack.enter_context(deployment.registry(internet.node("registry"), directory / "registry"))
+        reference = registry.add(image, "bench/image:1")
+        host = stack.enter_context(deployment.site(site.node("host"), directory / "host", registry))
+        node = site.node("node", scale.link_bits_per_second)
+        settings = f'[limits]\nupload = "{upload}"'
+        agent = stack.enter_context(deployment.agent(node, directory / "node", host, settings))
+        others = [site.node(f"peer{number}") for number in range(_LEECHERS)]
+        page = stack.enter_context(_web(node, directory / "nginx"))
+        torrent = _seeded(registry, agent, directory)
+        service = _Service(site.node("client"), page, scale.seconds, directory)
+        service.ask()
+        rows: dict[str, list[Run]] = {ALONE: [], SEEDING: [], UNPACKING: [], BOTH: []}
+        for number in range(scale.rounds):
+            for name in rotated(list(rows), number):
+                say(f"round {number + 1} of {scale.rounds}: {name}")
+                with ExitStack() as beside:
+                    if name in (SEEDING, BOTH):
+                        for peer in others:
+                            beside.enter_context(_leecher(peer, node, torrent, directory))
+                    if name in (UNPACKING, BOTH):
+                        beside.enter_context(_pulls(agent, reference))
+                    if name != ALONE:
+                        threading.Event().wait(_SETTLE_SECONDS)
+                    rows[name].append(_measured(number, service, agent))
+        machine = describe_machine(directory)
+    contestants = tuple(_row(name, runs) for name, runs in rows.items())
+    return Result(
+        benchmark="neighbour",
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=machine,
+        versions=versions([]),
+        image=describe_image(image, "own files"),
+        settings={
+            "registry": "docker-registry",
+            "rounds": f"{scale.rounds} of {scale.seconds} s",
+            "service": f"nginx, one worker, pages of {_PAGE_BYTES} bytes; wrk, {_CLIENTS} clients that think for "
+            f"{_THINK_MILLISECONDS} ms on average",
+            "link": f"{scale.link_bits_per_second / 1e6:.0f} Mbit/s both ways, one queue of 100 ms",
+            "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
+            "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
+            "order": "rotated each round",
+            "load_at_start": f"{load:.2f}",
+        },
+        contestants=contestants,
+        verdicts=_verdicts(contestants),
+    )
+
+
+def _row(name: str, runs: list[Run]) -> Contestant:
+    titles = {"p50 ms": "p50_milliseconds", "p99 ms": "p99_milliseconds", "node sent MB/s": "sent_megabytes_per_second"}
+    summary = {title: median([run.figures[figure] for run in runs]) or 0.0 for title, figure in titles.items()}
+    return Contestant(name=name, runs=tuple(runs), summary=summary)
+
+
+def _verdicts(rows: tuple[Contestant, ...]) -> tuple[Verdict, ...]:
+    """p99 round by round."""
+    alone, *others = ({run.round: run.figures["p99_milliseconds"] for run in row.runs} for row in rows)
+    found = []
+    for name, row in zip((SEEDING, UNPACKING, BOTH), others, strict=True):
+        if (middle := median(pair_ratios(alone, row))) is not None:
+            aim = "at most 1.3" if name == BOTH else ""
+            found.append(Verdict(what=f"p99 {name} ÷ alone", value=middle, unit="×", aim=aim))
+    return tuple(found)
+
+
+class _Service:
+    """The web service as its clients see it."""
+
+    def __init__(self, client: Node, url: str, seconds: int, directory: Path) -> None:
+        self._client = client
+        self._script = directory / "thinking.lua"
+        self._script.write_text(_THINKING)
+        self._command = ["wrk", "-t1", f"-c{_CLIENTS}", f"-d{seconds}s", "--latency", "-s", str(self._script), url]
+
+    def ask(self) -> dict[str, float]:
+        """Seconds by percentile. Raises ImagedistError: no good answers."""
+        said = self._client.run(self._command)
+        found = {f"p{percent}": float(number) * _UNITS[unit] for percent, number, unit in _LATENCY.findall(said)}
+        if "p99" not in found or "Non-2xx" in said or "Socket errors" in said:
+            raise ImagedistError(f"wrk got no good answers: {said.strip().splitlines()[-1]}")
+        return found
+
+
+def _measured(number: int, service: _Service, agent: Agent) -> Run:
+    """CPU seconds are the agent's."""
+    account = ProcessAccount()
+    account.roots.add(agent.process)
+    sent_bytes, cpu_seconds, begun = agent.node.up.bytes, account.cpu_seconds(), time.monotonic()
+    latencies = service.ask()
+    took = time.monotonic() - begun
+    figures = {f"{name}_milliseconds": value * 1000 for name, value in latencies.items()}
+    figures["sent_megabytes_per_second"] = (agent.node.up.bytes - sent_bytes) / 1e6 / took
+    return Run(round=number, seconds=took, cpu_seconds=account.cpu_seconds() - cpu_seconds, figures=figures)
+
+
+@contextmanager
+def _web(node: Node, directory: Path) -> Iterator[str]:
+    root = directory / "root"
+    root.mkdir(parents=True)
+    (root / "page").write_bytes(os.urandom(_PAGE_BYTES))
+    address = f"{node.address}:80"
+    config = nginx_config(directory, address, root)
+    url = f"http://{address}/page"
+    with node.daemon(["nginx", "-e", str(directory / "nginx.log"), "-c", str(config)], directory / "out.log", url):
+        yield url
+
+
+def _seeded(registry: deployment.Registry, agent: Agent, directory: Path) -> Path:
+    """Has the node fetch a blob and seed it; the torrent's file."""
+    with registry.node.namespace.entered():
+        _, (digest,) = push(deployment.LOCAL_REGISTRY, [_BLOB_BYTES])
+    pull([agent.node], [f"{MIRROR}/v2/{REPOSITORY}/blobs/{digest}?ns={registry.address}"], 120.0)
+    return _kept(agent, digest)
+
+
+def _kept(agent: Agent, digest: Digest) -> Path:
+    path = agent.directory / "blobs" / "torrents" / f"{digest.hex}.torrent"
+    waiting = threading.Event()
+    for _ in range(300):
+        if path.exists():
+            return path
+        waiting.wait(0.1)
+    raise ImagedistError(f"the node does not seed {digest}")
+
+
+@contextmanager
+def _leecher(peer: Node, node: Node, torrent: Path, directory: Path) -> Iterator[None]:
+    place = directory / peer.name
+    place.mkdir(exist_ok=True)
+    arguments = [str(torrent), peer.address, f"{node.address}:6882", str(place)]
+    command = peer.command(["nice", "-n", "19", sys.executable, "-m", "bench.leeching", *arguments])
+    with (directory / f"{peer.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *command], stdout=log, stderr=log, env=environment()
+        )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        for left in place.iterdir():
+            left.unlink()
+
+
+@contextmanager
+def _pulls(agent: Agent, reference: str) -> Iterator[None]:
+    """One after the other: the image's compressed layers are cached, so it is the unpacking that is seen."""
+    is_over, failures = threading.Event(), []
+
+    def pulls() -> None:
+        try:
+            while not is_over.is_set():
+                agent.imagedist("pull", reference)
+                agent.imagedist("rm", reference, "--root", str(agent.storage))
+        except ImagedistError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=pulls)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+    if failures:
+        raise failures[0]
