@@ -46,6 +46,10 @@ TAGS = Counter(
     ["outcome"],
 )
 
+WEB_SEEDS_REFUSED = Counter(
+    "imagedist_web_seeds_refused", "Requests for web seeds refused: unsigned, malformed, forged, expired.", ["cause"]
+)
+
 QUIET = Gauge("imagedist_quiet", "1 while the node is in quiet mode: peers get a trickle.", multiprocess_mode="livemax")
 
 IN_FLIGHT = Gauge(

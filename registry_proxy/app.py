@@ -29,6 +29,7 @@ from registry_proxy.siblings import Siblings
 from registry_proxy.sync_routes import SyncRoutes
 from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
+from registry_proxy.web_seeds import WebSeeds
 
 _SECRET = ("/site/v1/pins", "/site/v1/images")
 """They name the repositories of private images."""
@@ -120,6 +121,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     add_known_routes(site, cache.manifest_store, upstreams.hosts())
     SyncRoutes(cache).add_routes(site)
     add_held_routes(site, cache, rate)
+    WebSeeds(cache, token, max_downloads=share.part(settings.max_downloads), rate=rate).add_routes(site)
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)

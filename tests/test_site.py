@@ -7,12 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from aiohttp import web
 
+from imagedist.config import Address
 from imagedist.distribution.backend import Target
 from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.nodes import Heartbeat
+from imagedist.oci.digest import Digest
+from imagedist.service import serving
 from imagedist.site import Site
+from imagedist.site.web_seeds import WebSeed
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry, basic
 
 DEAD = "http://127.0.0.1:1"
@@ -115,3 +120,34 @@ async def test_a_cap_that_comes_while_a_blob_flows_holds_for_its_rest() -> None:
         await site.close()
     assert received == content
     assert asked
+
+
+async def test_an_older_proxy_knows_no_web_seeds_so_the_plain_url_serves_but_not_for_private_blobs() -> None:
+    digest = Digest.of(b"blob")
+    async with FaultyRegistry() as registry:
+        site = Site([registry.url], [], "node")
+        try:
+            found = await site.web_seeds.of(TARGET, digest, is_private=False)
+            assert found == WebSeed(f"{registry.url}/v2/team/app/blobs/{digest}?ns=registry.example", None)
+            with pytest.raises(SourceError, match="no web seed for"):
+                await site.web_seeds.of(TARGET, digest, is_private=True)
+        finally:
+            await site.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"[]", b'{"path": "http://elsewhere/"}', b'{"path": "/a b", "life_seconds": 1}']
+)
+async def test_nonsense_is_no_web_seed(answer: bytes) -> None:
+    async def nonsense(request: web.Request) -> web.Response:
+        return web.Response(body=answer)
+
+    app = web.Application()
+    app.router.add_get("/site/v1/web-seeds/{digest}", nonsense)
+    async with serving(app, Address("127.0.0.1", 0)) as proxy:
+        site = Site([f"http://{proxy}"], [], "node")
+        try:
+            with pytest.raises(SourceError, match="names no web seed"):
+                await site.web_seeds.of(TARGET, Digest.of(b"blob"), is_private=False)
+        finally:
+            await site.close()

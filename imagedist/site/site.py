@@ -22,6 +22,7 @@ from imagedist.site.delivery import Delivery
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
 from imagedist.site.seeders import Seeders
+from imagedist.site.web_seeds import WebSeeds
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
@@ -42,6 +43,7 @@ class Site:
 
     Attributes:
         seeders: what is asked of those.
+        web_seeds: where the swarm session may take a blob from by HTTP.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Site:
         self._proxies = Proxies(proxies)
         self._questions = Questions(node_id, token, tls)
         self.seeders = Seeders(seeders, self._questions, node_id)
+        self.web_seeds = WebSeeds(self._proxies, self._questions)
         self._clients = Clients(tls)
         self._delivery = Delivery(self._proxies, self._clients, rate or ChangingRate(None))
 
