@@ -83,7 +83,7 @@ PEERS_REFUSED = Counter(
     "imagedist_peers_refused",
     "Peers that the BitTorrent session hung up on: foreign (outside of the networks that peers may come from), corrupt "
     "(pieces failed their hash; banned), malformed (broke the protocol), unknown (asked for no torrent of ours), "
-    "silent (said nothing for too long).",
+    "silent (said nothing for too long), full (too many connections).",
     ["reason"],
 )
 TORRENTS_REFUSED = Counter(
@@ -94,6 +94,8 @@ TORRENTS_REFUSED = Counter(
 )
 PEERS = Gauge("imagedist_tracker_peers", "Peers the tracker knows.", multiprocess_mode="livesum")
 SEEDS = Gauge("imagedist_seeds", "Blobs this process seeds.", multiprocess_mode="livesum")
+SEEDER_PEERS = Gauge("imagedist_seeder_peers", "Peers connected to the site's seeder.", multiprocess_mode="livesum")
+SEEDER_SENT_BYTES = Counter("imagedist_seeder_sent_bytes", "Bytes of blobs that the site's seeder sent to peers.")
 STORE_BYTES = Gauge("imagedist_store_bytes", "Bytes in this process's blob store.", multiprocess_mode="livemostrecent")
 STORE_QUOTA_BYTES = Gauge(
     "imagedist_store_quota_bytes", "The blob store's quota; 0: none.", multiprocess_mode="livemostrecent"

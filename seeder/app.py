@@ -14,11 +14,10 @@ from aiohttp import web
 
 from imagedist.config import SeederConfig, load, read_secret
 from imagedist.distribution.tracing import trace_hops
-from imagedist.errors import ImagedistError
+from imagedist.errors import ImagedistError, SourceError
 from imagedist.service import add_health_routes, render_site_errors, run_service
 from imagedist.site import Site
 from imagedist.site_guard import require_site_token
-from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder import node_rows
 from seeder.database import Database
@@ -39,6 +38,7 @@ from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
 from seeder.tags import SCHEMA as TAGS_SCHEMA
 from seeder.tags import TagJournal
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
+from seeder.uploads import UploadSession
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,8 +91,14 @@ def create_app(config: SeederConfig) -> web.Application:
     peers_come_to = settings.bittorrent
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
-        session = await LibtorrentSession.open(
-            settings.bittorrent, role="seeder", upload=settings.upload, networks=config.tracker.networks
+        async def seeds_elsewhere(infohash: bytes) -> int:
+            try:
+                return (await peers.counts(infohash)).seeds
+            except SourceError:  # Redis does not answer: as if there were none
+                return 0
+
+        session = await UploadSession.open(
+            settings.bittorrent, upload=settings.upload, networks=config.tracker.networks, count_seeds=seeds_elsewhere
         )
         nonlocal peers_come_to
         peers_come_to = session.address

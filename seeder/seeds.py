@@ -17,7 +17,7 @@ from imagedist.metrics import SEEDS
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent as rules
 from imagedist.swarm.expected import expect_torrent
-from imagedist.swarm.session import SwarmSession
+from seeder.uploads import UploadSession
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Seeds:
         site_blobs: the site's blob store: ``blobs/sha256/<hex>`` and ``torrents/<hex>.torrent``.
     """
 
-    def __init__(self, session: SwarmSession, site_blobs: Path) -> None:
+    def __init__(self, session: UploadSession, site_blobs: Path) -> None:
         self._session = session
         self._blobs = site_blobs / "blobs" / "sha256"
         self._torrents = site_blobs / "torrents"
@@ -45,8 +45,8 @@ class Seeds:
 
     def is_seeding(self, short_infohash: bytes) -> bool:
         digest = self._by_infohash.get(short_infohash)
-        transfer = self._session.get(digest) if digest else None
-        return transfer is not None and transfer.status().is_complete
+        upload = self._session.get(digest) if digest else None
+        return upload is not None and upload.failure is None
 
     def knows(self, short_infohash: bytes) -> bool:
         """Whether it is a torrent of this site; until all that is in the store was read, any may be."""
@@ -61,7 +61,7 @@ class Seeds:
                 facts = await asyncio.to_thread(expect_torrent, torrent, digest)
                 async with self._changing:
                     if digest not in self._deleted_meanwhile:
-                        await self._seed(facts, torrent)
+                        await self._seed(facts)
             except NotFoundError:
                 _LOG.info("not seeding %s: its blob is gone", path.stem)
             except ImagedistError as error:
@@ -80,7 +80,7 @@ class Seeds:
         facts = await asyncio.to_thread(expect_torrent, torrent, digest)
         async with self._changing:
             self._deleted_meanwhile.discard(digest)
-            await self._seed(facts, torrent)
+            await self._seed(facts)
 
     async def delete(self, digest: Digest) -> None:
         """Returns when the session let go of the blob: then the proxy may unlink it. Nothing to delete is fine."""
@@ -91,17 +91,14 @@ class Seeds:
             if facts:
                 # First, so that no peer is introduced to a seed that is going.
                 del self._by_infohash[facts.short_infohash]
-            await self._session.remove(digest)
+            self._session.remove(digest)
         SEEDS.set(len(self._seeded))
 
-    async def _seed(self, facts: rules.TorrentFacts, torrent: bytes) -> None:
+    async def _seed(self, facts: rules.TorrentFacts) -> None:
         digest = facts.digest
         if not await asyncio.to_thread((self._blobs / digest.hex).is_file):
             raise NotFoundError(f"cannot seed {digest}: it is not in {self._blobs}; fetch it by the proxy first")
-        present = self._session.get(digest)
-        if present and not present.status().is_complete:
-            await self._session.remove(digest)  # its file failed us before; the proxy has it anew
-        await self._session.add(torrent, self._blobs, seeding=True)
+        self._session.add(facts, self._blobs)
         self._seeded[digest] = facts
         self._by_infohash[facts.short_infohash] = digest
         SEEDS.set(len(self._seeded))
@@ -109,8 +106,8 @@ class Seeds:
     def describe(self) -> list[dict[str, object]]:
         """One JSON object per blob."""
         described: list[dict[str, object]] = []
-        for transfer in self._session.transfers():
-            status = transfer.status()
+        for upload in self._session.uploads():
+            status = upload.status()
             facts = self._seeded.get(status.digest)
             described.append(
                 {

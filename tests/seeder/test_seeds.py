@@ -11,8 +11,8 @@ from imagedist.config import Address
 from imagedist.errors import IntegrityError, NotFoundError, StorageError
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent
-from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from seeder.seeds import Seeds
+from seeder.uploads import UploadSession
 from tests.swarm.blobs import Blob, make_blob
 
 
@@ -29,13 +29,13 @@ def short_infohash(blob: Blob) -> bytes:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[MemorySession]:
-    session = await MemorySwarm().open(Address("127.0.0.1", 0), role="seeder")
+async def session() -> AsyncIterator[UploadSession]:
+    session = await UploadSession.open(Address("127.0.0.1", 0))
     yield session
     await session.close()
 
 
-async def test_a_blob_is_seeded_until_it_is_deleted(session: MemorySession, tmp_path: Path) -> None:
+async def test_a_blob_is_seeded_until_it_is_deleted(session: UploadSession, tmp_path: Path) -> None:
     blob = commit(tmp_path)
     seeds = Seeds(session, tmp_path)
     for _ in range(2):
@@ -49,7 +49,7 @@ async def test_a_blob_is_seeded_until_it_is_deleted(session: MemorySession, tmp_
     assert (tmp_path / "blobs" / "sha256" / blob.digest.hex).exists()
 
 
-async def test_a_restart_seeds_everything_whose_blob_is_there(session: MemorySession, tmp_path: Path) -> None:
+async def test_a_restart_seeds_everything_whose_blob_is_there(session: UploadSession, tmp_path: Path) -> None:
     kept, evicted, other = (commit(tmp_path, seed) for seed in (1, 2, 3))
     (tmp_path / "blobs" / "sha256" / evicted.digest.hex).unlink()
     torrents = tmp_path / "torrents"
@@ -61,22 +61,22 @@ async def test_a_restart_seeds_everything_whose_blob_is_there(session: MemorySes
     assert not seeds.is_restored
     await seeds.restore()
     assert seeds.is_restored
-    assert {transfer.digest for transfer in session.transfers()} == {kept.digest, other.digest}
+    assert {upload.facts.digest for upload in session.uploads()} == {kept.digest, other.digest}
 
 
-async def test_a_site_without_torrents_yet_is_ready(session: MemorySession, tmp_path: Path) -> None:
+async def test_a_site_without_torrents_yet_is_ready(session: UploadSession, tmp_path: Path) -> None:
     seeds = Seeds(session, tmp_path / "new")
     await seeds.restore()
     assert seeds.is_restored
 
 
-async def test_the_torrent_of_another_blob_is_refused(session: MemorySession, tmp_path: Path) -> None:
+async def test_the_torrent_of_another_blob_is_refused(session: UploadSession, tmp_path: Path) -> None:
     blob = commit(tmp_path)
     with pytest.raises(IntegrityError, match="is that of"):
         await Seeds(session, tmp_path).put(Digest.of(b"another"), blob.torrent)
 
 
-async def test_a_blob_that_is_not_in_the_store_is_not_seeded(session: MemorySession, tmp_path: Path) -> None:
+async def test_a_blob_that_is_not_in_the_store_is_not_seeded(session: UploadSession, tmp_path: Path) -> None:
     blob = commit(tmp_path)
     (tmp_path / "blobs" / "sha256" / blob.digest.hex).unlink()
     seeds = Seeds(session, tmp_path)
@@ -85,7 +85,7 @@ async def test_a_blob_that_is_not_in_the_store_is_not_seeded(session: MemorySess
     assert not seeds.is_seeding(short_infohash(blob))
 
 
-async def test_a_blob_deleted_while_seeds_are_restored_stays_deleted(session: MemorySession, tmp_path: Path) -> None:
+async def test_a_blob_deleted_while_seeds_are_restored_stays_deleted(session: UploadSession, tmp_path: Path) -> None:
     blob = commit(tmp_path)
     seeds = Seeds(session, tmp_path)
     await seeds.delete(blob.digest)
@@ -96,14 +96,14 @@ async def test_a_blob_deleted_while_seeds_are_restored_stays_deleted(session: Me
 
 
 async def test_a_seed_whose_file_failed_is_not_promised_and_can_be_put_again(
-    session: MemorySession, tmp_path: Path
+    session: UploadSession, tmp_path: Path
 ) -> None:
     blob = commit(tmp_path)
     seeds = Seeds(session, tmp_path)
     await seeds.put(blob.digest, blob.torrent)
-    transfer = session.get(blob.digest)
-    assert transfer
-    transfer.arrival.fail(StorageError("the disk failed"))
+    upload = session.get(blob.digest)
+    assert upload
+    upload.failed(StorageError("the disk failed"))
     assert not seeds.is_seeding(short_infohash(blob))
     await seeds.put(blob.digest, blob.torrent)
     assert seeds.is_seeding(short_infohash(blob))

@@ -1,0 +1,321 @@
+"""All that the seeder gives away: one port for every torrent, one window and one cap for all peers."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagedist.config import Address
+from imagedist.distribution.changing_rate import ChangingRate
+from imagedist.errors import StorageError, listen_error, storage_error
+from imagedist.metrics import PEERS_REFUSED, SEEDER_PEERS, SEEDER_SENT_BYTES
+from imagedist.oci.digest import Digest
+from imagedist.swarm.settings import PEER_ID_PREFIXES
+from imagedist.swarm.torrent import TorrentFacts
+from imagedist.threads import settled
+from seeder.uploads.offers import Host, Offers, Pace
+from seeder.uploads.peer import Peer
+from seeder.uploads.reading import BlobFile
+from seeder.uploads.window import Window
+from seeder.uploads.wire import Block, WireError
+
+_LOG = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.25
+_COUNT_TICKS = 4
+_READERS = 4
+_MAX_PEERS = 4000
+_MAX_PEERS_OF_HOST = 1000
+_WAITED_SECONDS = 2.0
+"""A torrent that was offered nothing for so long goes before more wanted ones."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+CountSeeds = Callable[[bytes], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStatus:
+    """One torrent at one moment. ``peers``: connected and incomplete."""
+
+    digest: Digest
+    size_bytes: int
+    is_complete: bool
+    peers: int
+    uploaded_bytes: int
+
+
+class Upload:
+    """One blob that is given away. Its file is opened when a peer asks for it and closed when none is left."""
+
+    def __init__(self, facts: TorrentFacts, path: Path, offers: Offers, readers: ThreadPoolExecutor) -> None:
+        self.facts = facts
+        self.offers = offers
+        self.peers: set[Peer] = set()
+        self.uploaded_bytes = 0
+        self.failure: StorageError | None = None
+        self._readers = readers
+        self._file = BlobFile(path, facts.piece_length)
+        self._reading = 0
+
+    @property
+    def infohash(self) -> bytes:
+        return self.facts.short_infohash
+
+    def status(self) -> UploadStatus:
+        facts = self.facts
+        is_complete = self.failure is None
+        return UploadStatus(facts.digest, facts.size_bytes, is_complete, self.offers.incomplete, self.uploaded_bytes)
+
+    async def read(self, blocks: list[Block]) -> list[bytes]:
+        loop = asyncio.get_running_loop()
+        self._reading += 1
+        try:
+            contents = await settled(loop.run_in_executor(self._readers, self._file.read, blocks))
+            self.uploaded_bytes += sum(block.length for block in blocks)
+            return contents
+        finally:
+            self._reading -= 1
+            self.close_if_idle()
+
+    def failed(self, error: StorageError) -> None:
+        if self.failure is None:
+            _LOG.warning("%s", error)
+        self.failure = error
+        self.drop_peers()
+
+    def drop_peers(self) -> None:
+        for peer in tuple(self.peers):
+            peer.close()
+
+    def close_if_idle(self) -> None:
+        if not self.peers and not self._reading:
+            self._file.close()
+
+
+class UploadSession:
+    """Gives blobs away by BitTorrent. Made by ``await UploadSession.open(…)``.
+
+    It only answers: peers find it by the tracker, and it never dials.
+    """
+
+    def __init__(
+        self,
+        rate: ChangingRate,
+        networks: Sequence[Network],
+        pace: Pace,
+        count_seeds: CountSeeds | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.peer_id = PEER_ID_PREFIXES["seeder"].encode() + secrets.token_bytes(12)
+        self.address = Address("", 0)
+        self._rate = rate
+        self._networks = tuple(networks)
+        self._pace = pace
+        self._count_seeds = count_seeds
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="seeding")
+        self._window = Window(clock)
+        self._uploads: dict[Digest, Upload] = {}
+        self._by_infohash: dict[bytes, Upload] = {}
+        self._active: dict[Upload, None] = {}
+        self._peers: set[Peer] = set()
+        self._is_empty = asyncio.Event()
+        self._hosts: dict[str, Host] = {}
+        self._is_offering = False
+        self._server: asyncio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<UploadSession {self.address} with {len(self._uploads)} torrents, {len(self._peers)} peers>"
+
+    @classmethod
+    async def open(
+        cls,
+        address: Address,
+        *,
+        upload: int | None = None,
+        networks: Sequence[Network] = (),
+        pace: Pace = Pace(),
+        count_seeds: CountSeeds | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> UploadSession:
+        """Starts to listen.
+
+        Args:
+            address: port 0 takes a free one, which ``session.address`` then names.
+            upload: bytes per second to all peers; None: no limit.
+            networks: from which peers may come. Empty: from everywhere.
+            count_seeds: how many peers have all of a torrent, by its short infohash.
+
+        Raises:
+            InputError: the address cannot be listened on.
+        """
+        opened = cls(ChangingRate(upload), networks, pace, count_seeds, clock)
+        try:
+            server = await opened._loop.create_server(
+                lambda: Peer(opened, clock), address.host, address.port, backlog=1024
+            )
+        except OSError as error:
+            await opened.close()
+            raise listen_error(address, error) from error
+        opened._server = server
+        opened.address = Address(address.host, server.sockets[0].getsockname()[1])
+        opened._ticking = asyncio.create_task(opened._tick())
+        return opened
+
+    def add(self, facts: TorrentFacts, directory: Path) -> Upload:
+        """Gives ``directory/<hex>`` away from now on; again is fine.
+
+        Raises:
+            StorageError: the file has another size, or cannot be looked at.
+        """
+        path = directory / facts.digest.hex
+        try:
+            size_bytes = path.stat().st_size
+        except OSError as error:
+            raise storage_error(f"seed {path}", error) from error
+        if size_bytes != facts.size_bytes:
+            raise StorageError(f"cannot seed {path}: it has {size_bytes} bytes, its torrent {facts.size_bytes}")
+        upload = self._uploads.get(facts.digest)
+        if upload is None:
+            upload = Upload(facts, path, Offers(facts, self._pace, self._clock), self._readers)
+            self._uploads[facts.digest] = self._by_infohash[upload.infohash] = upload
+        upload.failure = None
+        return upload
+
+    def get(self, digest: Digest) -> Upload | None:
+        return self._uploads.get(digest)
+
+    def uploads(self) -> Sequence[Upload]:
+        return tuple(self._uploads.values())
+
+    def remove(self, digest: Digest) -> None:
+        """Lets go of a blob: nobody is sent a byte of it any more."""
+        upload = self._uploads.pop(digest, None)
+        if upload is not None:
+            del self._by_infohash[upload.infohash]
+            upload.drop_peers()
+
+    def set_limit(self, upload: int | None) -> None:
+        """Bytes per second to all peers; None: no limit."""
+        self._rate.set(upload)
+
+    async def close(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.wait([self._ticking])
+        if self._server is not None:
+            self._server.close()
+        sending = [peer.sending for peer in self._peers if peer.sending is not None]
+        for peer in tuple(self._peers):
+            peer.close()
+        if self._peers:
+            self._is_empty.clear()
+            await self._is_empty.wait()
+        if sending:
+            await asyncio.wait(sending)
+        for upload in self._uploads.values():
+            upload.close_if_idle()
+        await asyncio.to_thread(self._readers.shutdown)
+
+    # What a connection asks.
+
+    def came(self, peer: Peer) -> None:
+        SEEDER_PEERS.set(len(self._peers) + 1)
+        self._peers.add(peer)
+        host = self.host_of(peer.address)
+        host.connections += 1
+        if self._networks and not _is_within(peer.address, self._networks):
+            raise WireError("it is outside of the site's networks", "foreign")
+        if len(self._peers) > _MAX_PEERS or host.connections > _MAX_PEERS_OF_HOST:
+            raise WireError("too many connections", "full")
+
+    def admit(self, peer: Peer, infohash: bytes) -> Upload:
+        upload = self._by_infohash.get(infohash)
+        if upload is None or upload.failure is not None:
+            raise WireError("no torrent of this site", "unknown")
+        upload.peers.add(peer)
+        self._active[upload] = None
+        return upload
+
+    def host_of(self, address: str) -> Host:
+        return self._hosts.setdefault(address, Host(self._clock))
+
+    async def allow(self, size_bytes: int) -> None:
+        if self._rate.rate_bytes_per_second is not None:
+            await self._rate.take(size_bytes)
+
+    def sent(self, size_bytes: int) -> None:
+        self._window.sent(size_bytes)
+        SEEDER_SENT_BYTES.inc(size_bytes)
+
+    def changed(self) -> None:
+        if not self._is_offering:
+            self._is_offering = True
+            self._loop.call_soon(self._offer)
+
+    def refused(self, reason: str) -> None:
+        PEERS_REFUSED.labels(reason=reason).inc()
+
+    def gone(self, peer: Peer) -> None:
+        self._peers.discard(peer)
+        if not self._peers:
+            self._is_empty.set()
+        SEEDER_PEERS.set(len(self._peers))
+        if isinstance(upload := peer.upload, Upload):
+            upload.peers.discard(peer)
+            if not upload.peers:
+                self._active.pop(upload, None)
+                upload.close_if_idle()
+            self.changed()
+        host = self._hosts[peer.address]
+        host.connections -= 1
+        if not host.connections:
+            del self._hosts[peer.address]
+
+    # Who gets the next piece.
+
+    def _offer(self) -> None:
+        """Fills the window: the most wanted torrent first, and no torrent is kept waiting for ever."""
+        self._is_offering = False
+        now = self._clock()
+        under_way_bytes = sum(upload.offers.under_way_bytes for upload in self._active)
+        for upload in sorted(self._active, key=lambda upload: _urgency(upload.offers, now)):
+            offers = upload.offers
+            under_way_bytes -= offers.under_way_bytes
+            while offers.offer(self._window.room_bytes(under_way_bytes + offers.under_way_bytes)):
+                pass
+            under_way_bytes += offers.under_way_bytes
+
+    async def _tick(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            count += 1
+            for upload in tuple(self._active):
+                upload.offers.tick()
+                if self._count_seeds is not None and count % _COUNT_TICKS == 0:
+                    upload.offers.seeds_elsewhere = await self._count_seeds(upload.infohash)
+            now = self._clock()
+            for peer in tuple(self._peers):
+                peer.tick(now)
+            self.changed()
+
+
+def _urgency(offers: Offers, now: float) -> tuple[bool, float]:
+    """Smaller is more urgent: many who lack something, few copies sent for them."""
+    return now - offers.offered_at <= _WAITED_SECONDS, -offers.incomplete / (1 + offers.copies_sent)
+
+
+def _is_within(address: str, networks: Sequence[Network]) -> bool:
+    peer = ipaddress.ip_address(address.partition("%")[0])
+    mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
+    return any((mapped or peer) in network for network in networks)
