@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 
 from imagedist.errors import ImagedistError, InputError
 from imagedist.swarm.torrent import BLOCK_BYTES, TorrentFacts
@@ -102,6 +103,13 @@ class Arrival:
             await _wait(waiters)
             if not waiters:
                 self._piece_waiters.pop(index, None)
+
+    def next_wanted(self, count: int) -> tuple[int, ...]:
+        """The first ``count`` missing pieces from the first one on that somebody waits for; none if nobody waits."""
+        if not self._piece_waiters:
+            return ()
+        missing = (index for index in range(min(self._piece_waiters), len(self._has)) if not self._has[index])
+        return tuple(islice(missing, count))
 
     async def wait_complete(self) -> None:
         """Returns when ``complete`` was called. Raises whatever ``fail`` was given."""

@@ -54,6 +54,7 @@ _FLAGS = (
 )
 
 _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding does not name
+_QUERY_UPDATES = _QUERY_NAME | int(lt.status_flags_t.query_distributed_copies)
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
 _SEEDER_PREFIX = PEER_ID_PREFIXES["seeder"].encode()
@@ -270,7 +271,7 @@ class LibtorrentSession:
 
     def _ask_for_status(self) -> None:
         if any(transfer.handle for transfer in self._transfers.values()):
-            self._session.post_torrent_updates(_QUERY_NAME)
+            self._session.post_torrent_updates(_QUERY_UPDATES)
             for transfer in self._transfers.values():
                 if transfer.handle and transfer.flush.is_due(self._loop.time()):
                     self._flush(transfer)
@@ -347,6 +348,7 @@ class LibtorrentSession:
             if not transfer:
                 continue
             transfer.latest = status
+            transfer.prefer_wanted()
             for index, is_present in enumerate(status.pieces):
                 if is_present:
                     transfer.arrival.add_piece(index)

@@ -15,6 +15,12 @@ from imagedist.swarm.session import TransferStatus
 # our own takes it, so that path and signature arrive as they were given.
 _NAME_TAKER = "swarm="
 
+_SPREAD_COPIES = 2.0
+"""Each piece is there twice among those we are connected to: at the seeder and at somebody else."""
+_PREFERRED_PIECES = 8
+_PRIORITY, _PREFERRED_PRIORITY = 4, 6
+"""libtorrent picks by availability × (8 - priority): preferred is what is up to twice as frequent as the rarest."""
+
 _FLUSH_SECONDS = 1.0
 _LOST_SECONDS = 10.0
 
@@ -65,6 +71,7 @@ class LibtorrentTransfer:
         self.is_checked = asyncio.Event()
         self._web_seed: str | None = None
         self._reads: dict[int, set[asyncio.Future[bytes]]] = {}
+        self._preferred: tuple[int, ...] = ()
         self._given: dict[int, asyncio.Future[bool]] = {}
 
     def __repr__(self) -> str:
@@ -144,6 +151,18 @@ class LibtorrentTransfer:
         if url is not None:
             self.handle.add_url_seed(url)
         self._web_seed = url
+
+    def prefer_wanted(self) -> None:
+        """Pieces that readers need next come a little sooner, once peers can give all of them without the seeder: until
+        then rarest first alone spreads what there is, and nodes that all want the same pieces have nothing to trade.
+        """
+        if self.latest.distributed_copies < _SPREAD_COPIES or self.arrival.is_complete:
+            return
+        wanted = self.arrival.next_wanted(_PREFERRED_PIECES)
+        if wanted != self._preferred:
+            before = {index: _PRIORITY for index in self._preferred}
+            self.handle.prioritize_pieces([*(before | dict.fromkeys(wanted, _PREFERRED_PRIORITY)).items()])
+            self._preferred = wanted
 
     def piece_was_read(self, index: int, content: bytes, error: OSError | None) -> None:
         for reader in self._reads.pop(index, ()):
