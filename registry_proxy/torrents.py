@@ -85,6 +85,8 @@ class Torrents:
     async def get_torrent(self, request: web.Request) -> web.Response:
         """``GET /site/v1/torrents/{digest}?ns=&repo=&wait=S``: 200 with the torrent, or 202 with what to do meanwhile.
 
+        ``&streaming``: the node streams already, and waits for nothing but the torrent.
+
         Raises (rendered as site errors):
             InputError: a malformed digest, repository or wait. NotFoundError: nobody has it.
             SourceError, IntegrityError, StorageError: the blob did not arrive.
@@ -107,7 +109,10 @@ class Torrents:
             return _torrent(torrent, is_private=is_private, is_first=is_first)
         making = self._making.start(digest, lambda: self._make(digest, arrival))
         patience = self._waves.patience(digest, node)
-        hold_seconds = max(wait_seconds, _BUILD_SECONDS) if arrival.is_committed else min(wait_seconds, patience)
+        if arrival.is_committed:
+            hold_seconds = max(wait_seconds, _BUILD_SECONDS)
+        else:  # who streams already may be held
+            hold_seconds = wait_seconds if "streaming" in request.query else min(wait_seconds, patience)
         if hold_seconds > 0 and self._waiting < _MAX_WAITING:
             self._waiting += 1
             try:

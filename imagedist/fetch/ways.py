@@ -153,11 +153,14 @@ class Ways:
             await handover.end()
 
     async def _torrent(self, target: Target, digest: Digest) -> bytes | None:
-        """Once the site has it; None: it has had none for minutes."""
+        """Once the site has it; None: it will not, or has had none for minutes."""
         for _ in range(_TORRENT_POLLS):
-            answer = await self._site.torrent(target, digest, wait_seconds=_LONG_POLL_SECONDS)
+            answer = await self._site.torrent(target, digest, wait_seconds=_LONG_POLL_SECONDS, is_streaming=True)
             if isinstance(answer, FoundTorrent):
                 return answer.content
+            if not answer.is_swarm:
+                break
+            await asyncio.sleep(self._pace.linger)  # an older site does not hold such answers back
         return None
 
     async def seed_when_possible(self, target: Target, digest: Digest) -> None:

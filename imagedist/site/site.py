@@ -100,21 +100,26 @@ class Site:
         """
         await self._delivery.deliver(target, digest, size_bytes, offset, consume, threads)
 
-    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> FoundTorrent | Arriving:
+    async def torrent(
+        self, target: Target, digest: Digest, wait_seconds: float, *, is_streaming: bool = False
+    ) -> FoundTorrent | Arriving:
         """The blob's torrent, or what to do while the blob arrives at the site.
 
         Args:
             wait_seconds: how long the site may hold the answer back (long-poll).
+            is_streaming: this node takes the blob by HTTP already.
 
         Raises:
             NotFoundError: nobody has it. SourceError: no proxy answers.
         """
-        return await self._proxies.first(lambda url: self._ask_torrent(url, target, digest, wait_seconds))
+        return await self._proxies.first(lambda url: self._ask_torrent(url, target, digest, wait_seconds, is_streaming))
 
     async def _ask_torrent(
-        self, url: str, target: Target, digest: Digest, wait_seconds: float
+        self, url: str, target: Target, digest: Digest, wait_seconds: float, is_streaming: bool
     ) -> FoundTorrent | Arriving:
         query = {"repo": target.name, "wait": f"{wait_seconds:g}"}
+        if is_streaming:
+            query["streaming"] = "1"
         if target.namespace is not None:
             query["ns"] = target.namespace
         async with self._questions.ask(

@@ -160,7 +160,7 @@ class LibtorrentTransfer:
             return
         wanted = self.arrival.next_wanted(_PREFERRED_PIECES)
         if wanted != self._preferred:
-            before = {index: _PRIORITY for index in self._preferred}
+            before = dict.fromkeys(self._preferred, _PRIORITY)
             self.handle.prioritize_pieces([*(before | dict.fromkeys(wanted, _PREFERRED_PRIORITY)).items()])
             self._preferred = wanted
 

@@ -42,7 +42,9 @@ class MemorySite:
         self.refusal: Exception | None = None
         self.heads = 0
 
-    async def torrent(self, target: Target, digest: Digest, wait_seconds: float) -> FoundTorrent | Arriving:
+    async def torrent(
+        self, target: Target, digest: Digest, wait_seconds: float, *, is_streaming: bool = False
+    ) -> FoundTorrent | Arriving:
         await asyncio.sleep(0)
         if not self.answers:
             raise NotFoundError(f"nobody has {digest}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from imagedist.swarm.torrent import piece_length
 from tests.fetch.site import MemorySite
+from tests.support.waiting import until
 from tests.swarm.blobs import make_blob, make_directory
 
 TARGET = Target("registry.example", "team/app")
@@ -100,12 +101,6 @@ class World:
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield World(tmp_path, stack, request.param)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - of many kinds, without events of their own
-            await asyncio.sleep(0.01)
 
 
 async def read_all(blob: OpenBlob, step_bytes: int = 10_000) -> bytes:

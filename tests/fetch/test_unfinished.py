@@ -23,7 +23,8 @@ from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from imagedist.swarm.torrent import piece_length
 from tests.fetch.site import MemorySite
-from tests.fetch.test_handover import TARGET, read_all, until
+from tests.fetch.test_handover import TARGET, read_all
+from tests.support.waiting import until
 from tests.swarm.blobs import Blob, make_blob
 
 SIZE_BYTES = 1_000_000

@@ -100,8 +100,8 @@ async def proxy(start: StartProxy) -> Client:
     return await start()
 
 
-async def get_torrent(proxy: Client, node: str = "n", wait: str = "0") -> tuple[int, Any]:
-    response = await proxy.get(f"{TORRENT}&wait={wait}", headers={"X-Imagedist-Node": node})
+async def get_torrent(proxy: Client, node: str = "n", wait: str = "0", more: str = "") -> tuple[int, Any]:
+    response = await proxy.get(f"{TORRENT}&wait={wait}{more}", headers={"X-Imagedist-Node": node})
     is_json = response.content_type == "application/json"
     return response.status, await (response.json() if is_json else response.read())
 
@@ -296,6 +296,19 @@ async def test_first_node_streams_the_second_waits_and_gets_the_torrent(
     assert seeder.seeds == {str(BLOB): torrent}
     assert await get_torrent(proxy, "first") == (200, torrent)
     assert upstream.blob_gets == Counter({BLOB: 1})
+
+
+async def test_a_node_that_streams_is_held_until_the_torrent_exists(
+    start: StartProxy, upstream: FaultyRegistry
+) -> None:
+    proxy = await start(first_wave_wait="0s")
+    upstream.gate = asyncio.Event()
+    assert (await get_torrent(proxy, "first"))[1]["action"] == "stream"
+    waiting = asyncio.create_task(get_torrent(proxy, "first", wait="30", more="&streaming=1"))
+    assert (await get_torrent(proxy, "second", wait="30"))[0] == 202  # the waiting request has come before this one
+    assert not waiting.done()
+    upstream.gate.set()
+    assert (await waiting)[0] == 200
 
 
 async def test_patience_ends_and_the_node_is_told_to_stream(start: StartProxy, upstream: FaultyRegistry) -> None:

@@ -1,0 +1,136 @@
+"""When the proxy's web seed helps a swarm, when it goes again, and when the swarm is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from imagedist.errors import SourceError
+from imagedist.fetch.received import Received
+from imagedist.fetch.watch import Patience, Watch
+from imagedist.oci.digest import Digest
+from imagedist.swarm.session import TransferStatus
+
+BLOB = Digest.of(b"blob")
+SIZE_BYTES = 1_000_000
+PATIENCE = Patience(stalled=0.4, alone=0.1, hold=0.05, give_up=0.4, tick=0.01)
+
+
+class ScriptedTransfer:
+    """A transfer whose bytes come as ``step`` says, at every look of the watch.
+
+    Attributes:
+        web_seeds: what was put on and taken off, in order.
+    """
+
+    digest = BLOB
+    size_bytes = SIZE_BYTES
+
+    def __init__(self, step: Callable[[ScriptedTransfer], None], peers: int = 1) -> None:
+        self._step = step
+        self._done = asyncio.Event()
+        self.peers = peers
+        self.download_rate = 0
+        self.present_bytes = 0
+        self.received = {"peer": 0, "seeder": 0, "webseed": 0}
+        self.web_seeds: list[str | None] = []
+
+    @property
+    def has_web_seed(self) -> bool:
+        return bool(self.web_seeds) and self.web_seeds[-1] is not None
+
+    def bring(self, count_bytes: int, source: str) -> None:
+        self.received[source] += count_bytes
+        self.present_bytes += count_bytes
+
+    def finish(self) -> None:
+        self._done.set()
+
+    def status(self) -> TransferStatus:
+        self._step(self)
+        return TransferStatus(
+            digest=BLOB,
+            size_bytes=SIZE_BYTES,
+            present_bytes=self.present_bytes,
+            is_complete=self._done.is_set(),
+            peers=self.peers,
+            seeds=0,
+            download_rate=self.download_rate,
+            upload_rate=0,
+            uploaded_bytes=0,
+            received_bytes=dict(self.received),
+        )
+
+    def set_web_seed(self, url: str | None) -> None:
+        self.web_seeds.append(url)
+
+    async def wait_complete(self) -> None:
+        await self._done.wait()
+
+
+async def watched(transfer: ScriptedTransfer, url: str | None = "http://proxy/blob") -> Received:
+    received, as_transfer = Received(), transfer
+    scripted: Any = as_transfer
+    async with asyncio.timeout(60):
+        await Watch(PATIENCE, received, lambda: url).completion(scripted)
+    return received
+
+
+async def test_a_swarm_that_moves_needs_no_help() -> None:
+    def step(transfer: ScriptedTransfer) -> None:
+        transfer.bring(1000, "peer")
+        if transfer.present_bytes >= 60_000:
+            transfer.finish()
+
+    transfer = ScriptedTransfer(step)
+    received = await watched(transfer)
+    assert set(transfer.web_seeds) == {None}
+    assert received.by_source["peer"] == transfer.received["peer"]
+
+
+async def test_help_goes_as_soon_as_peers_bring_as_much() -> None:
+    def step(transfer: ScriptedTransfer) -> None:
+        if transfer.has_web_seed:
+            transfer.bring(1000, "webseed")
+            transfer.bring(1000, "seeder")
+        elif transfer.web_seeds:
+            transfer.finish()
+
+    transfer = ScriptedTransfer(step, peers=0)
+    await watched(transfer)
+    assert transfer.web_seeds[:2] == ["http://proxy/blob", None]
+
+
+async def test_help_stays_while_peers_bring_less() -> None:
+    def step(transfer: ScriptedTransfer) -> None:
+        if transfer.has_web_seed:
+            transfer.bring(10_000, "webseed")
+            transfer.bring(100, "peer")
+            if transfer.present_bytes >= 500_000:
+                transfer.finish()
+
+    transfer = ScriptedTransfer(step, peers=0)
+    await watched(transfer)
+    assert transfer.web_seeds == ["http://proxy/blob", None]  # taken off in the end
+
+
+def test_bytes_that_make_no_piece_are_waited_for_longer_but_not_for_ever() -> None:
+    transfer = ScriptedTransfer(lambda transfer: None)
+    assert PATIENCE.with_nothing_from(transfer.status()) == PATIENCE.stalled
+    transfer.download_rate = 500
+    assert PATIENCE.with_nothing_from(transfer.status()) == 4 * PATIENCE.stalled
+    transfer.peers = 0
+    assert PATIENCE.with_nothing_from(transfer.status()) == PATIENCE.alone
+
+
+async def test_a_swarm_in_which_nothing_comes_by_any_way_is_given_up() -> None:
+    with pytest.raises(SourceError, match="no byte"):
+        await watched(ScriptedTransfer(lambda transfer: None))
+
+
+async def test_what_may_have_no_web_seed_is_given_up_at_once() -> None:
+    with pytest.raises(SourceError, match="credentials"):
+        await watched(ScriptedTransfer(lambda transfer: None, peers=0), None)
