@@ -89,7 +89,10 @@ class Unfinished:
 
     def _items(self) -> Iterable[Item]:
         for entry in os.scandir(self._directory):
-            stat = entry.stat(follow_symlinks=False)
+            try:
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # wanted again this moment
             yield Item(stat.st_mtime, stat.st_size, f"unfinished {entry.name}", None, (Path(entry.path),))
 
     def _path(self, digest: Digest) -> Path:
