@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from imagedist.swarm.lull import Lull
+
 _LOG = logging.getLogger(__name__)
 
 _ALERTS_PER_PORTION = 500
@@ -24,11 +26,18 @@ class Alerts:
     Args:
         session: libtorrent's; held until ``stop``.
         handlers: by the alert's type; others are let go.
+        is_awaited: whether somebody cannot go on before the next alert. Else they pile up for a moment (``lull.py``).
     """
 
-    def __init__(self, session: Any, handlers: Mapping[Any, Callable[[Any], None]]) -> None:
+    def __init__(
+        self, session: Any, handlers: Mapping[Any, Callable[[Any], None]], is_awaited: Callable[[], bool]
+    ) -> None:
         self._session = session
         self._handlers = handlers
+        self._is_awaited = is_awaited
+        self._lull = Lull()
+        self._lull_seconds = 0.0
+        self._lull_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._reading_fd, self._writing_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._alerts: deque[Any] = deque()
@@ -38,6 +47,8 @@ class Alerts:
 
     def stop(self) -> None:
         """Lets go of the session; no handler is called any more."""
+        if self._lull_timer:
+            self._lull_timer.cancel()
         self._loop.remove_reader(self._reading_fd)
         self._alerts.clear()
         self._session = None
@@ -48,6 +59,16 @@ class Alerts:
         os.close(self._reading_fd)
         os.close(self._writing_fd)
 
+    def hurry(self) -> None:
+        """Somebody waits for an alert from now on."""
+        if self._lull_timer and self._session is not None:
+            self._lull_timer.cancel()
+            self._listen()
+
+    def _listen(self) -> None:
+        self._lull_timer = None
+        self._loop.add_reader(self._reading_fd, self._on_readable)
+
     def _on_readable(self) -> None:
         # The pipe first: an alert posted after pop_alerts writes again. An alert is valid until the next
         # pop_alerts, so this one's are all handled, portion by portion, before the pipe is looked at again.
@@ -57,6 +78,7 @@ class Alerts:
         with suppress(BlockingIOError):
             os.read(self._reading_fd, 4096)
         self._alerts = deque(self._session.pop_alerts())
+        self._lull_seconds = self._lull.after(len(self._alerts), self._loop.time())
         self._handle_portion()
 
     def _handle_portion(self) -> None:
@@ -72,5 +94,7 @@ class Alerts:
                     _LOG.exception("cannot handle the alert %r", alert.message())
         if self._alerts:
             self._loop.call_soon(self._handle_portion)
+        elif self._is_awaited():
+            self._listen()
         else:
-            self._loop.add_reader(self._reading_fd, self._on_readable)
+            self._lull_timer = self._loop.call_later(self._lull_seconds, self._listen)

@@ -102,7 +102,7 @@ class LibtorrentSession:
             lt.peer_disconnected_alert: refusals.on_hang_up,
             lt.invalid_request_alert: refusals.on_broken_rule,
         }
-        self._alerts = Alerts(session, handlers)
+        self._alerts = Alerts(session, handlers, self._is_awaited)
         self._ask_for_status()
 
     def __repr__(self) -> str:
@@ -196,6 +196,7 @@ class LibtorrentSession:
             self._removing[name] = self._loop.create_future()
             transfer.fail(SourceError(f"the transfer of {digest} was removed"))
             self._session.remove_torrent(transfer.handle)
+            self._alerts.hurry()
         if name in self._removing:
             await asyncio.shield(self._removing[name])
 
@@ -240,7 +241,7 @@ class LibtorrentSession:
         seeding: bool,
         peers: tuple[tuple[str, int], ...],
     ) -> LibtorrentTransfer:
-        transfer = LibtorrentTransfer(facts)
+        transfer = LibtorrentTransfer(facts, self._alerts.hurry)
 
         def add() -> Any:
             _check_file(facts, directory, seeding)
@@ -268,6 +269,9 @@ class LibtorrentSession:
         del self._adding[name]
         if not task.cancelled():
             task.exception()  # retrieved: the caller may have gone
+
+    def _is_awaited(self) -> bool:
+        return bool(self._removing) or any(transfer.is_awaited for transfer in self._transfers.values())
 
     def _ask_for_status(self) -> None:
         if any(transfer.handle for transfer in self._transfers.values()):

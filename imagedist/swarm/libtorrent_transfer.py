@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from imagedist.errors import SourceError, StorageError, storage_error
@@ -20,6 +21,9 @@ _SPREAD_COPIES = 2.0
 _PREFERRED_PIECES = 8
 _PRIORITY, _PREFERRED_PRIORITY = 4, 6
 """libtorrent picks by availability × (8 - priority): preferred is what is up to twice as frequent as the rarest."""
+
+_LAST_BYTES = 1 << 20
+"""The end of a torrent is awaited alert by alert: whoever waits for the whole shall not wait for a lull as well."""
 
 _FLUSH_SECONDS = 1.0
 _LOST_SECONDS = 10.0
@@ -60,10 +64,15 @@ class Flush:
 
 
 class LibtorrentTransfer:
-    """One torrent in a libtorrent session."""
+    """One torrent in a libtorrent session.
 
-    def __init__(self, facts: rules.TorrentFacts) -> None:
+    Args:
+        hurry: tells the session that an alert is awaited from now on.
+    """
+
+    def __init__(self, facts: rules.TorrentFacts, hurry: Callable[[], None]) -> None:
         self.facts = facts
+        self._hurry = hurry
         self.arrival = Arrival(facts)
         self.handle: Any = None
         self.latest: Any = None
@@ -88,6 +97,13 @@ class LibtorrentTransfer:
     @property
     def piece_length(self) -> int:
         return self.facts.piece_length
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody cannot go on before the next alert."""
+        arrival = self.arrival
+        is_ending = not arrival.is_complete and self.size_bytes - arrival.present_bytes <= _LAST_BYTES
+        return bool(self._reads or self._given) or is_ending
 
     def status(self) -> TransferStatus:
         """Pieces and received bytes as of now; peers, rates and uploaded bytes at most half a second old."""
@@ -115,6 +131,7 @@ class LibtorrentTransfer:
         readers.add(reader)
         if len(readers) == 1:
             self.handle.read_piece(index)
+            self._hurry()
         return await reader
 
     async def wait_complete(self) -> None:
@@ -130,6 +147,7 @@ class LibtorrentTransfer:
         if given is None:
             given = self._given[index] = asyncio.get_running_loop().create_future()
             await asyncio.to_thread(self.handle.add_piece, index, content, 0)
+            self._hurry()
         return await asyncio.shield(given)
 
     def piece_was_checked(self, index: int, *, is_right: bool) -> None:
