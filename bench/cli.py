@@ -24,6 +24,7 @@ from bench import neighbour as neighbour_benchmark
 from bench import proxy as proxy_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import swarm as swarm_benchmark
+from bench import tracker as tracker_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
 from bench.report import show, show_difference
@@ -267,6 +268,18 @@ def neighbour(
     upload = str(parse_rate(upload)) if upload else ""
     scale = replace(scale, link_bits_per_second=link * 1_000_000, upload=upload)
     _give(neighbour_benchmark.run(scale, cache.absolute(), _say), json)
+
+
+@app.command()
+@explained
+def tracker(
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="1,000 peers, short runs.")] = False,
+    json: Json = None,
+) -> None:
+    """Announce for 10,000 peers of one torrent: how many a second on one core, and what the peers weigh."""
+    scale = tracker_benchmark.QUICK if quick else replace(tracker_benchmark.FULL, rounds=rounds)
+    _give(tracker_benchmark.run(scale, _say), json)
 
 
 @app.command()
