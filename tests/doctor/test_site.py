@@ -17,7 +17,8 @@ from imagedist.errors import SourceError
 from imagedist.oci.tls import Tls
 from imagedist.service import render_site_errors, serving
 from imagedist.site_guard import require_site_token
-from seeder.nodes import Nodes, add_node_routes
+from seeder.node_routes import add_node_routes
+from seeder.nodes import Nodes
 from tests.doctor.servers import HERE, answering, self_signed, service
 
 

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from imagedist.config import Address
 from imagedist.doctor import swarm
+from imagedist.nodes import Heartbeat
 from imagedist.service import render_site_errors, serving
-from seeder.nodes import Heartbeat, Nodes
+from seeder.nodes import Nodes
 from seeder.reach import add_reach_routes
 from seeder.tracker import PeersInMemory, Tracker, add_tracker_routes
 from tests.doctor.servers import HERE, answering

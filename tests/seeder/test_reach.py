@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 
 from imagedist.config import Address
+from imagedist.nodes import Heartbeat
 from imagedist.service import render_site_errors, serving
 from seeder import reach
-from seeder.nodes import Heartbeat, Nodes
+from seeder.nodes import Nodes
 from seeder.reach import add_reach_routes
 
 
