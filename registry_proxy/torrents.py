@@ -109,10 +109,10 @@ class Torrents:
             return _torrent(torrent, is_private=is_private, is_first=is_first)
         making = self._making.start(digest, lambda: self._make(digest, arrival))
         patience = self._waves.patience(digest, node)
-        if arrival.is_committed:
-            hold_seconds = max(wait_seconds, _BUILD_SECONDS)
-        else:  # who streams already may be held
-            hold_seconds = wait_seconds if "streaming" in request.query else min(wait_seconds, patience)
+        if "streaming" in request.query or (arrival.is_committed and is_first):
+            hold_seconds = wait_seconds  # it streams already, or better begins at once
+        else:
+            hold_seconds = max(wait_seconds, _BUILD_SECONDS) if arrival.is_committed else min(wait_seconds, patience)
         if hold_seconds > 0 and self._waiting < _MAX_WAITING:
             self._waiting += 1
             try:

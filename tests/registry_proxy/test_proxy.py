@@ -363,7 +363,7 @@ async def test_blob_is_evicted_only_after_the_seeder_let_go(
 ) -> None:
     proxy = await start(site_blobs_quota="4MiB")
     await (await proxy.get(f"/v2/up/team/app/blobs/{BLOB}")).read()
-    assert (await get_torrent(proxy))[0] == 200
+    assert (await get_torrent(proxy, wait="5"))[0] == 200
     seeder.refuses_to_let_go = refuses
     other = os.urandom(2 << 20)
     response = await proxy.get(f"/v2/up/team/app/blobs/{upstream.add_blob(other)}")
