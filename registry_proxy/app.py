@@ -70,7 +70,12 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     siblings = Siblings(settings.site_seeders, tls)
     cache = SiteCache(store, upstreams, siblings, Pace(share.directory))
     seeds = Seeds(settings.site_seeders, token)
-    torrents = Torrents(cache, seeds, settings, share)
+    rate: TokenBucket | None = None
+    if settings.egress and share.directory is None:
+        rate = TokenBucket(settings.egress)
+    elif settings.egress and share.directory is not None:
+        rate = SharedTokenBucket(share.directory / "egress", settings.egress)
+    torrents = Torrents(cache, seeds, settings, share, rate)
     purges = Purges(cache, settings.site_proxies, token, tls)
     store.space.may_evict = torrents.let_go
     housekeeping = Housekeeping(cache, settings)
@@ -93,12 +98,6 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
 
     async def notes() -> list[str]:
         return [*seeds.failing(), *upstreams.failing()]
-
-    rate: TokenBucket | None = None
-    if settings.egress and share.directory is None:
-        rate = TokenBucket(settings.egress)
-    elif settings.egress and share.directory is not None:
-        rate = SharedTokenBucket(share.directory / "egress", settings.egress)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         siblings.start()

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imagedist.config import ProxyTable
 from imagedist.distribution.backend import Target
 from imagedist.distribution.challenges import sent_authorization
+from imagedist.distribution.rate import TokenBucket
 from imagedist.errors import FullError, InputError, storage_error
+from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
 from imagedist.service import wait_unless_stopping
 from imagedist.share import Share
-from imagedist.site import ACTION_HEADER, PRIVATE_HEADER
+from imagedist.site import ACTION_HEADER, BLOB_TYPE, PRIVATE_HEADER
 from imagedist.store.arrival import Arrival
 from imagedist.swarm.torrent import build
 from registry_proxy.cache import SiteCache
@@ -37,6 +39,7 @@ _BUILD_SECONDS = 1.0
 """How long even an impatient node is held when the blob is here: a torrent is made at about 1 GB/s."""
 _MAX_WAITING = 20_000
 _NODE_ID_LENGTH = 128
+_MAX_INLINE_BYTES = 1 << 20
 
 
 class _FetchOrder(BaseModel):
@@ -55,8 +58,11 @@ class _FetchOrder(BaseModel):
 class Torrents:
     """Torrents of the site's blobs, kept in ``torrents/<hex>.torrent`` beside them."""
 
-    def __init__(self, cache: SiteCache, seeds: Seeds, settings: ProxyTable, share: Share) -> None:
+    def __init__(
+        self, cache: SiteCache, seeds: Seeds, settings: ProxyTable, share: Share, rate: TokenBucket | None = None
+    ) -> None:
         self._cache = cache
+        self._rate = rate
         self._seeds = seeds
         self._min_size_bytes = max(1, int(settings.swarm_min_size))
         self._directory = cache.store.root / "torrents"
@@ -85,6 +91,7 @@ class Torrents:
     async def get_torrent(self, request: web.Request) -> web.Response:
         """``GET /site/v1/torrents/{digest}?ns=&repo=&wait=S``: 200 with the torrent, or 202 with what to do meanwhile.
 
+        ``&inline=N``: a blob that has no torrent, and N bytes at most, is the answer itself.
         ``&streaming``: the node streams already, and waits for nothing but the torrent.
 
         Raises (rendered as site errors):
@@ -100,6 +107,8 @@ class Torrents:
         size_bytes = await arrival.wait_begun()
         is_private = self._cache.is_private(digest)
         if arrival.window is not None or not self._is_shared(place, digest, size_bytes):
+            if arrival.is_committed and size_bytes <= _inline_bytes(request):
+                return await self._blob(digest, is_private=is_private)
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         node = request.headers.get("X-Imagedist-Node", request.remote or "")[:_NODE_ID_LENGTH]
         is_first = self._wanting.is_among_first(digest, node)
@@ -125,6 +134,18 @@ class Torrents:
             return _arriving(arrival, "stream", is_swarm=False, is_private=is_private)
         action = "wait" if self._waves.patience(digest, node) > 0 else "stream"
         return _arriving(arrival, action, is_swarm=True, is_private=is_private)
+
+    async def _blob(self, digest: Digest, *, is_private: bool) -> web.Response:
+        blob = await self._cache.store.open(digest)
+        try:
+            content = await blob.read(0, blob.size_bytes)
+        finally:
+            await blob.close()
+        if self._rate is not None:
+            await self._rate.take(len(content))
+        BYTES_SERVED.labels(kind="blob").inc(len(content))
+        headers = {PRIVATE_HEADER: "1"} if is_private else {}
+        return web.Response(body=content, content_type=BLOB_TYPE, headers=headers)
 
     async def fetch(self, request: web.Request) -> web.Response:
         """``POST /site/v1/blobs/{digest}/fetch?wait=S`` with ``{"ns", "repo"}``: 200 once in the site, 202 on its way.
@@ -225,6 +246,11 @@ def _wait_seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise InputError(f"invalid wait {text[:20]!r}: expected seconds, at most {LONGEST_WAIT_SECONDS:g}")
     return min(seconds, LONGEST_WAIT_SECONDS)
+
+
+def _inline_bytes(request: web.Request) -> int:
+    text = request.query.get("inline", "0")
+    return min(int(text), _MAX_INLINE_BYTES) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def _torrent(content: bytes, *, is_private: bool, is_first: bool) -> web.Response:

@@ -54,6 +54,19 @@ class ByHttp:
         """
         await self.finish(inbound, await self.begin(inbound, target, size_bytes))
 
+    async def take(self, inbound: Inbound, content: bytes) -> None:
+        """A small blob, all of which is here. Raises as ``bring``."""
+
+        async def fetch(writer: BlobWriter) -> None:
+            await writer.begin(len(content))
+            await writer.write(content[writer.offset :])
+            self._received.count("proxy", len(content))
+
+        inbound.learn_size(len(content))
+        arrival = await self._arrivals.join(inbound.digest, len(content), fetch)
+        inbound.take(arrival)
+        await self.finish(inbound, arrival)
+
     async def begin(self, inbound: Inbound, target: Target, size_bytes: int) -> Arrival:
         """From now on its readers get what comes."""
         loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ from imagedist.fetch.received import Received
 from imagedist.fetch.seeding import Seeding
 from imagedist.fetch.watch import Patience
 from imagedist.oci.digest import Digest
-from imagedist.site import Arriving, FoundTorrent, Site
+from imagedist.site import Arriving, FoundTorrent, Site, SmallBlob
 from imagedist.store.arrival import Arrival
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
@@ -29,7 +29,7 @@ _LONG_POLL_SECONDS = 20.0
 _LONG_POLLS = 15
 _TORRENT_POLLS = 30
 
-Answer = FoundTorrent | Arriving
+Answer = FoundTorrent | Arriving | SmallBlob
 
 
 class Ways:
@@ -72,8 +72,11 @@ class Ways:
             inbound.learn_size(self._store.size_bytes(inbound.digest))
             return False
         answer = await self._ask(inbound, target)
+        if isinstance(answer, SmallBlob):
+            await self._by_http.take(inbound, answer.content)
+            return False
         for _ in range(_LONG_POLLS):
-            if not isinstance(answer, Arriving):
+            if isinstance(answer, FoundTorrent):
                 break
             inbound.learn_size(answer.size_bytes)
             if answer.action == "stream":
@@ -91,7 +94,7 @@ class Ways:
 
     async def _ask(self, inbound: Inbound, target: Target) -> Answer:
         try:
-            answer = await self._site.torrent(target, inbound.digest, wait_seconds=0)
+            answer = await self._site.way(target, inbound.digest)
         except SourceError:
             kept = await self._seeding.kept_torrent(inbound.digest)
             if kept is None or self._private.has(inbound.digest):

@@ -9,6 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 PRIVATE_HEADER = "X-Imagedist-Private"
 """Of an answer with a torrent: the blob is not for everyone."""
+BLOB_TYPE = "application/octet-stream"
+"""The media type of an answer that is the blob itself."""
 ACTION_HEADER = "X-Imagedist-Action"
 """Of an answer with a torrent: ``stream`` to who is among the few that want the blob now."""
 
@@ -40,6 +42,14 @@ class Purged(BaseModel):
     tag: str | None
     tags: int
     proxies: int
+
+
+@dataclass(frozen=True, slots=True)
+class SmallBlob:
+    """The blob itself: it has no torrent, and an answer more would take longer than its bytes."""
+
+    content: bytes
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

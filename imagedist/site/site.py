@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Literal, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +16,7 @@ from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
 from imagedist.oci.tls import Tls
-from imagedist.site.answers import ACTION_HEADER, PRIVATE_HEADER, Arriving, FoundTorrent, Purged
+from imagedist.site.answers import ACTION_HEADER, BLOB_TYPE, PRIVATE_HEADER, Arriving, FoundTorrent, Purged, SmallBlob
 from imagedist.site.clients import Clients
 from imagedist.site.delivery import Delivery
 from imagedist.site.proxies import Proxies
@@ -27,6 +27,8 @@ from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
+_INLINE_BYTES = 256 << 10
+"""A blob that is no larger comes with the first answer: a question less saves 2 of 6 ms for 100 kB."""
 _ORDER_SECONDS = 30.0
 """More: the proxy that is asked may have to ask others."""
 
@@ -100,6 +102,11 @@ class Site:
         """
         await self._delivery.deliver(target, digest, size_bytes, offset, consume, threads)
 
+    async def way(self, target: Target, digest: Digest) -> FoundTorrent | Arriving | SmallBlob:
+        """How this node should get a blob, at once. Raises as ``torrent``."""
+        query = {"wait": "0", "inline": str(_INLINE_BYTES)}
+        return await self._proxies.first(lambda url: self._ask_way(url, target, digest, 0, query))
+
     async def torrent(
         self, target: Target, digest: Digest, wait_seconds: float, *, is_streaming: bool = False
     ) -> FoundTorrent | Arriving:
@@ -112,14 +119,16 @@ class Site:
         Raises:
             NotFoundError: nobody has it. SourceError: no proxy answers.
         """
-        return await self._proxies.first(lambda url: self._ask_torrent(url, target, digest, wait_seconds, is_streaming))
+        query = {"wait": f"{wait_seconds:g}", **({"streaming": "1"} if is_streaming else {})}
+        answer = await self._proxies.first(lambda url: self._ask_way(url, target, digest, wait_seconds, query))
+        if isinstance(answer, SmallBlob):
+            raise SourceError(f"a proxy sent {digest} itself where its torrent was asked for")
+        return answer
 
-    async def _ask_torrent(
-        self, url: str, target: Target, digest: Digest, wait_seconds: float, is_streaming: bool
-    ) -> FoundTorrent | Arriving:
-        query = {"repo": target.name, "wait": f"{wait_seconds:g}"}
-        if is_streaming:
-            query["streaming"] = "1"
+    async def _ask_way(
+        self, url: str, target: Target, digest: Digest, wait_seconds: float, query: Mapping[str, str]
+    ) -> FoundTorrent | Arriving | SmallBlob:
+        query = {"repo": target.name, **query}
         if target.namespace is not None:
             query["ns"] = target.namespace
         async with self._questions.ask(
@@ -127,11 +136,13 @@ class Site:
         ) as response:
             if response.status == 200:
                 headers = response.headers
+                is_private = headers.get(PRIVATE_HEADER) == "1"
                 body = await response.content.read(MAX_TORRENT_BYTES + 1)
                 while len(body) <= MAX_TORRENT_BYTES and (more := await response.content.read(MAX_TORRENT_BYTES)):
                     body += more
-                action: Literal["stream", "swarm"] = "stream" if headers.get(ACTION_HEADER) == "stream" else "swarm"
-                return FoundTorrent(body, headers.get(PRIVATE_HEADER) == "1", action)
+                if response.content_type == BLOB_TYPE:
+                    return SmallBlob(body, is_private)
+                return FoundTorrent(body, is_private, "stream" if headers.get(ACTION_HEADER) == "stream" else "swarm")
             try:
                 return Arriving.model_validate_json(await response.read())
             except ValidationError as error:

@@ -10,7 +10,7 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
-from imagedist.site import Arriving, FoundTorrent
+from imagedist.site import Arriving, FoundTorrent, SmallBlob
 from imagedist.site.scrape import Counts
 
 WEB_SEED = "http://proxy/blob"
@@ -25,6 +25,7 @@ class MemorySite:
         gate: bodies pause in the middle, or at ``pause_at``, until it is set.
         asked: set when a body was asked for.
         leechers, seeds: what the tracker says; the site's seeder is one of these.
+        small: what it answers at once instead.
         refusal: raised to who asks for a blob's size.
         heads: how often that was asked.
     """
@@ -39,8 +40,14 @@ class MemorySite:
         self.asked = asyncio.Event()
         self.leechers: int | Exception = 0
         self.seeds = 1
+        self.small: bytes | None = None
         self.refusal: Exception | None = None
         self.heads = 0
+
+    async def way(self, target: Target, digest: Digest) -> FoundTorrent | Arriving | SmallBlob:
+        if self.small is not None:
+            return SmallBlob(self.small)
+        return await self.torrent(target, digest, 0)
 
     async def torrent(
         self, target: Target, digest: Digest, wait_seconds: float, *, is_streaming: bool = False

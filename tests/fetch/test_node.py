@@ -128,6 +128,27 @@ async def test_many_askers_of_one_blob_bring_it_once_over_the_swarm(world: World
         assert session.get(blob.digest) is not None
 
 
+async def test_a_small_blob_comes_with_the_first_answer(world: World) -> None:
+    blob = world.blob(size_bytes=10_000)
+    site = MemorySite()
+    site.small = blob.content
+    async with world.node(site) as (blobs, session):
+        assert await fetch(blobs, blob.digest) == blob.content
+        assert world.kept == {blob.digest.hex}
+        assert session.transfers() == ()
+        assert dict(blobs.received_bytes) == {"proxy": 10_000}
+
+
+async def test_a_small_blob_that_is_another_one_is_refused(world: World) -> None:
+    blob = world.blob(size_bytes=10_000)
+    site = MemorySite()
+    site.small = b"x" * 10_000
+    async with world.node(site) as (blobs, _):
+        with pytest.raises(IntegrityError):
+            await fetch(blobs, blob.digest)
+        assert world.kept == set()
+
+
 async def test_a_first_wave_node_streams_by_http_and_seeds_when_the_torrent_exists(world: World) -> None:
     blob = world.blob()
     site = MemorySite([Arriving(size=SIZE_BYTES, action="stream"), blob.torrent])

@@ -333,6 +333,23 @@ async def test_small_and_private_blobs_stay_out_of_the_swarm(
     assert seeder.seeds == {}
 
 
+@pytest.mark.parametrize("inline", ["1000000", "1", "-5", "x", "9" * 30])
+async def test_a_small_blob_is_the_answer_itself_to_who_takes_it_so(
+    start: StartProxy, upstream: FaultyRegistry, inline: str
+) -> None:
+    content = b"small" * 1000
+    digest = upstream.add_blob(content)
+    proxy = await start()
+    path = f"/site/v1/torrents/{digest}?repo=up/team/app&inline={inline}"
+    await (await proxy.get(f"/v2/up/team/app/blobs/{digest}")).read()
+    response = await proxy.get(path)
+    if inline == "1000000":
+        assert (response.status, response.content_type) == (200, "application/octet-stream")
+        assert await response.read() == content
+    else:
+        assert (response.status, (await response.json())["swarm"]) == (202, False)
+
+
 async def test_torrent_of_what_nobody_has_is_404(proxy: Client) -> None:
     response = await proxy.get(f"/site/v1/torrents/{Digest.of(b'missing')}?repo=up/team/app")
     assert response.status == 404
