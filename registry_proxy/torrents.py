@@ -116,10 +116,15 @@ class Torrents:
         is_made = arrival.is_committed and not self._making.is_running(digest)
         if is_made and (torrent := await asyncio.to_thread(self._read, digest)) is not None:
             return _torrent(torrent, is_private=is_private, is_first=is_first)
-        making = self._making.start(digest, lambda: self._make(digest, arrival))
         patience = self._waves.patience(digest, node)
-        if "streaming" in request.query or (arrival.is_committed and is_first):
-            hold_seconds = wait_seconds  # it streams already, or better begins at once
+        is_streaming = "streaming" in request.query
+        may_stream = is_first if arrival.is_committed else patience <= 0
+        if may_stream and not is_streaming and not wait_seconds:
+            # It asks again. To make a torrent at once would take the CPU from the few that stream, and nobody needs it.
+            return _arriving(arrival, "stream", is_swarm=True, is_private=is_private)
+        making = self._making.start(digest, lambda: self._make(digest, arrival))
+        if is_streaming or (may_stream and arrival.is_committed):
+            hold_seconds = wait_seconds
         else:
             hold_seconds = max(wait_seconds, _BUILD_SECONDS) if arrival.is_committed else min(wait_seconds, patience)
         if hold_seconds > 0 and self._waiting < _MAX_WAITING:

@@ -93,11 +93,11 @@ class Handover:
 
     async def _run(self) -> bool:
         pace = self._pace
+        await asyncio.sleep(pace.linger)
         self.torrent = torrent = await self._find_torrent()
         if torrent is None:
             return False
         infohash = expect_torrent(torrent, self._digest).short_infohash
-        await asyncio.sleep(max(0.0, self._begun_at + pace.linger - self._loop.time()))
         pause_seconds = pace.tick
         while True:
             if self._is_nearly_done():
