@@ -204,7 +204,7 @@ async def test_pieces_outlive_a_killed_process(tmp_path: Path) -> None:
             port = int(await node.stdout.readline())
             await seeder.add(blob.torrent, tmp_path / "seed", seeding=True, peers=[("127.0.0.2", port)])
             path = root / "swarm" / blob.digest.hex
-            await until(lambda: path.exists() and path.stat().st_blocks * 512 > 2_000_000)
+            await until(lambda: path.exists() and path.stat().st_blocks * 512 > 4_000_000)
         finally:
             node.send_signal(signal.SIGKILL)
             await node.communicate()
