@@ -105,7 +105,7 @@ async def started(
             trackers,
             Patience.of(table),
             config.seeding,
-            Pace(table.swarm_others),
+            Pace(table.swarm_others, stalled=table.swarm_stalled.total_seconds()),
             table.unfinished_kept.total_seconds(),
         )
         stack.push_async_callback(blobs.close)

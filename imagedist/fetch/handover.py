@@ -29,6 +29,7 @@ _LINGER_SECONDS = 1.0
 """A stream that is over before is not looked at: most are, where links are fast."""
 _TICK_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 4.0
+_STALLED_SECONDS = 3.0
 _NEARLY_PART = 10
 _NEARLY_SECONDS = 2.0
 _GIVEN_AT_ONCE = 4
@@ -41,6 +42,7 @@ class Pace:
         others: so many other nodes want the blob before it goes on by the swarm.
         linger: seconds that a stream lasts before anybody looks.
         tick: seconds between the first two looks.
+        stalled: HTTP has brought nothing for so many seconds: then by the swarm, whoever is in it.
         nearly: a stream that will be over in so many seconds goes on, and one that has nine tenths.
     """
 
@@ -48,6 +50,7 @@ class Pace:
     linger: float = _LINGER_SECONDS
     tick: float = _TICK_SECONDS
     nearly: float = _NEARLY_SECONDS
+    stalled: float = _STALLED_SECONDS
 
 
 class Handover:
@@ -79,6 +82,7 @@ class Handover:
         self._scrape = scrape
         self._loop = asyncio.get_running_loop()
         self._begun_at, self._found_bytes = self._loop.time(), arrival.present_bytes
+        self._seen_bytes, self._moved_at = self._found_bytes, self._begun_at
         self._feeding: asyncio.Task[None] | None = None
         self.torrent: bytes | None = None
         self.transfer: Transfer | None = None
@@ -99,7 +103,7 @@ class Handover:
             return False
         infohash = expect_torrent(torrent, self._digest).short_infohash
         pause_seconds = pace.tick
-        while True:
+        while not self._is_stalled():
             if self._is_nearly_done():
                 return False
             if (await self._scrape(infohash)).leechers >= pace.others:
@@ -113,7 +117,7 @@ class Handover:
         await self._seeding.join(self._digest, torrent)
         while not _from_swarm(transfer):
             await asyncio.sleep(pace.tick)
-            if self._is_nearly_done():
+            if not self._is_stalled() and self._is_nearly_done():
                 return False
         return True
 
@@ -122,6 +126,13 @@ class Handover:
         if self._feeding is not None:
             self._feeding.cancel()
             await asyncio.wait([self._feeding])
+
+    def _is_stalled(self) -> bool:
+        """HTTP has brought nothing for a while, as far as it was looked at: then the swarm is better, with whoever."""
+        seen, now = self._arrival.present_bytes, self._loop.time()
+        if seen != self._seen_bytes:
+            self._seen_bytes, self._moved_at = seen, now
+        return now - self._moved_at >= self._pace.stalled and self._arrival.window is None
 
     def _is_nearly_done(self) -> bool:
         arrival = self._arrival

@@ -119,12 +119,13 @@ class Ways:
             return False
 
         async def find_torrent() -> bytes | None:
-            return answer.content if isinstance(answer, FoundTorrent) else await self._torrent(target, inbound.digest)
+            return known or await self._torrent(target, inbound.digest)
 
+        known = answer.content if isinstance(answer, FoundTorrent) else None
         handover = Handover(inbound.digest, arrival, self._seeding, self._pace, find_torrent, self._site.seeders.scrape)
         prefix = None
         try:
-            torrent = await self._until_handed(inbound, arrival, handover)
+            torrent = await self._until_handed(inbound, arrival, handover, known)
             if torrent is not None and (prefix := await self._by_http.abandon(arrival)) is not None:
                 await self._by_swarm.bring(inbound, target, torrent)
                 await self._by_http.check(inbound, arrival, prefix)
@@ -133,8 +134,14 @@ class Ways:
                 await self._seeding.drop(inbound.digest)
         return prefix is None
 
-    async def _until_handed(self, inbound: Inbound, arrival: Arrival, handover: Handover) -> bytes | None:
-        """The torrent by which the blob is to go on; None: all of it came by HTTP. Raises as that."""
+    async def _until_handed(
+        self, inbound: Inbound, arrival: Arrival, handover: Handover, known: bytes | None
+    ) -> bytes | None:
+        """The torrent by which the blob is to go on; None: all of it came by HTTP. Raises as that.
+
+        Args:
+            known: its torrent, if the site has told it already.
+        """
         streaming = asyncio.create_task(self._by_http.finish(inbound, arrival))
         handing = asyncio.create_task(handover.run())
         try:
@@ -144,10 +151,11 @@ class Ways:
             try:
                 await streaming
             except SourceError as error:
-                if handover.torrent is None:
+                torrent = handover.torrent or known
+                if torrent is None:
                     raise
                 _LOG.warning("going on by the swarm with %s: %s", inbound.digest, error)
-                return handover.torrent
+                return torrent
             return None
         finally:
             for task in (streaming, handing):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ TARGET = Target("registry.example", "team/app")
 SIZE_BYTES = 2_000_000
 HALF_BYTES = SIZE_BYTES // 2
 GIVEN_BYTES = HALF_BYTES - HALF_BYTES % piece_length(SIZE_BYTES)
-PACE = Pace(linger=0.0, tick=0.01, nearly=0.0)
+PACE = Pace(linger=0.0, tick=0.01, nearly=0.0, stalled=60.0)
 PATIENCE = Patience(stalled=0.3, alone=0.3, hold=0.05, give_up=60, tick=0.02)
 
 Session: TypeAlias = MemorySession | LibtorrentSession
@@ -46,6 +47,7 @@ class World:
         self.site = MemorySite([Arriving(size=SIZE_BYTES, action="stream"), self.blob.torrent])
         self.site.served[self.blob.digest] = self.blob.content
         self.site.gate.clear()
+        self.pace = PACE
         self._hosts = iter(range(1, 100))
 
     async def session(self) -> Session:
@@ -62,7 +64,7 @@ class World:
     async def node(self) -> AsyncIterator[tuple[NodeBlobs, Session]]:
         session, as_site = await self.session(), self.site
         site: Any = as_site
-        blobs = NodeBlobs(self.directory / "node", None, site, session, (), PATIENCE, pace=PACE)
+        blobs = NodeBlobs(self.directory / "node", None, site, session, (), PATIENCE, pace=self.pace)
         await blobs.start()
         try:
             yield blobs, session
@@ -182,6 +184,34 @@ async def test_when_http_breaks_off_the_swarm_has_the_rest(world: World) -> None
         assert await reading == world.blob.content
         await opened.close()
         assert world.kept == {world.blob.digest.hex}
+
+
+async def test_when_http_brings_nothing_the_swarm_has_the_rest_whoever_is_in_it(world: World) -> None:
+    world.pace = replace(PACE, stalled=0.2)
+    async with world.node() as (blobs, session):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        reading = asyncio.create_task(read_all(opened))
+        await world.joined(session)
+        seeder = await world.session()
+        await seeder.add(world.blob.torrent, world.directory / "seed", seeding=True, peers=[session.address])
+        assert await reading == world.blob.content
+        await opened.close()
+        assert blobs.received_bytes["proxy"] == HALF_BYTES
+
+
+async def test_a_proxy_that_goes_before_anybody_looked_is_not_missed(world: World) -> None:
+    world.site.answers = [FoundTorrent(world.blob.torrent, action="stream")]
+    world.site.cut = HALF_BYTES
+    world.pace = replace(PACE, linger=60.0)
+    world.site.gate.set()
+    async with world.node() as (blobs, session):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        reading = asyncio.create_task(read_all(opened))
+        await world.joined(session)
+        seeder = await world.session()
+        await seeder.add(world.blob.torrent, world.directory / "seed", seeding=True, peers=[session.address])
+        assert await reading == world.blob.content
+        await opened.close()
 
 
 async def test_when_the_swarm_fails_after_that_http_has_it_again(world: World) -> None:
