@@ -101,7 +101,8 @@ class ByHttp:
         """Whoever began with what was abandoned has a right whole only if those were the blob's first bytes."""
         if inbound.passed is None and arrival in inbound.gave:
             file = await settled(asyncio.to_thread(FileIO, self._store.path(inbound.digest)), FileIO.close)
-            if await settled(asyncio.to_thread(Prefix.of, file, prefix.size_bytes)) != prefix:
+            whole = await settled(asyncio.to_thread(Prefix.of, file, prefix.size_bytes))
+            if whole != prefix or prefix.size_bytes < arrival.present_bytes:
                 inbound.condemn(arrival, "the site sent other bytes than those of")
 
     async def close(self) -> None:

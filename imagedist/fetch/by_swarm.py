@@ -67,7 +67,7 @@ class BySwarm:
                 await self._check_pieces(inbound, failed, torrent)
 
     async def _bring(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
-        facts = expect_torrent(torrent, inbound.digest)
+        facts = await asyncio.to_thread(expect_torrent, torrent, inbound.digest)
 
         def web_seed() -> str | None:
             is_private = self._private.has(inbound.digest)

@@ -7,12 +7,11 @@ the swarm instead, where it also gives. HTTP goes on until the swarm has brought
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from imagedist.errors import ImagedistError
+from imagedist.errors import ImagedistError, SourceError
 from imagedist.fetch.seeding import Seeding
 from imagedist.oci.digest import Digest
 from imagedist.site.scrape import Counts
@@ -101,12 +100,12 @@ class Handover:
         self.torrent = torrent = await self._find_torrent()
         if torrent is None:
             return False
-        infohash = expect_torrent(torrent, self._digest).short_infohash
+        infohash = (await asyncio.to_thread(expect_torrent, torrent, self._digest)).short_infohash
         pause_seconds = pace.tick
         while not self._is_stalled():
             if self._is_nearly_done():
                 return False
-            if (await self._scrape(infohash)).leechers >= pace.others:
+            if await self._count_leechers(infohash) >= pace.others:
                 break
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
@@ -121,11 +120,17 @@ class Handover:
                 return False
         return True
 
+    async def _count_leechers(self, infohash: bytes) -> int:
+        try:
+            return (await self._scrape(infohash)).leechers
+        except SourceError:
+            return 0  # no tracker answers now
+
     async def end(self) -> None:
         """Stops what is under way. What was given stays with the transfer."""
         if self._feeding is not None:
             self._feeding.cancel()
-            await asyncio.wait([self._feeding])
+            await asyncio.gather(self._feeding, return_exceptions=True)
 
     def _is_stalled(self) -> bool:
         """HTTP has brought nothing for a while, as far as it was looked at: then the swarm is better, with whoever."""
@@ -161,13 +166,15 @@ class Handover:
                         piece += await blob.read(start + len(piece), end - start - len(piece))
                     giving.add(asyncio.create_task(transfer.give(index, piece)))
                     await _settle(giving, _GIVEN_AT_ONCE - 1)
+                await _settle(giving, 0)
             finally:
                 await blob.close()
         except ImagedistError:
             pass  # the stream was stopped or broke off, or the transfer is gone
         finally:
-            with contextlib.suppress(ImagedistError):
-                await _settle(giving, 0)
+            for task in giving:
+                task.cancel()
+            await asyncio.gather(*giving, return_exceptions=True)
             caught_up.set()
 
 

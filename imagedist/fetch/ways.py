@@ -21,7 +21,7 @@ from imagedist.store.arrival import Arrival
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
 from imagedist.swarm.expected import expect_torrent
-from imagedist.swarm.torrent import TorrentFacts
+from imagedist.swarm.torrent import TorrentError
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,10 +85,8 @@ class Ways:
         if isinstance(answer, Arriving):  # the site never let us go: do not wait for ever
             await self._by_http.bring(inbound, target, answer.size_bytes)
             return False
-        if answer.action == "stream" and not await self._seeding.has_unfinished(inbound.digest):
-            facts = expect_torrent(answer.content, inbound.digest)
-            if not await self._is_in_swarm(facts):
-                return await self._stream(inbound, target, facts.size_bytes, answer)
+        if (size_bytes := await self._streamed_bytes(inbound.digest, answer)) is not None:
+            return await self._stream(inbound, target, size_bytes, answer)
         await self._by_swarm.bring(inbound, target, answer.content)
         return False
 
@@ -103,13 +101,19 @@ class Ways:
         await self._learn(target, inbound.digest, answer)
         return answer
 
-    async def _is_in_swarm(self, facts: TorrentFacts) -> bool:
-        """Whether other nodes have the blob, or enough of them are about to: then the site need not give it."""
+    async def _streamed_bytes(self, digest: Digest, answer: FoundTorrent) -> int | None:
+        """The size of a blob that is better streamed, though it has a torrent. None: by the swarm, as the site says, or
+        as some of it is here, other nodes have it, or enough of them want it: the site need not give it."""
+        if answer.action != "stream" or await self._seeding.has_unfinished(digest):
+            return None
         try:
+            facts = await asyncio.to_thread(expect_torrent, answer.content, digest)
             counts = await self._site.seeders.scrape(facts.short_infohash)
+        except TorrentError:
+            return None  # refused there again, and HTTP has the blob
         except SourceError:
-            return False  # no tracker, no swarm
-        return counts.seeds > 1 or counts.leechers >= self._pace.others
+            return facts.size_bytes  # no tracker, no swarm
+        return None if counts.seeds > 1 or counts.leechers >= self._pace.others else facts.size_bytes
 
     async def _stream(self, inbound: Inbound, target: Target, size_bytes: int, answer: Answer) -> bool:
         """By HTTP at once; by the swarm as soon as that is better, or when HTTP breaks off. Returns as ``bring``."""
@@ -129,6 +133,8 @@ class Ways:
             if torrent is not None and (prefix := await self._by_http.abandon(arrival)) is not None:
                 await self._by_swarm.bring(inbound, target, torrent)
                 await self._by_http.check(inbound, arrival, prefix)
+            elif torrent is not None:
+                await self._by_http.finish(inbound, arrival)  # all of it came in this moment
         finally:
             if prefix is None and handover.transfer is not None:
                 await self._seeding.drop(inbound.digest)
@@ -160,7 +166,7 @@ class Ways:
         finally:
             for task in (streaming, handing):
                 task.cancel()
-            await asyncio.wait([streaming, handing])
+            await asyncio.gather(streaming, handing, return_exceptions=True)
             await handover.end()
 
     async def _torrent(self, target: Target, digest: Digest) -> bytes | None:

@@ -27,7 +27,7 @@ class MemorySite:
         leechers, seeds: what the tracker says; the site's seeder is one of these.
         small: what it answers at once instead.
         refusal: raised to who asks for a blob's size.
-        heads: how often that was asked.
+        heads, scrapes: how often that was asked, and the tracker.
     """
 
     def __init__(self, answers: Sequence[bytes | Arriving | FoundTorrent | Exception] = ()) -> None:
@@ -43,6 +43,7 @@ class MemorySite:
         self.small: bytes | None = None
         self.refusal: Exception | None = None
         self.heads = 0
+        self.scrapes = 0
 
     async def way(self, target: Target, digest: Digest) -> FoundTorrent | Arriving | SmallBlob:
         if self.small is not None:
@@ -66,6 +67,7 @@ class MemorySite:
 
     async def scrape(self, infohash: bytes) -> Counts:
         await asyncio.sleep(0)
+        self.scrapes += 1
         if isinstance(self.leechers, Exception):
             raise self.leechers
         return Counts(self.seeds, self.leechers)

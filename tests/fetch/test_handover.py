@@ -277,15 +277,31 @@ async def test_a_reader_that_leaves_meanwhile_disturbs_nobody(world: World) -> N
         await staying.close()
 
 
-async def test_a_site_that_names_another_torrent_is_not_followed(world: World) -> None:
+@pytest.mark.parametrize("is_told_at_once", [False, True])
+async def test_a_site_that_names_another_torrent_is_not_followed(world: World, is_told_at_once: bool) -> None:
     other = make_blob(world.directory / "another", 300_000, 2)
-    world.site.answers[1] = other.torrent
+    if is_told_at_once:
+        world.site.answers = [FoundTorrent(other.torrent, action="stream")]
+    else:
+        world.site.answers[1] = other.torrent
     async with world.node() as (blobs, session):
         opened = await blobs.open(TARGET, world.blob.digest)
         world.site.gate.set()
         assert await read_all(opened) == world.blob.content
         await opened.close()
         assert session.get(world.blob.digest) is None
+
+
+async def test_a_tracker_that_is_down_for_a_moment_is_asked_again(world: World) -> None:
+    world.site.leechers = SourceError("the tracker restarts")
+    async with world.node() as (blobs, session):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        reading = asyncio.create_task(read_all(opened))
+        await until(lambda: world.site.scrapes > 1)
+        await world.seed(session)
+        assert await reading == world.blob.content
+        await opened.close()
+        assert blobs.received_bytes["proxy"] == HALF_BYTES
 
 
 async def test_when_nobody_ever_has_the_torrent_http_has_the_blob(world: World) -> None:
