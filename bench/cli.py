@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from bench import caps as caps_benchmark
+from bench import crowd as crowd_benchmark
 from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
@@ -297,6 +298,23 @@ def caps(
     for kept in asyncio.run(caps_benchmark.measure(up, down, seconds, store)):
         rate = f"{kept.measured / 1e6:.2f} of {kept.allowed / 1e6:.2f} MB/s"
         print(f"{kept.way:<32}{rate:<24}{kept.deviation:+.1%}", flush=True)
+
+
+@app.command()
+@explained
+def crowd(
+    nodes: Annotated[int, typer.Option(min=1, max=8000, help="Simulated nodes.")] = 2000,
+    beat: Annotated[float, typer.Option(min=0.1, help="Seconds between a node's heartbeats.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="For how long it is measured.")] = 60.0,
+) -> None:
+    """Let thousands of nodes send heartbeats to one seeder and wait there for orders: its CPU and memory."""
+    found = asyncio.run(crowd_benchmark.measure(nodes, seconds, beat))
+    answered = ", ".join(f"{count} {what}" for what, count in sorted(found.answered.items()))
+    print(f"nodes                 {found.nodes}, {found.confirmed} confirmed their preheat")
+    print(f"answers in {found.seconds:.0f} s       {answered}")
+    print(f"seeder's CPU          {found.cpu:.1%} of one core (aim: 50%); {found.start_cpu:.1%} while they came")
+    print(f"anonymous memory      {found.anonymous_bytes / 1e6:.0f} MB at most (aim: 300)")
+    print(f"a heartbeat's answer  {found.heartbeat_ms:.1f} ms (median)")
 
 
 @app.command()

@@ -121,7 +121,9 @@ class NodePreheat:
 
     async def _asked(self) -> Orders | None:
         """None: what is to be reported changed meanwhile."""
-        report = Report(version=self._state.orders.version, wait_seconds=_POLL_SECONDS, rules=self._reports)
+        # Orders of before the silence hold again when the site says so: not when the first long poll is over.
+        wait_seconds = 0 if self._is_silent() else _POLL_SECONDS
+        report = Report(version=self._state.orders.version, wait_seconds=wait_seconds, rules=self._reports)
         path = f"nodes/{self._seeders.node_id}/work"
         asking = asyncio.create_task(
             self._seeders.call("POST", path, Orders, report.model_dump(mode="json"), _POLL_SECONDS)

@@ -71,7 +71,8 @@ SWARM = ("peer", "seeder")
 class Service:
     """A process of ours that can be stopped and started again."""
 
-    def __init__(self, argv: list[str], log: Path, url: str) -> None:
+    def __init__(self, argv: list[str], log: Path, url: str, env: Mapping[str, str] | None = None) -> None:
+        self._env = env
         self._argv = [sys.executable, "-m", *argv]
         self._log = log
         self.url = url
@@ -81,9 +82,19 @@ class Service:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    def start(self) -> None:
+    def launch(self) -> None:
+        """Starts it without waiting. In the thread that lives as long as it is to: it dies with that."""
         if self._process is None:
-            self._process = Process(self._argv, self._log)
+            self._process = Process(self._argv, self._log, self._env)
+
+    def start(self) -> None:
+        was_there = self._process is not None
+        self.launch()
+        if not was_there:
+            self._wait_ready()
+
+    def _wait_ready(self) -> None:
+        if self._process is not None:
             try:
                 self._process.wait_until(lambda: answers(f"{self.url}/readyz"), f"{self.url}/readyz")
             except AssertionError:
@@ -107,13 +118,14 @@ class Site:
 
     Args:
         upstreams: their tables; the real registry under two names if not given.
+        seeder: further tables of the seeder's file.
     """
 
-    def __init__(self, base: Path, upstream_url: str, upstreams: str = _UPSTREAMS) -> None:
+    def __init__(self, base: Path, upstream_url: str, upstreams: str = _UPSTREAMS, seeder: str = "") -> None:
         base.mkdir(parents=True)
         ports = {"proxy_port": free_port(), "seeder_port": free_port(), "peer_port": free_port()}
         values = {"base": base, "upstream": upstream_url, "name": NAME, **ports}
-        for name, template in (("proxy", _PROXY + upstreams), ("seeder", _SEEDER)):
+        for name, template in (("proxy", _PROXY + upstreams), ("seeder", _SEEDER + seeder)):
             (base / f"{name}.toml").write_text(template.format(**values))
         self.proxy = Service(
             ["registry_proxy", "--config", str(base / "proxy.toml")],
@@ -140,14 +152,19 @@ class Agent(Service):
 
     Args:
         listen: the mirror's ``host:port``. bittorrent: an address of its own on this machine.
+        more: lines of its table. env: of its process, and of the runtimes' programs that it starts.
     """
 
-    def __init__(self, base: Path, listen: str, bittorrent: str, site: Site) -> None:
+    def __init__(
+        self, base: Path, listen: str, bittorrent: str, site: Site, more: str = "", env: Mapping[str, str] | None = None
+    ) -> None:
         (base / "ramdisk").mkdir(parents=True)
         config = base / "agent.toml"
         values = {"base": base, "listen": listen, "bittorrent": bittorrent}
-        config.write_text(_AGENT.format(proxy=site.proxy.url, seeder=site.seeder.url, **values))
-        super().__init__(["imagedist", "agent", "--config", str(config)], base / "agent.log", f"http://{listen}")
+        text = _AGENT.format(proxy=site.proxy.url, seeder=site.seeder.url, **values)
+        config.write_text(text.replace("[storage]", f"{more}\n[storage]"))
+        command = ["imagedist", "agent", "--config", str(config)]
+        super().__init__(command, base / "agent.log", f"http://{listen}", env)
         self.storage = base / "storage"
         self.config = config
         self.snapshotter_socket = base / "snapshotter.sock"
@@ -155,7 +172,8 @@ class Agent(Service):
 
     def start(self) -> None:
         """Returns when the mirror answers and the socket is there."""
-        super().start()
+        self.launch()
+        self._wait_ready()
         assert self._process is not None
         self._process.wait_until(self._socket.exists, str(self._socket))
 
