@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _SILENCE_SECONDS = 120.0
 """Without a word from the site for so long, nothing more is brought: a window may have closed, a run may be over."""
 _LONGEST_RETRY_SECONDS = 60.0
+_MAX_LAYERS = 5000
+"""In one report: some 700 kB."""
 
 
 class _Task(NamedTuple):
@@ -205,8 +207,9 @@ class NodePreheat:
                 RuleReport(rule=order.rule, run=order.run, images=tuple(images), received_bytes=received_bytes)
             )
         await self._pin()
-        if tuple(reports) != self._reports:
-            self._reports = tuple(reports)
+        found = _fitting(reports)
+        if found != self._reports:
+            self._reports = found
             self._reports_changed.set()
         return tasks[0] if tasks else None
 
@@ -328,3 +331,13 @@ class NodePreheat:
 
     async def _write(self) -> None:
         await settled(asyncio.to_thread(self._state.write, self._path))
+
+
+def _fitting(reports: Sequence[RuleReport]) -> tuple[RuleReport, ...]:
+    """Without the layers if there are so many that the site would not read them."""
+    if sum(len(image.layers) for report in reports for image in report.images) <= _MAX_LAYERS:
+        return tuple(reports)
+    return tuple(
+        report.model_copy(update={"images": tuple(image.model_copy(update={"layers": ()}) for image in report.images)})
+        for report in reports
+    )

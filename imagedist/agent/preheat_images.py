@@ -20,7 +20,7 @@ from imagedist.oci.reference import Reference
 from imagedist.overlay.images import stored_name
 from imagedist.overlay.store import OverlayStore
 from imagedist.preheat.rule import RUNTIMES
-from imagedist.preheat.shapes import LayerReport, Order, Wanted
+from imagedist.preheat.shapes import MAX_LAYERS, LayerReport, Order, Wanted
 from imagedist.puller import Puller
 from imagedist.runtimes import listing
 from imagedist.runtimes.handover import Runtime, hand_over
@@ -88,7 +88,7 @@ class NodeImages:
                 is_cached=self._has(layer.digest, layer.size_bytes),
                 is_unpacked=layer.layer_id in unpacked,
             )
-            for layer in kept.layers
+            for layer in kept.layers[:MAX_LAYERS]
         )
 
     def unpacked_layers(self) -> Collection[str]:

@@ -226,7 +226,8 @@ class Preheats:
         if before is None or self._terms(run, before) != self._terms(self._runs[name], now):
             self._wake_all()
         else:
-            for node_id in admitted | confirmed:
+            changed = {node_id for node_id, each in now[1].items() if before[1].get(node_id) != each}
+            for node_id in admitted | confirmed | changed:
                 self._wake(node_id)
 
     def _terms(self, run: Run, looked: tuple[Standing, dict[str, NodeOutcome]]) -> object:

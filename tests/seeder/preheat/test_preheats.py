@@ -184,6 +184,18 @@ async def test_orders_come_at_once_to_who_waits_for_them(world: World) -> None:
     assert (await waiting).orders == ()
 
 
+async def test_a_node_that_is_paused_at_work_hears_of_it_at_once(world: World) -> None:
+    world.join("a", "b")
+    await world.run()
+    await world.ask("a")
+    waiting = asyncio.create_task(world.ask("a", wait_seconds=30))
+    await asyncio.sleep(0)
+    world.nodes.pause("a", True)
+    await world.preheats.tick()
+    assert [order.may_work for order in (await waiting).orders] == [False]
+    assert world.outcomes() == {"a": "paused", "b": "working"}
+
+
 async def test_the_seeder_goes_on_where_it_was_killed(world: World) -> None:
     world.join("a", "b", "c")
     await world.run(waves={"size": 2})
