@@ -24,6 +24,8 @@ from bench import memory as memory_benchmark
 from bench import neighbour as neighbour_benchmark
 from bench import proxy as proxy_benchmark
 from bench import runtimes as runtimes_benchmark
+from bench import scaleout as scaleout_benchmark
+from bench import statistics
 from bench import swarm as swarm_benchmark
 from bench import tracker as tracker_benchmark
 from bench import unpack as unpack_benchmark
@@ -298,6 +300,29 @@ def caps(
     for kept in asyncio.run(caps_benchmark.measure(up, down, seconds, store)):
         rate = f"{kept.measured / 1e6:.2f} of {kept.allowed / 1e6:.2f} MB/s"
         print(f"{kept.way:<32}{rate:<24}{kept.deviation:+.1%}", flush=True)
+
+
+@app.command()
+@explained
+def scaleout(
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="All pull at once.")] = 16,
+    cap: Annotated[str, typer.Option(help="What a node's link carries; the site's ten times that.")] = "12.5MB/s",
+    base: Annotated[str, typer.Option(help="Compressed size of the base, of this machine's files.")] = "200MB",
+    layer: Annotated[str, typer.Option(help="Compressed size of the application's layer.")] = "20MB",
+    cache: Cache = _CACHE,
+) -> None:
+    """Pull an application image onto many nodes: with its base preheated, beside the same with nothing there."""
+    rate = parse_rate(cap)
+    if rate is None:
+        raise InputError("--cap none measures this machine: give a rate such as 12.5MB/s")
+    found = scaleout_benchmark.measure(nodes, 8 * rate, parse_size(base), parse_size(layer), cache, _say)
+    print(f"image           {found.image_bytes / 1e6:.0f} MB, the application's layer {found.layer_bytes / 1e6:.1f} MB")
+    for what, seconds in (("nothing there", found.cold_seconds), ("base preheated", found.preheated_seconds)):
+        print(f"{what:<16}{statistics.median(seconds):.2f} s median, {max(seconds):.2f} s the last of {nodes}")
+    print(f"ratio           {found.ratio:.3f} (aim: 0.15), by the last node")
+    moved = found.moved_bytes / found.layer_bytes / nodes
+    print(f"moved           {moved:.3f} times the application's layer and config, a node")
+    print(f"preheat         {found.preheat_seconds:.1f} s until every node had confirmed the base")
 
 
 @app.command()
