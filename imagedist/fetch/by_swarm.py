@@ -14,6 +14,7 @@ from imagedist.fetch.seeding import Seeding
 from imagedist.fetch.watch import Patience, Watch
 from imagedist.metrics import FAILURES
 from imagedist.site import Site
+from imagedist.site.web_seeds import WebSeed
 from imagedist.store.arrival import Arrival
 from imagedist.store.blobs import BlobStore
 from imagedist.store.privacy import PrivateBlobs
@@ -69,9 +70,9 @@ class BySwarm:
     async def _bring(self, inbound: Inbound, target: Target, torrent: bytes) -> None:
         facts = await asyncio.to_thread(expect_torrent, torrent, inbound.digest)
 
-        def web_seed() -> str | None:
+        async def web_seed() -> WebSeed | None:
             is_private = self._private.has(inbound.digest)
-            return None if is_private else self._site.blob_url(target, inbound.digest)
+            return await self._site.web_seeds.of(target, inbound.digest, is_private=is_private)
 
         # What is arriving counts, as it does by HTTP; adopt() promises the room anew.
         async with self._store.space.promise(facts.size_bytes, f"blob {inbound.digest}"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from imagedist.config import AgentTable
 from imagedist.errors import SourceError
 from imagedist.fetch.received import Received
+from imagedist.fetch.web_seed import Ask, HelpingWebSeed
 from imagedist.swarm.session import Transfer, TransferStatus
 
 _SLOW_TIMES = 4
@@ -55,13 +56,13 @@ class Watch:
     """
     Args:
         received: where bytes are counted by source.
-        web_seed: tells the URL of a blob that the proxy gives to anyone; None: it asks for credentials.
+        ask: where the blob's web seed is.
     """
 
-    def __init__(self, patience: Patience, received: Received, web_seed: Callable[[], str | None]) -> None:
+    def __init__(self, patience: Patience, received: Received, ask: Ask) -> None:
         self._patience = patience
         self._received = received
-        self._web_seed = web_seed
+        self._ask = ask
 
     async def completion(self, transfer: Transfer) -> None:
         """Waits for it under watch. Raises as ``Transfer.wait_complete``, and SourceError when nothing moves."""
@@ -82,11 +83,12 @@ class Watch:
         """Counts bytes by source; puts the web seed on when alone or stalled, and takes it off again.
 
         Raises:
-            SourceError: nothing moves, web seed and all.
+            SourceError: nothing moves, web seed and all, or there is none to help.
         """
         loop, patience = asyncio.get_running_loop(), self._patience
         counted: Counter[str] = Counter()
         present, moved_at = 0, loop.time()
+        web_seed = HelpingWebSeed(transfer, self._ask)
         web: _Help | None = None
         try:
             while True:
@@ -96,23 +98,22 @@ class Watch:
                 if status.present_bytes > present or status.present_bytes == status.size_bytes:
                     moved_at = now  # all here: only the flush is missing
                 present = status.present_bytes
+                if web is not None:
+                    web_seed.help(now)
                 if web is None:
                     if now - moved_at >= patience.with_nothing_from(status):
-                        url = self._web_seed()
-                        if url is None:
-                            raise SourceError(f"nobody sends {transfer.digest}, and a web seed has no credentials")
                         web = _Help(now, counted)
-                        transfer.set_web_seed(url)
+                        web_seed.help(now)
                 elif now - web.since >= patience.hold:
                     if web.is_needless(counted):
                         web, moved_at = None, now
-                        transfer.set_web_seed(None)
+                        web_seed.end()
                     elif now - moved_at >= patience.give_up and not status.download_rate:
                         raise SourceError(f"no byte of {transfer.digest} came for {patience.give_up:g} s")
                     else:
                         web = _Help(now, counted)
         finally:
-            transfer.set_web_seed(None)
+            web_seed.end()
             self._received.count_new(transfer.status().received_bytes, counted)
 
 

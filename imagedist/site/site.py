@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
-from urllib.parse import urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -163,11 +162,6 @@ class Site:
                 return True
 
         return await self._proxies.first(ask)
-
-    def blob_url(self, target: Target, digest: Digest) -> str:
-        """The proxy's URL of a blob, as a web seed (BEP 19)."""
-        query = f"?{urlencode({'ns': target.namespace})}" if target.namespace is not None else ""
-        return f"{self._proxies.by_health()[0].url}/v2/{target.name}/blobs/{digest}{query}"
 
     async def prefix(self, registry: str) -> str:
         """The path prefix under which the site serves a registry (``ns`` cannot be typed into ``docker pull``).

@@ -34,20 +34,20 @@ class WebSeeds:
         self._proxies = proxies
         self._questions = questions
 
-    async def of(self, target: Target, digest: Digest, *, is_private: bool) -> WebSeed:
-        """A URL at the first proxy that answers.
+    async def of(self, target: Target, digest: Digest, *, is_private: bool) -> WebSeed | None:
+        """A URL at the first proxy that answers; None: the blob has no web seed.
 
         Args:
             is_private: a URL without a signature gives nothing.
 
         Raises:
-            SourceError: there is none; no proxy answers, or the asker may not have the blob.
+            SourceError: no proxy answers. UnauthorizedError: the asker may not have the blob.
         """
         try:
             return await self._proxies.first(lambda url: self._ask(url, target, digest))
-        except NotFoundError as error:
+        except NotFoundError:
             if is_private:
-                raise SourceError(f"no web seed for {digest}: {error}") from error
+                return None
         # A proxy that is older than web seeds of its own.
         query = f"?{urlencode({'ns': target.namespace})}" if target.namespace is not None else ""
         return WebSeed(f"{self._proxies.by_health()[0].url}/v2/{target.name}/blobs/{digest}{query}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Self
 
 from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
@@ -12,6 +13,7 @@ from imagedist.oci.bulk import Consume
 from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, FoundTorrent, SmallBlob
 from imagedist.site.scrape import Counts
+from imagedist.site.web_seeds import WebSeed
 
 WEB_SEED = "http://proxy/blob"
 
@@ -92,5 +94,9 @@ class MemorySite:
         if self.cut is not None:
             raise SourceError("the proxy broke off")
 
-    def blob_url(self, target: Target, digest: Digest) -> str:
-        return WEB_SEED
+    @property
+    def web_seeds(self) -> Self:
+        return self
+
+    async def of(self, target: Target, digest: Digest, *, is_private: bool) -> WebSeed | None:
+        return None if is_private else WebSeed(WEB_SEED)

@@ -12,6 +12,7 @@ from imagedist.errors import SourceError
 from imagedist.fetch.received import Received
 from imagedist.fetch.watch import Patience, Watch
 from imagedist.oci.digest import Digest
+from imagedist.site.web_seeds import WebSeed
 from imagedist.swarm.session import TransferStatus
 
 BLOB = Digest.of(b"blob")
@@ -74,8 +75,12 @@ class ScriptedTransfer:
 async def watched(transfer: ScriptedTransfer, url: str | None = "http://proxy/blob") -> Received:
     received, as_transfer = Received(), transfer
     scripted: Any = as_transfer
+
+    async def web_seed() -> WebSeed | None:
+        return WebSeed(url) if url is not None else None
+
     async with asyncio.timeout(60):
-        await Watch(PATIENCE, received, lambda: url).completion(scripted)
+        await Watch(PATIENCE, received, web_seed).completion(scripted)
     return received
 
 
@@ -132,5 +137,5 @@ async def test_a_swarm_in_which_nothing_comes_by_any_way_is_given_up() -> None:
 
 
 async def test_what_may_have_no_web_seed_is_given_up_at_once() -> None:
-    with pytest.raises(SourceError, match="credentials"):
+    with pytest.raises(SourceError, match="no web seed"):
         await watched(ScriptedTransfer(lambda transfer: None, peers=0), None)

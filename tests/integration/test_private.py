@@ -126,3 +126,25 @@ async def test_pull_by_the_agent_is_done_with_the_users_login_once_it_is_wanted(
                 await asyncio.to_thread(pull)
         (tmp_path / "auth.json").write_text(json.dumps({"auths": {REGISTRY: {"auth": basic("alice").split()[1]}}}))
         await asyncio.to_thread(pull)
+
+
+async def test_a_private_blob_that_may_swarm_comes_by_a_signed_web_seed_when_no_peer_has_it(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    """The seeder is gone, and so is the node that had it: the session has no credentials, the URL needs none."""
+    (tmp_path / "token").write_text("site-secret")
+    proxy = {"site_token_file": tmp_path / "token", "first_wave_nodes": 1}
+    site = Site(tmp_path / "site", {"mode": "passthrough", "private_in_swarm": True}, **proxy)
+    site.upstream.auth = "bearer"
+    site.upstream.readers = {"team/app": {"alice", "carol"}}
+    site.upstream.add_image("team/app", "1", LAYER)
+    async with site:
+        async with site.agent() as (_, first, _):
+            assert await Mirror(session, first).ask(BLOB_PATH, "alice") == (200, LAYER)
+        await site.stop_seeder()
+        async with site.agent() as (client, second, _):
+            mirror = Mirror(session, second)
+            assert await mirror.ask(BLOB_PATH, "carol") == (200, LAYER)
+            received = (await asyncio.to_thread(client.transfers)).received_bytes
+            assert await mirror.statuses(BLOB_PATH, None, "bob") == [401, 401]
+    assert received == {"webseed": len(LAYER)}
