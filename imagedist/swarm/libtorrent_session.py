@@ -19,6 +19,7 @@ from imagedist.errors import InputError, SourceError, StorageError, listen_error
 from imagedist.oci.digest import Digest
 from imagedist.swarm import refusals
 from imagedist.swarm import torrent as rules
+from imagedist.swarm.bulk import unmark_listener
 from imagedist.swarm.libtorrent_alerts import Alerts
 from imagedist.swarm.libtorrent_transfer import LibtorrentTransfer
 from imagedist.swarm.settings import PEER_ID_PREFIXES, Role, session_settings
@@ -148,6 +149,8 @@ class LibtorrentSession:
                 raise InputError(f"cannot listen for BitTorrent on {address}: no answer from libtorrent") from error
             raise
         opened.address = Address(address.host, port)
+        if role == "node":
+            await asyncio.to_thread(unmark_listener, port)
         return opened
 
     async def add(

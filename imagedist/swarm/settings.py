@@ -9,6 +9,7 @@ import ipaddress
 from typing import Literal
 
 from imagedist.config import Address
+from imagedist.swarm.bulk import TOS
 
 Role = Literal["node", "seeder"]
 
@@ -38,6 +39,8 @@ def session_settings(address: Address, role: Role, upload: int | None, download:
         "enable_ip_notifier": False,  # every container started on a node is a "network change"
         "peer_fingerprint": PEER_ID_PREFIXES[role],
         "user_agent": "imagedist",
+        # What a node gives gives way to all else on its card; the seeder's host has nothing better to do.
+        "peer_dscp": TOS if role == "node" else 0,
         # Peers come from the site's trackers and from nowhere else.
         "enable_dht": False,
         "enable_lsd": False,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+import socket
+import stat
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,39 @@ async def test_fewer_connections_are_heeded_by_those_that_are_open(tmp_path: Pat
         seed.set_limits(None, None, connections=100)
         for transfer in leeching:
             await transfer.wait_complete()
+
+
+async def test_what_a_node_gives_is_bulk_whoever_dialled(tmp_path: Path) -> None:
+    """By SO_PRIORITY the kernel's queues sort: TC_PRIO_BULK is 2. The seeder's connections are as any others."""
+    blob = make_blob(tmp_path / "seed", 8 << 20)
+    async with AsyncExitStack() as stack:
+        seed = await LibtorrentSession.open(Address("127.0.0.1", 0), upload=1 << 20)
+        node = await LibtorrentSession.open(Address("127.0.0.2", 0))
+        seeder = await LibtorrentSession.open(Address("127.0.0.3", 0), role="seeder")
+        for session in (seed, node, seeder):
+            stack.push_async_callback(session.close)
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        transfer = await node.add(blob.torrent, make_directory(tmp_path / "node"), peers=[seed.address])
+        third = await seeder.add(blob.torrent, make_directory(tmp_path / "seeder"), peers=[node.address])
+        await any_piece(transfer)
+        await until(lambda: third.status().peers > 0)
+        found = connections({seed.address.port, node.address.port})
+    assert found["127.0.0.1"] == found["127.0.0.2"] == {2}
+    assert found["127.0.0.3"] == {0}
+
+
+def connections(ports: set[int]) -> dict[str, set[int]]:
+    """Priorities of this process's connections at one of the ports, by their own address."""
+    found: dict[str, set[int]] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                if one.family == socket.AF_INET and {one.getsockname()[1], one.getpeername()[1]} & ports:
+                    priority = one.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY)
+                    found.setdefault(one.getsockname()[0], set()).add(priority)
+    return found
 
 
 async def test_a_transfer_goes_on_after_its_seed_came_back(tmp_path: Path) -> None:
