@@ -259,7 +259,7 @@ def swarm(
 @app.command()
 @explained
 def neighbour(
-    link: Annotated[int, typer.Option(min=10, max=10_000, help="Mbit/s of the node's link.")] = 200,
+    link: Annotated[int, typer.Option(min=10, max=10_000, help="Mbit/s of the node's card.")] = 1000,
     upload: Annotated[str, typer.Option(help="The node's cap towards peers; by default half of the link.")] = "",
     rounds: Rounds = 5,
     quick: Annotated[bool, typer.Option("--quick", help="Two rounds of 4 s.")] = False,

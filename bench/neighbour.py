@@ -53,7 +53,7 @@ class Scale:
 
     rounds: int = 5
     seconds: int = 8
-    link_bits_per_second: int = 200_000_000
+    link_bits_per_second: int = 1_000_000_000
     upload: str = ""
 
 
@@ -81,7 +81,8 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
         registry = stack.enter_context(deployment.registry(internet.node("registry"), directory / "registry"))
         reference = registry.add(image, "bench/image:1")
         host = stack.enter_context(deployment.site(site.node("host"), directory / "host", registry))
-        node = site.node("node", scale.link_bits_per_second)
+        node = site.node("node")
+        _card(node, scale.link_bits_per_second)
         settings = f'[limits]\nupload = "{upload}"'
         agent = stack.enter_context(deployment.agent(node, directory / "node", host, settings))
         others = [site.node(f"peer{number}") for number in range(_LEECHERS)]
@@ -115,7 +116,7 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
             "rounds": f"{scale.rounds} of {scale.seconds} s",
             "service": f"nginx, one worker, pages of {_PAGE_BYTES} bytes; wrk, {_CLIENTS} clients that think for "
             f"{_THINK_MILLISECONDS} ms on average",
-            "link": f"{scale.link_bits_per_second / 1e6:.0f} Mbit/s both ways, one queue of 100 ms",
+            "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
             "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
             "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
             "order": "rotated each round",
@@ -171,6 +172,15 @@ def _measured(number: int, service: _Service, agent: Agent) -> Run:
     figures = {f"{name}_milliseconds": value * 1000 for name, value in latencies.items()}
     figures["sent_megabytes_per_second"] = (agent.node.up.bytes - sent_bytes) / 1e6 / took
     return Run(round=number, seconds=took, cpu_seconds=account.cpu_seconds() - cpu_seconds, figures=figures)
+
+
+def _card(node: Node, bits_per_second: int) -> None:
+    """A network card at its line's speed, with the kernel's default queue before it: three bands by priority."""
+    bytes_per_second = bits_per_second // 8
+    burst_bytes = max(bytes_per_second // 1000, 16_000)
+    rate = f"rate {bits_per_second}bit burst {burst_bytes} limit {bytes_per_second // 10}"
+    node.namespace.tc(f"qdisc replace dev eth0 root handle 1: tbf {rate}")
+    node.namespace.tc("qdisc replace dev eth0 parent 1:1 handle 10: pfifo_fast")
 
 
 @contextmanager
