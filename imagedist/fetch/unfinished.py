@@ -67,15 +67,16 @@ class Unfinished:
         return False
 
     def give(self, digest: Digest, path: Path) -> None:
-        """Puts what there is of a blob at ``path``, for the session to hash. Blocking. Raises StorageError."""
+        """Puts what there is of a blob at ``path``, for the session to hash: pieces, or else the first bytes, which had
+        come by HTTP. Blocking. Raises StorageError."""
         found = self._path(digest)
         try:
             with self._store.ledger.changing() as entry:
                 size_bytes = found.stat(follow_symlinks=False).st_size
                 found.rename(path)
                 entry.add(-size_bytes)
-        except FileNotFoundError:
-            pass  # there is none, or it went for another blob
+        except FileNotFoundError:  # there is none, or it went for another blob
+            self._store.give_away(digest, path)
         except OSError as error:
             raise storage_error(f"take up the pieces of {digest}", error) from error
 

@@ -190,6 +190,21 @@ class BlobStore:
             partial.drop()
             entry.add(-counted_bytes)
 
+    def give_away(self, digest: Digest, path: Path) -> None:
+        """Moves what an earlier fetch left of a blob to ``path``, if nobody fetches it now. Blocking.
+
+        Raises:
+            StorageError.
+        """
+        if not self.partial_path(digest).exists():
+            return
+        partial = Partial.claim(self.partial_path(digest), digest)
+        if partial is not None:
+            with self.ledger.changing() as entry:
+                counted_bytes = partial.counted_bytes
+                partial.move(path)
+                entry.add(-counted_bytes)
+
     def release(self, partial: Partial) -> None:
         """Keeps what has arrived for the next fetch, and gives back the rest of the room. Blocking."""
         if partial.present_bytes == 0 and partial.promised_bytes is None:  # nobody follows it

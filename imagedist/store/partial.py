@@ -193,6 +193,15 @@ class Partial:
         finally:
             self.release()
 
+    def move(self, path: Path) -> None:
+        """Puts the bytes elsewhere, then gives up the lock."""
+        try:
+            self._path.rename(path)
+        except OSError as error:
+            raise storage_error(f"move {self._path} to {path}", error) from error
+        finally:
+            self.release()
+
     def release(self) -> None:
         """Gives up the lock; what has arrived stays for the next fetcher."""
         with self._busy:

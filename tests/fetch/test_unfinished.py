@@ -19,6 +19,7 @@ from imagedist.errors import NotFoundError, SourceError
 from imagedist.fetch.node import NodeBlobs
 from imagedist.fetch.unfinished import KEPT_SECONDS
 from imagedist.fetch.watch import Patience
+from imagedist.site import Arriving
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.memory_session import MemorySession, MemorySwarm
 from imagedist.swarm.torrent import piece_length
@@ -105,6 +106,25 @@ async def test_the_next_process_takes_the_rest_only(world: World) -> None:
         assert await fetch(blobs, blob) == blob.content
         assert dict(blobs.received_bytes) == {"disk": 8 * LENGTH, "seeder": SIZE_BYTES - 8 * LENGTH}
         assert world.unfinished == set()
+
+
+async def test_what_had_come_by_http_is_used_by_the_swarm(world: World) -> None:
+    blob = world.blob()
+    world.site.answers = [Arriving(size=SIZE_BYTES, action="stream")]
+    world.site.served[blob.digest] = blob.content
+    world.site.gate.clear()
+    async with world.node() as (blobs, _):
+        opened = await blobs.open(TARGET, blob.digest)
+        await until(lambda: blobs.received_bytes["proxy"] == SIZE_BYTES // 2)
+    await opened.close()
+    world.site.answers = [blob.torrent]
+    await world.seed(blob)
+    async with world.node() as (blobs, _):
+        assert await fetch(blobs, blob) == blob.content
+        kept_bytes = SIZE_BYTES // 2 // LENGTH * LENGTH
+        assert dict(blobs.received_bytes) == {"disk": kept_bytes, "seeder": SIZE_BYTES - kept_bytes}
+        assert list((world.root / "partial").iterdir()) == []
+        assert SIZE_BYTES <= blobs.store.used_bytes < SIZE_BYTES + 10_000
 
 
 async def test_a_piece_that_rotted_meanwhile_comes_again(world: World) -> None:
