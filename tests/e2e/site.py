@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -206,6 +206,17 @@ class Agent(Service):
             if sample.name == "imagedist_received_bytes_total" and sample.value
         }
 
+    def wait_seeding(self, digests: Iterable[object]) -> None:
+        """Returns when this node gives these blobs to others."""
+        wanted = {str(digest) for digest in digests}
+
+        def is_seeding() -> bool:
+            rows = json.loads(self.imagedist("swarm", "--json").stdout)["transfers"]
+            return wanted <= {_digest(row["digest"]) for row in rows if row["is_complete"]}
+
+        assert self._process is not None
+        self._process.wait_until(is_seeding, f"{len(wanted)} seeds")
+
     def layer_directories(self) -> list[Path]:
         """The unpacked layers of this node's store."""
         return [path for path in (self.storage / "overlay").iterdir() if path.name != "l"]
@@ -214,6 +225,10 @@ class Agent(Service):
         """The names of all images in this node's store."""
         listed = json.loads(self.imagedist("images", "--root", str(self.storage), "--json").stdout)
         return [name for image in listed for name in image["names"]]
+
+
+def _digest(told: dict[str, str] | str) -> str:
+    return told if isinstance(told, str) else f"{told['algorithm']}:{told['hex']}"
 
 
 def swarm_bytes(after: Mapping[str, int], before: Mapping[str, int]) -> int:

@@ -28,8 +28,10 @@ def test_docker_pulls_a_docker_io_name_through_the_mirror(
 def test_pull_into_docker_brings_a_private_image_over_the_swarm_under_its_real_name(
     docker: Docker, first: Agent, second: Agent, images: dict[str, BuiltImage]
 ) -> None:
-    # The first nodes of a site stream a new blob; whoever asks once it is there joins the swarm.
+    # The first nodes of a site stream a blob; whoever asks once another has it joins the swarm.
     second.imagedist("pull", f"{NAME}/team/app:1")
+    layers = images["team/app:1"].image.layers
+    second.wait_seeding(layer.descriptor.digest for layer in layers if layer.descriptor.size_bytes > 1 << 20)
     before = first.received_bytes()
 
     first.imagedist("pull", f"{NAME}/team/app:1", "--into", "docker", env={"DOCKER_HOST": docker.host})

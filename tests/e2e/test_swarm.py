@@ -16,6 +16,8 @@ def test_a_second_node_gets_its_bytes_over_the_swarm_and_upstream_sends_each_blo
 ) -> None:
     image = images["team/shared:1"].image
     first.imagedist("pull", f"{NAME}/team/shared:1")
+    large = [layer.descriptor.digest for layer in image.layers if layer.descriptor.size_bytes > 1 << 20]
+    first.wait_seeding(large)  # else the second is one of the first few that want it, and streams it
     before = second.received_bytes()
 
     second.imagedist("pull", f"{NAME}/team/shared:1")

@@ -26,7 +26,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def site(tmp_path: Path, authority: Authority) -> Site:
-    site = Site(tmp_path / "site", first_wave_nodes=1)  # the first streams, all others go by the swarm
+    site = Site(tmp_path / "site")
     site.proxy_tls = ServerTls(*authority.issue("proxy"))
     return site
 

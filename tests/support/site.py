@@ -68,7 +68,13 @@ class Site:
             }
         )
         self.seeder = await self._serve(self._seeder_stack, create_seeder(seeder))
-        settings = {"listen": ANY, "site_blobs": blobs, "site_seeders": [f"http://{self.seeder}"]}
+        # The first node that wants a blob streams it, all others go by the swarm.
+        settings = {
+            "listen": ANY,
+            "site_blobs": blobs,
+            "site_seeders": [f"http://{self.seeder}"],
+            "first_wave_nodes": 1,
+        }
         proxy = ProxyConfig.model_validate(
             {
                 "proxy": {**settings, "default_upstream": REGISTRY, **self._proxy_settings},
