@@ -20,6 +20,8 @@ from bench import crowd as crowd_benchmark
 from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
+from bench import lone as lone_benchmark
+from bench import many as many_benchmark
 from bench import memory as memory_benchmark
 from bench import neighbour as neighbour_benchmark
 from bench import proxy as proxy_benchmark
@@ -28,6 +30,7 @@ from bench import scaleout as scaleout_benchmark
 from bench import statistics
 from bench import swarm as swarm_benchmark
 from bench import tracker as tracker_benchmark
+from bench import transfer as transfer_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
 from bench.report import show, show_difference
@@ -271,6 +274,47 @@ def neighbour(
     upload = str(parse_rate(upload)) if upload else ""
     scale = replace(scale, link_bits_per_second=link * 1_000_000, upload=upload)
     _give(neighbour_benchmark.run(scale, cache.absolute(), _say), json)
+
+
+@app.command()
+@explained
+def lone(
+    size: Annotated[str, typer.Option(help="Of the image, in two blobs.")] = "100MB",
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="20 MB, two rounds.")] = False,
+    proxy: Annotated[str, typer.Option(help="A setting for [proxy] of proxy.toml.")] = "",
+    agent: Annotated[str, typer.Option(help="One for [agent] of agent.toml.")] = "",
+    json: Json = None,
+) -> None:
+    """Hold one node, two, a small layer and skopeo against plain downloads, on links of 1 Gbit/s; needs root."""
+    scale = lone_benchmark.QUICK if quick else lone_benchmark.Scale(parse_size(size), rounds)
+    _give(lone_benchmark.run(replace(scale, configuration=Configuration(proxy=proxy, agent=agent)), _say), json)
+
+
+@app.command()
+@explained
+def many(
+    nodes: Annotated[int, typer.Option(min=1, max=500, help="That ask at once.")] = 32,
+    torrents: Annotated[int, typer.Option(min=1, max=5000, help="Small blobs that each of them asks for.")] = 500,
+    quick: Annotated[bool, typer.Option("--quick", help="4 nodes, 50 torrents.")] = False,
+    json: Json = None,
+) -> None:
+    """Let nodes ask for hundreds of small torrents at once; read an agent's memory at rest and with 200; needs root."""
+    scale = many_benchmark.QUICK if quick else many_benchmark.Scale(nodes, torrents)
+    _give(many_benchmark.run(scale, _say), json)
+
+
+@app.command()
+@explained
+def transfer(
+    size: Annotated[str, typer.Option(help="Of the blob.")] = "400MB",
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="40 MB, two rounds.")] = False,
+    json: Json = None,
+) -> None:
+    """Give one peer a blob on loopback without caps, by the swarm's session and by aiohttp."""
+    scale = transfer_benchmark.QUICK if quick else transfer_benchmark.Scale(parse_size(size), rounds)
+    _give(transfer_benchmark.run(scale, _say), json)
 
 
 @app.command()

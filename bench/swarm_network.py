@@ -17,6 +17,7 @@ from bench.network import Link, Network, deployment
 from bench.network.deployment import Agent, Registry, Site
 from bench.pulling import Pulled, pull
 from bench.serving import REPOSITORY, push
+from imagedist.oci.digest import Digest
 
 BLOBS = 2
 """Of each image."""
@@ -82,12 +83,39 @@ class SwarmNetwork:
         self._image_bytes = image_bytes
         self._account = ProcessAccount()
         self._account.roots = {site.proxy_process, site.seeder_process, *(agent.process for agent in agents)}
-        self._paths: list[str] = []
+        self.paths: list[str] = []
+        self.manifest_digest: Digest | None = None
+
+    @property
+    def agents(self) -> Sequence[Agent]:
+        return self._agents
+
+    @property
+    def registry(self) -> Registry:
+        return self._registry
+
+    def cpu_seconds(self) -> float:
+        """Of the site's processes and all agents, so far."""
+        return self._account.cpu_seconds()
 
     def warm_up(self) -> None:
         """Every agent has once done all it will do. Raises ImagedistError: one failed."""
-        self._push(_WARM_UP_BYTES)
-        self._pull(len(self._agents))
+        self.offer([_WARM_UP_BYTES // BLOBS] * BLOBS)
+        self.ask(self._agents)
+
+    def offer(self, sizes_bytes: Sequence[int]) -> None:
+        """A new image of random blobs is in the registry, and nowhere else; ``ask`` is for this one from now on."""
+        with self._registry.node.namespace.entered():
+            self.manifest_digest, digests = push(deployment.LOCAL_REGISTRY, sizes_bytes)
+        self.paths = [f"/v2/{REPOSITORY}/blobs/{digest}?ns={self._registry.address}" for digest in digests]
+
+    def ask(self, agents: Sequence[Agent]) -> list[Pulled]:
+        """Nodes ask their own agents for every blob at once. Raises ImagedistError: one did not get everything."""
+        return pull([agent.node for agent in agents], self._urls(deployment.MIRROR), _STALL_SECONDS)
+
+    def ask_plainly(self, agents: Sequence[Agent]) -> list[Pulled]:
+        """The same past their agents, from the site's proxy. Raises ImagedistError: one did not get everything."""
+        return pull([agent.node for agent in agents], self._urls(self._site.proxy_url), _STALL_SECONDS)
 
     def burst(self, count: int) -> Burst:
         """The first ``count`` nodes ask for a new image at once.
@@ -95,12 +123,12 @@ class SwarmNetwork:
         Raises:
             ImagedistError: a node did not get everything.
         """
-        self._push(self._image_bytes)
+        self.offer([self._image_bytes // BLOBS] * BLOBS)
         agents = self._agents[:count]
         site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
         received = _received(agents)
         cpu_seconds, (busy, idle) = self._account.cpu_seconds(), machine_cpu_seconds()
-        pulled = self._pull(count)
+        pulled = self.ask(agents)
         busy_after, idle_after = machine_cpu_seconds()
         return Burst(
             pulled,
@@ -118,21 +146,11 @@ class SwarmNetwork:
         Raises:
             ImagedistError: it did not come.
         """
-        (one,) = pull([self._agents[0].node], self._urls(self._site.proxy_url), _STALL_SECONDS)
+        (one,) = self.ask_plainly(self._agents[:1])
         return one.seconds
 
-    def _pull(self, count: int) -> list[Pulled]:
-        nodes = [agent.node for agent in self._agents[:count]]
-        return pull(nodes, self._urls(deployment.MIRROR), _STALL_SECONDS)
-
-    def _push(self, size_bytes: int) -> None:
-        node = self._registry.node
-        with node.namespace.entered():
-            _, digests = push(deployment.LOCAL_REGISTRY, [size_bytes // BLOBS] * BLOBS)
-        self._paths = [f"/v2/{REPOSITORY}/blobs/{digest}?ns={self._registry.address}" for digest in digests]
-
     def _urls(self, server: str) -> list[str]:
-        return [server + path for path in self._paths]
+        return [server + path for path in self.paths]
 
 
 @contextmanager
@@ -158,7 +176,9 @@ def swarm_network(
         for number in range(nodes):
             node = bench.node(f"n{number}", node_bits_per_second)
             agents.append(
-                stack.enter_context(deployment.agent(node, directory / node.name, site, quota_bytes=quota_bytes))
+                stack.enter_context(
+                    deployment.agent(node, directory / node.name, site, configuration.agent, quota_bytes)
+                )
             )
         yield SwarmNetwork(registry, uplink, site, agents, image_bytes)
         for agent in agents:  # all at once: nothing of theirs is wanted any more

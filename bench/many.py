@@ -1,0 +1,154 @@
+"""Many small torrents at once, and what torrents weigh: 32 nodes ask for 500 blobs, one node then seeds 200."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench.account import descendants
+from bench.directories import remove_abandoned, short_directory
+from bench.load import Connection, Tally
+from bench.machine import describe_machine, versions
+from bench.network import why_not
+from bench.network.deployment import MIRROR, Agent
+from bench.peaks import anonymous_bytes
+from bench.peers import missing
+from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.swarm_network import Configuration, SwarmNetwork, swarm_network
+from imagedist.errors import InputError
+from imagedist.service.running import raise_open_files_limit
+
+Say = Callable[[str], None]
+
+_BITS_PER_SECOND = 100_000_000
+_BLOB_BYTES = 20_000
+_CONNECTIONS = 8
+"""Of each node's client: a runtime has three to six downloads at a time."""
+_STALL_SECONDS = 60.0
+_SETTLE_SECONDS = 3.0
+_EVERYTHING = Configuration(proxy="swarm_min_size = 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything. ``seeded``: by the node whose memory is read, after it had none."""
+
+    nodes: int = 32
+    torrents: int = 500
+    seeded: int = 200
+
+
+QUICK = Scale(4, 50, 20)
+
+
+def run(scale: Scale, say: Say) -> Result:
+    """Some two minutes.
+
+    Raises:
+        InputError: this machine cannot have a test network. ImagedistError: something did not start, or nothing came.
+    """
+    if (reason := why_not() or missing("docker-registry")) is not None:
+        raise InputError(f"cannot measure many torrents: {reason}")
+    raise_open_files_limit()
+    remove_abandoned()
+    load, image_bytes = os.getloadavg()[0], scale.torrents * _BLOB_BYTES
+    with short_directory() as directory:
+        say(f"starting a registry, a site and {scale.nodes + 1} agents")
+        with swarm_network(directory, scale.nodes + 1, _BITS_PER_SECOND, image_bytes, _EVERYTHING) as network:
+            *nodes, alone = network.agents
+            time.sleep(_SETTLE_SECONDS)
+            at_rest = _anonymous_bytes(alone)
+            say(f"{scale.seeded} torrents for one node")
+            network.offer([_BLOB_BYTES] * scale.seeded)
+            _ask(network, [alone])
+            time.sleep(_SETTLE_SECONDS)
+            seeding = _anonymous_bytes(alone)
+            say(f"{scale.torrents} torrents for {scale.nodes} nodes")
+            network.offer([_BLOB_BYTES] * scale.torrents)
+            cpu, began = network.cpu_seconds(), time.perf_counter()
+            tally = _ask(network, nodes)
+            took, cpu = time.perf_counter() - began, network.cpu_seconds() - cpu
+        machine = describe_machine(directory)
+    wanted = scale.nodes * scale.torrents
+    requests = Run(round=0, seconds=took, cpu_seconds=cpu, figures={"requests": tally.requests, "errors": tally.errors})
+    return Result(
+        benchmark="many",
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=machine,
+        versions=versions([]),
+        image=ImageFacts(name="random bytes", manifest_digest="", layers=scale.torrents, compressed_bytes=image_bytes),
+        settings={
+            "rounds": "1",
+            "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, the site's 10 times as wide",
+            "clients": f"{_CONNECTIONS} connections of each node, which ask for one blob after another",
+            **_EVERYTHING.facts(),
+            "load_at_start": f"{load:.2f}",
+        },
+        contestants=(Contestant(name=f"{scale.torrents} torrents, {scale.nodes} nodes", runs=(requests,)),),
+        verdicts=(
+            Verdict(
+                what=f"{scale.torrents} torrents for {scale.nodes} nodes: requests answered whole",
+                value=100 * tally.requests / wanted,
+                unit="%",
+                aim="100",
+            ),
+            Verdict(what="anonymous memory of an agent at rest", value=at_rest / 1e6, unit="MB", aim="at most 90"),
+            Verdict(
+                what=f"anonymous memory of an agent that seeds {scale.seeded} torrents",
+                value=seeding / 1e6,
+                unit="MB",
+                aim="at most 160",
+            ),
+        ),
+    )
+
+
+def _anonymous_bytes(agent: Agent) -> int:
+    """Of the agent and its own processes."""
+    return sum(anonymous_bytes(process) for process in (agent.process, *descendants(agent.process)))
+
+
+def _ask(network: SwarmNetwork, agents: Sequence[Agent]) -> Tally:
+    """Every node asks for every blob, each of its connections for the next one. An answer that fails is counted."""
+    tally = Tally()
+    with selectors.DefaultSelector() as selector, ExitStack() as stack:
+
+        def ask(agent: Agent, paths: list[str]) -> None:
+            while paths:
+                try:
+                    with agent.node.namespace.entered():
+                        connection = Connection(MIRROR + paths.pop(), tally)
+                    stack.enter_context(connection.socket)
+                    connection.start()
+                except OSError:
+                    tally.errors += 1
+                    continue
+                selector.register(connection.socket, selectors.EVENT_READ, (agent, paths, connection))
+                return
+
+        for agent in agents:
+            paths = list(network.paths)
+            for _ in range(min(_CONNECTIONS, len(paths))):
+                ask(agent, paths)
+        while selector.get_map():
+            ready = selector.select(_STALL_SECONDS)
+            if not ready:
+                tally.errors += len(selector.get_map())
+                break
+            for key, _ in ready:
+                agent, paths, connection = key.data
+                try:
+                    is_over = connection.receive()
+                except OSError:
+                    tally.errors += 1
+                    is_over = True
+                if is_over:
+                    selector.unregister(key.fileobj)
+                    connection.socket.close()
+                    ask(agent, paths)
+    return tally

@@ -1,0 +1,126 @@
+"""One to one on loopback without caps: a blob by the swarm's session against the same file by aiohttp.
+
+Both write to memory. The swarm checks every piece; plain HTTP checks nothing, so there is a row with SHA-256 as well.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.directories import remove_abandoned, short_directory
+from bench.machine import describe_machine, versions
+from bench.processes import daemon
+from bench.processes import run as run_program
+from bench.registry import free_port
+from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.statistics import median, pair_ratios, rotated
+from imagedist.oci.digest import Digest
+from imagedist.swarm import torrent as rules
+
+Say = Callable[[str], None]
+
+SWARM, HTTP, HASHED = "swarm", "http", "http-hashed"
+_MOST_CPU, _LEAST_SPEED = 3.0, 0.35
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything."""
+
+    size_bytes: int = 400_000_000
+    rounds: int = 5
+
+
+QUICK = Scale(40_000_000, 2)
+
+
+def run(scale: Scale, say: Say) -> Result:
+    """Some seconds a round. Raises ImagedistError: an end did not start, or the file did not come."""
+    remove_abandoned()
+    load = os.getloadavg()[0]
+    runs: dict[str, list[Run]] = {SWARM: [], HTTP: [], HASHED: []}
+    with short_directory() as directory, ExitStack() as stack:
+        say(f"a blob of {scale.size_bytes / 1e6:g} MB, a seed and a server")
+        file, torrent = _blob(directory / "seed", scale.size_bytes)
+        ports = {what: free_port() for what in ("seed", "serve")}
+        for what, port in ports.items():
+            command = [*_program(what, port, file), "--torrent", str(torrent)]
+            stack.enter_context(daemon(command, directory / f"{what}.log", lambda port=port: _listens(port)))  # type: ignore[misc]
+        for number in range(scale.rounds):
+            for what in rotated((SWARM, HTTP, HASHED), number):
+                say(f"round {number + 1} of {scale.rounds}: {what}")
+                into = directory / "leecher"
+                into.mkdir()
+                port = ports["seed" if what == SWARM else "serve"]
+                told = json.loads(run_program([*_program(what, port, into / file.name), "--torrent", str(torrent)]))
+                runs[what].append(Run(round=number, **told))
+                shutil.rmtree(into)
+        machine = describe_machine(directory)
+    return Result(
+        benchmark="transfer",
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=machine,
+        versions=versions([]),
+        image=ImageFacts(name="random bytes", manifest_digest="", layers=1, compressed_bytes=scale.size_bytes),
+        settings={
+            "rounds": str(scale.rounds),
+            "order": "rotated each round",
+            "registry": "loopback, without caps",
+            "cpu": "of the leecher alone",
+            "load_at_start": f"{load:.2f}",
+        },
+        contestants=tuple(_row(what, each, scale.size_bytes) for what, each in runs.items()),
+        verdicts=verdicts_of(runs),
+    )
+
+
+def _row(what: str, runs: list[Run], size_bytes: int) -> Contestant:
+    seconds, cpu = (median([getattr(run, name) for run in runs]) or 1.0 for name in ("seconds", "cpu_seconds"))
+    summary = {"MB/s": size_bytes / seconds / 1e6, "CPU-s per GB": cpu / size_bytes * 1e9}
+    return Contestant(name=what, runs=tuple(runs), summary=summary)
+
+
+def verdicts_of(runs: dict[str, list[Run]]) -> tuple[Verdict, ...]:
+    """Pair by pair, against HTTP that checks nothing, and that hashes."""
+
+    def by_round(what: str, name: str) -> dict[int, float]:
+        return {run.round: getattr(run, name) for run in runs[what]}
+
+    def ratio(one: str, other: str, name: str) -> float:
+        return median(pair_ratios(by_round(other, name), by_round(one, name))) or 0.0
+
+    found = []
+    for beside, is_barred in ((HTTP, True), (HASHED, False)):
+        speed, cpu = ratio(beside, SWARM, "seconds"), ratio(SWARM, beside, "cpu_seconds")
+        aims = (f"at least {_LEAST_SPEED}", f"at most {_MOST_CPU:g}") if is_barred else ("", "")
+        found.append(Verdict(what=f"speed: swarm ÷ {beside}", value=speed, unit="×", aim=aims[0]))
+        found.append(Verdict(what=f"CPU of the leecher: swarm ÷ {beside}", value=cpu, unit="×", aim=aims[1]))
+    return tuple(found)
+
+
+def _blob(directory: Path, size_bytes: int) -> tuple[Path, Path]:
+    directory.mkdir()
+    content = os.urandom(size_bytes)
+    digest = Digest.of(content)
+    (directory / digest.hex).write_bytes(content)
+    torrent = directory / "torrent"
+    torrent.write_bytes(rules.build(directory / digest.hex, digest))
+    return directory / digest.hex, torrent
+
+
+def _program(what: str, port: int, file: Path) -> list[str]:
+    return [sys.executable, "-m", "bench.one_to_one", what, str(port), "--file", str(file)]
+
+
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as trying:
+        return trying.connect_ex(("127.0.0.1", port)) == 0

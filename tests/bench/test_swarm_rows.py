@@ -1,0 +1,51 @@
+"""The benchmarks beside the bursts: lone nodes, one peer without caps, many small torrents; each with little to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import lone, many, transfer
+from bench.result import Run
+
+
+def _runs(*seconds: float) -> list[Run]:
+    return [Run(round=number, seconds=each, cpu_seconds=each / 2) for number, each in enumerate(seconds)]
+
+
+def test_lone_nodes_are_held_against_plain_downloads_of_the_same_round() -> None:
+    names = {name for pair in lone.PAIRS.items() for name in (pair[0], pair[1][0])}
+    runs = {name: _runs(1.0, 2.0) for name in names} | {"100 kB": _runs(0.012), "100 kB, plain": _runs(0.010)}
+    runs["2 nodes"] = _runs(1.1, 2.2)
+    said = {verdict.what: verdict.value for verdict in lone.verdicts_of(runs)}
+    assert said["2 nodes ÷ 2 nodes, plain"] == pytest.approx(1.1)
+    assert said["1 node ÷ 1 node, plain"] == 1.0
+    assert said["a layer of 100 kB: longer by"] == pytest.approx(2.0)
+
+
+@pytest.mark.network
+@pytest.mark.e2e("docker-registry", "skopeo")
+def test_every_way_of_a_lone_node_is_gone_once() -> None:
+    said: list[str] = []
+    result = lone.run(lone.Scale(image_bytes=3_000_000, rounds=1), said.append)
+    assert all(row.seconds for row in result.contestants)
+    assert len(result.verdicts) == len(lone.PAIRS) + 1
+
+
+def test_a_blob_comes_by_swarm_and_by_http_in_processes_of_their_own() -> None:
+    said: list[str] = []
+    result = transfer.run(transfer.Scale(size_bytes=2_000_000, rounds=1), said.append)
+    assert [row.name for row in result.contestants] == [transfer.SWARM, transfer.HTTP, transfer.HASHED]
+    assert all(row.summary["MB/s"] > 0 for row in result.contestants)
+    assert [verdict.aim for verdict in result.verdicts] == ["at least 0.35", "at most 3", "", ""]
+
+
+@pytest.mark.network
+@pytest.mark.e2e("docker-registry")
+def test_many_small_torrents_lose_no_request_and_an_agents_memory_is_read() -> None:
+    said: list[str] = []
+    result = many.run(many.Scale(nodes=2, torrents=6, seeded=3), said.append)
+    whole, at_rest, seeding = (verdict.value for verdict in result.verdicts)
+    assert whole == 100
+    assert at_rest > 0
+    assert seeding > 0
+    assert result.contestants[0].runs[0].figures == {"requests": 12, "errors": 0}
