@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Literal
 from imagedist.agent.line import default_upload
 from imagedist.agent.pressure import Pressure
 from imagedist.agent.protocol import ConnectionsLimit, Limit, Limits, LimitsOrder, Quiet
+from imagedist.beat import next_beat
 from imagedist.config import LimitsTable, QuietTable
 from imagedist.config.agent import MIN_CONNECTIONS
 from imagedist.config.values import parse_rate, parse_upload
@@ -146,7 +146,7 @@ class NodeLimits:
     async def keep(self) -> None:
         """Measures and divides, for ever."""
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
+            await next_beat(_TICK_SECONDS)
             self.tick()
 
     def tick(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from imagedist.beat import next_beat
 from imagedist.config import AgentTable
 from imagedist.errors import SourceError
 from imagedist.fetch.received import Received
@@ -92,7 +93,7 @@ class Watch:
         web: _Help | None = None
         try:
             while True:
-                await asyncio.sleep(patience.tick)
+                await next_beat(patience.tick)
                 status, now = transfer.status(), loop.time()
                 self._received.count_new(status.received_bytes, counted)
                 if status.present_bytes > present or status.present_bytes == status.size_bytes:

@@ -11,6 +11,7 @@ from functools import partial
 
 from aiohttp import web
 
+from imagedist.beat import next_beat
 from imagedist.config import Address
 from imagedist.metrics import CONNECTIONS
 from imagedist.service.connection import Connection, Connections
@@ -114,7 +115,7 @@ async def _sweep(
     each_sweep: Callable[[], None],
 ) -> None:
     while True:
-        await asyncio.sleep(limits.sweep_seconds)
+        await next_beat(limits.sweep_seconds)
         try:
             connections.sweep()
             CONNECTIONS.set(len(connections))

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import libtorrent as lt
 
+from imagedist.beat import seconds_to_beat
 from imagedist.config import Address
 from imagedist.errors import InputError, SourceError, StorageError, listen_error, storage_error
 from imagedist.oci.digest import Digest
@@ -282,7 +283,8 @@ class LibtorrentSession:
             for transfer in self._transfers.values():
                 if transfer.handle and transfer.flush.is_due(self._loop.time()):
                     self._flush(transfer)
-        self._status_timer = self._loop.call_later(_STATUS_SECONDS, self._ask_for_status)
+        pause_seconds = seconds_to_beat(self._loop.time(), _STATUS_SECONDS)
+        self._status_timer = self._loop.call_later(pause_seconds, self._ask_for_status)
 
     def _on_block(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
