@@ -17,7 +17,6 @@ import aiohttp
 from aiohttp import web
 
 from imagedist.config import Address
-from imagedist.swarm import torrent as rules
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 
 _CHUNK_BYTES = 1 << 20
@@ -44,24 +43,42 @@ async def serve(file: Path, port: int) -> None:
     await asyncio.Event().wait()
 
 
-async def by_swarm(torrent: Path, directory: Path, port: int) -> None:
+async def by_swarm(torrent: Path, directory: Path, port: int) -> dict[str, float]:
+    """A session runs for ever on a node: opening and closing it are not the transfer's."""
     session = await LibtorrentSession.open(Address("127.0.0.2", 0))
     try:
-        transfer = await session.add(torrent.read_bytes(), directory, peers=[("127.0.0.1", port)])
-        await transfer.wait_complete()
+        with _Figures() as figures:
+            transfer = await session.add(torrent.read_bytes(), directory, peers=[("127.0.0.1", port)])
+            await transfer.wait_complete()
     finally:
         await session.close()
+    return figures.figures
 
 
-async def by_http(file: Path, port: int, *, is_hashed: bool) -> None:
+async def by_http(file: Path, port: int, *, is_hashed: bool) -> dict[str, float]:
     """Into a file; a digest is computed or not."""
     digest = hashlib.sha256()
-    async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/blob") as answer:
-        with file.open("wb", buffering=0) as output:
-            async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-                output.write(chunk)
-                if is_hashed:
-                    digest.update(chunk)
+    async with aiohttp.ClientSession() as client:
+        with _Figures() as figures, file.open("wb", buffering=0) as output:
+            async with client.get(f"http://127.0.0.1:{port}/blob") as answer:
+                async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                    output.write(chunk)
+                    if is_hashed:
+                        digest.update(chunk)
+    return figures.figures
+
+
+class _Figures:
+    """Wall and CPU time of its block, all threads of this process."""
+
+    def __enter__(self) -> _Figures:
+        self._before, self._began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        took, after = time.perf_counter() - self._began, resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - self._before.ru_utime - self._before.ru_stime
+        self.figures = {"seconds": took, "cpu_seconds": cpu}
 
 
 def main() -> None:
@@ -76,17 +93,10 @@ def main() -> None:
         asyncio.run(seed(given.file, torrent, given.port))
     elif given.what == "serve":
         asyncio.run(serve(given.file, given.port))
+    elif given.what == "swarm":
+        print(json.dumps(asyncio.run(by_swarm(torrent, given.file.parent, given.port))))
     else:
-        if given.what == "swarm":
-            rules.parse(torrent.read_bytes())  # imports and first calls are not the transfer's
-        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        if given.what == "swarm":
-            asyncio.run(by_swarm(torrent, given.file.parent, given.port))
-        else:
-            asyncio.run(by_http(given.file, given.port, is_hashed=given.what == "http-hashed"))
-        took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(json.dumps({"seconds": took, "cpu_seconds": cpu}))
+        print(json.dumps(asyncio.run(by_http(given.file, given.port, is_hashed=given.what == "http-hashed"))))
 
 
 if __name__ == "__main__":
