@@ -170,6 +170,8 @@ def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
     summary["site sent"] = sum(burst.site_bytes for burst in row.bursts) / every_byte
     summary["upstream sent"] = sum(burst.upstream_bytes for burst in row.bursts) / every_byte
     summary |= {f"% {source}": 100 * received[source] / (row.count * every_byte) for source in _SOURCES}
+    summary["CPU-s a node"] = sum(burst.cpu_seconds for burst in row.bursts) / (row.count * len(row.bursts))
+    summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
     summary["% CPU idle"] = 100 * row.idle_share
     runs = tuple(_run(number, burst) for number, burst in enumerate(row.bursts))
     return Contestant(name=row.name, runs=runs, summary=summary)
@@ -181,6 +183,7 @@ def _run(number: int, burst: Burst) -> Run:
         "upstream_bytes": burst.upstream_bytes,
         "busy_seconds": burst.busy_seconds,
         "idle_seconds": burst.idle_seconds,
+        "agent_bytes": burst.agent_bytes,
     }
     figures |= {f"node_{index}_seconds": one.seconds for index, one in enumerate(burst.pulled)}
     figures |= {f"{source}_bytes": float(count) for source, count in burst.received_bytes.items()}

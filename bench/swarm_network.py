@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.account import ProcessAccount, machine_cpu_seconds
 from bench.network import Link, Network, deployment
 from bench.network.deployment import Agent, Registry, Site
+from bench.peaks import anonymous_bytes
 from bench.pulling import Pulled, pull
 from bench.serving import REPOSITORY, push
 from imagedist.oci.digest import Digest
@@ -52,6 +53,7 @@ class Burst:
         received_bytes: of all nodes, by source.
         cpu_seconds: of the site's processes and all agents.
         busy_seconds, idle_seconds: of all CPUs of this machine.
+        agent_bytes: anonymous memory of each agent, afterwards; the mean.
     """
 
     pulled: Sequence[Pulled]
@@ -61,6 +63,7 @@ class Burst:
     cpu_seconds: float
     busy_seconds: float
     idle_seconds: float
+    agent_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -138,6 +141,7 @@ class SwarmNetwork:
             self._account.cpu_seconds() - cpu_seconds,
             busy_after - busy,
             idle_after - idle,
+            sum(anonymous_bytes(agent.process) for agent in agents) // count,
         )
 
     def plain_seconds(self) -> float:

@@ -44,6 +44,7 @@ def test_times_of_all_rounds_are_pooled_and_bytes_are_told_per_image() -> None:
     assert [summary[title] for title in ("p50", "p90", "max")] == [1.1, 1.5, 1.5]
     assert (summary["site sent"], summary["upstream sent"]) == (2.4, 1.05)
     assert (summary["% peer"], summary["% seeder"], summary["% proxy"]) == (75, 25, 0)
+    assert summary["CPU-s a node"] == 1.0, "two nodes, two rounds of two CPU-seconds"
 
 
 def test_a_run_without_idle_cpus_says_so() -> None:
