@@ -17,15 +17,24 @@ import aiohttp
 from aiohttp import web
 
 from imagedist.config import Address
+from imagedist.swarm import torrent as rules
 from imagedist.swarm.libtorrent_session import LibtorrentSession
+from seeder.uploads.session import UploadSession
 
 _CHUNK_BYTES = 1 << 20
 
 
-async def seed(file: Path, torrent: Path, port: int) -> None:
-    """Seeds a file by BitTorrent until killed, uncapped."""
-    session = await LibtorrentSession.open(Address("127.0.0.1", port), role="seeder")
+async def give_as_node(file: Path, torrent: Path, port: int) -> None:
+    """Gives a file away as a node does, until killed, uncapped."""
+    session = await LibtorrentSession.open(Address("127.0.0.1", port))
     await session.add(torrent.read_bytes(), file.parent, seeding=True)
+    await asyncio.Event().wait()
+
+
+async def give_as_seeder(file: Path, torrent: Path, port: int) -> None:
+    """The same as the site's seeder does."""
+    session = await UploadSession.open(Address("127.0.0.1", port))
+    session.add(rules.parse(torrent.read_bytes()), file.parent)
     await asyncio.Event().wait()
 
 
@@ -83,14 +92,16 @@ class _Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["seed", "serve", "swarm", "http", "http-hashed"])
+    parser.add_argument("what", choices=["node", "seeder", "serve", "swarm", "http", "http-hashed"])
     parser.add_argument("port", type=int)
     parser.add_argument("--file", type=Path, required=True, help="What is served, or where to write.")
     parser.add_argument("--torrent", type=Path)
     given = parser.parse_args()
     torrent: Path = given.torrent or given.file
-    if given.what == "seed":
-        asyncio.run(seed(given.file, torrent, given.port))
+    if given.what == "node":
+        asyncio.run(give_as_node(given.file, torrent, given.port))
+    elif given.what == "seeder":
+        asyncio.run(give_as_seeder(given.file, torrent, given.port))
     elif given.what == "serve":
         asyncio.run(serve(given.file, given.port))
     elif given.what == "swarm":

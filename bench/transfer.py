@@ -1,4 +1,4 @@
-"""One to one on loopback without caps: a blob by the swarm's session against the same file by aiohttp.
+"""One to one on loopback without caps: a blob by swarm, from a node and from the seeder, against the file by aiohttp.
 
 Both write to memory. The swarm checks every piece; plain HTTP checks nothing, so there is a row with SHA-256 as well.
 """
@@ -28,7 +28,14 @@ from imagedist.swarm import torrent as rules
 
 Say = Callable[[str], None]
 
-SWARM, HTTP, HASHED = "swarm", "http", "http-hashed"
+NODE, SEEDER, HTTP, HASHED = "by swarm from a node", "by swarm from the seeder", "by HTTP", "by HTTP, hashed"
+_WAYS = {
+    NODE: ("swarm", "node"),
+    SEEDER: ("swarm", "seeder"),
+    HTTP: ("http", "serve"),
+    HASHED: ("http-hashed", "serve"),
+}
+"""Name → what the leecher and the giver do (``one_to_one.py``)."""
 _MOST_CPU, _LEAST_SPEED = 3.0, 0.35
 
 
@@ -47,22 +54,21 @@ def run(scale: Scale, say: Say) -> Result:
     """Some seconds a round. Raises ImagedistError: an end did not start, or the file did not come."""
     remove_abandoned()
     load = os.getloadavg()[0]
-    runs: dict[str, list[Run]] = {SWARM: [], HTTP: [], HASHED: []}
+    runs: dict[str, list[Run]] = {name: [] for name in _WAYS}
     with short_directory() as directory, ExitStack() as stack:
         say(f"a blob of {scale.size_bytes / 1e6:g} MB, a seed and a server")
         file, torrent = _blob(directory / "seed", scale.size_bytes)
-        ports = {what: free_port() for what in ("seed", "serve")}
+        ports = {giver: free_port() for _, giver in _WAYS.values()}
         for what, port in ports.items():
             command = [*_program(what, port, file), "--torrent", str(torrent)]
             stack.enter_context(daemon(command, directory / f"{what}.log", lambda port=port: _listens(port)))  # type: ignore[misc]
         for number in range(scale.rounds):
-            for what in rotated((SWARM, HTTP, HASHED), number):
-                say(f"round {number + 1} of {scale.rounds}: {what}")
-                into = directory / "leecher"
+            for name in rotated(list(_WAYS), number):
+                say(f"round {number + 1} of {scale.rounds}: {name}")
+                into, (what, giver) = directory / "leecher", _WAYS[name]
                 into.mkdir()
-                port = ports["seed" if what == SWARM else "serve"]
-                told = json.loads(run_program([*_program(what, port, into / file.name), "--torrent", str(torrent)]))
-                runs[what].append(Run(round=number, **told))
+                command = [*_program(what, ports[giver], into / file.name), "--torrent", str(torrent)]
+                runs[name].append(Run(round=number, **json.loads(run_program(command))))
                 shutil.rmtree(into)
         machine = describe_machine(directory)
     return Result(
@@ -99,11 +105,12 @@ def verdicts_of(runs: dict[str, list[Run]]) -> tuple[Verdict, ...]:
         return median(pair_ratios(by_round(other, name), by_round(one, name))) or 0.0
 
     found = []
-    for beside, is_barred in ((HTTP, True), (HASHED, False)):
-        speed, cpu = ratio(beside, SWARM, "seconds"), ratio(SWARM, beside, "cpu_seconds")
-        aims = (f"at least {_LEAST_SPEED}", f"at most {_MOST_CPU:g}") if is_barred else ("", "")
-        found.append(Verdict(what=f"speed: swarm ÷ {beside}", value=speed, unit="×", aim=aims[0]))
-        found.append(Verdict(what=f"CPU of the leecher: swarm ÷ {beside}", value=cpu, unit="×", aim=aims[1]))
+    for name in (NODE, SEEDER):
+        for beside in (HTTP, HASHED):
+            speed, cpu = ratio(beside, name, "seconds"), ratio(name, beside, "cpu_seconds")
+            aims = (f"at least {_LEAST_SPEED}", f"at most {_MOST_CPU:g}") if beside == HTTP else ("", "")
+            found.append(Verdict(what=f"speed: {name} ÷ {beside}", value=speed, unit="×", aim=aims[0]))
+            found.append(Verdict(what=f"CPU of the leecher: {name} ÷ {beside}", value=cpu, unit="×", aim=aims[1]))
     return tuple(found)
 
 
