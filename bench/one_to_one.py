@@ -57,7 +57,8 @@ async def by_swarm(torrent: Path, directory: Path, port: int) -> dict[str, float
     session = await LibtorrentSession.open(Address("127.0.0.2", 0))
     try:
         with _Figures() as figures:
-            transfer = await session.add(torrent.read_bytes(), directory, peers=[("127.0.0.1", port)])
+            transfer = await session.add(torrent.read_bytes(), directory)
+            transfer.handle.connect_peer(("127.0.0.1", port))  # at once, as after a tracker's answer
             await transfer.wait_complete()
     finally:
         await session.close()
