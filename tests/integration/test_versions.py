@@ -34,9 +34,11 @@ async def one_version_ahead(request: web.Request, handler: Handler) -> web.Strea
 
 
 class NewerSite(Site):
-    async def _serve(self, stack: AsyncExitStack, app: web.Application, tls: ServerTls | None = None) -> Address:
+    async def _serve(
+        self, stack: AsyncExitStack, app: web.Application, tls: ServerTls | None = None, port: int = 0
+    ) -> Address:
         app.middlewares.insert(0, one_version_ahead)
-        return await super()._serve(stack, app, tls)
+        return await super()._serve(stack, app, tls, port)
 
 
 async def test_nodes_pull_from_a_site_that_is_one_version_ahead(tmp_path: Path) -> None:
