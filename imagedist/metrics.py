@@ -83,7 +83,7 @@ PEERS_REFUSED = Counter(
     "imagedist_peers_refused",
     "Peers that the BitTorrent session hung up on: foreign (outside of the networks that peers may come from), corrupt "
     "(pieces failed their hash; banned), malformed (broke the protocol), unknown (asked for no torrent of ours), "
-    "silent (said nothing for too long), full (too many connections).",
+    "silent (said nothing for too long), unread (asked and read no answers), full (too many connections).",
     ["reason"],
 )
 TORRENTS_REFUSED = Counter(

@@ -24,7 +24,9 @@ _RATE_SECONDS = 3.0
 """Over which rates are averaged."""
 _PATIENCE_SECONDS = 3.0
 _PATIENCE_TIMES = 4.0
-"""An offer this old, or so many times older than offers of the torrent usually get, does not count any more."""
+_LONGEST_PATIENCE_SECONDS = 30.0
+"""An offer this old, or so many times older than offers of the torrent usually get, does not count any more. One peer
+that slept for an hour does not say what is usual."""
 _GRADUATE_SECONDS = 60.0
 """A peer that has everything is taken for a seed this long; then the tracker's count knows."""
 _QUIET_SECONDS = 10.0
@@ -288,10 +290,10 @@ class Offers:
         return self.seeds_elsewhere > 0 or bool(self._graduates)
 
     def _patience(self) -> float:
-        return max(_PATIENCE_SECONDS, _PATIENCE_TIMES * self._usual_seconds)
+        return min(max(_PATIENCE_SECONDS, _PATIENCE_TIMES * self._usual_seconds), _LONGEST_PATIENCE_SECONDS)
 
     def _learn(self, taker: Taker, seconds: float) -> None:
-        self._usual_seconds += (seconds - self._usual_seconds) / 8
+        self._usual_seconds += (min(seconds, _LONGEST_PATIENCE_SECONDS) - self._usual_seconds) / 8
         if seconds <= self._patience():
             taker.is_late = False
         if seconds < _QUICK_SECONDS:

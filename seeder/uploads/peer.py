@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Protocol
 
@@ -24,6 +24,8 @@ _UNACKNOWLEDGED_MILLISECONDS = 15_000
 _MAX_REQUESTS = 4096
 _AT_ONCE_BYTES = 256 << 10
 """Read and sent in one go; twice as much may wait in the process for the peer."""
+_UNREAD_BYTES = 2 << 20
+"""More waits only for one that asks and reads no answers. A short message for each piece of a large blob is less."""
 
 
 class Upload(Protocol):
@@ -86,7 +88,8 @@ class Peer(asyncio.Protocol):
         self._taker: Taker | None = None
         self._is_fast = False
         self._has_everything = False
-        self._requests: deque[Block] = deque()
+        self._requests: OrderedDict[Block, None] = OrderedDict()
+        """In their order; thousands wait, and any can be cancelled."""
         self.sending: asyncio.Task[None] | None = None
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -114,6 +117,8 @@ class Peer(asyncio.Protocol):
         self._heard_at = self._clock()
         self._received += data
         try:
+            if self._transport is not None and self._transport.get_write_buffer_size() > _UNREAD_BYTES:
+                raise WireError("it reads no answers", "unread")
             if self.upload is not None or self._greet():
                 self._understand()
         except WireError as error:
@@ -228,13 +233,13 @@ class Peer(asyncio.Protocol):
         if len(self._requests) >= _MAX_REQUESTS or not offers.may_take(taker, block.piece):
             self._reject(block)
             return
-        self._requests.append(block)
+        self._requests[block] = None
         if self.sending is None:
             self.sending = asyncio.get_running_loop().create_task(self._send(upload, taker))
 
     def _cancel(self, block: Block) -> None:
         if block in self._requests:
-            self._requests.remove(block)
+            del self._requests[block]
             self._reject(block)
 
     def _reject(self, block: Block) -> None:
@@ -244,11 +249,15 @@ class Peer(asyncio.Protocol):
     async def _send(self, upload: Upload, taker: Taker) -> None:
         try:
             while self._requests:
-                blocks = [self._requests.popleft()]
-                size_bytes = blocks[0].length
-                while self._requests and size_bytes + self._requests[0].length <= _AT_ONCE_BYTES:
-                    blocks.append(self._requests.popleft())
-                    size_bytes += blocks[-1].length
+                blocks: list[Block] = []
+                size_bytes = 0
+                for block in self._requests:
+                    if blocks and size_bytes + block.length > _AT_ONCE_BYTES:
+                        break
+                    blocks.append(block)
+                    size_bytes += block.length
+                for block in blocks:
+                    del self._requests[block]
                 await self._owner.allow(size_bytes)
                 contents = await upload.read(blocks)
                 message: list[bytes] = []

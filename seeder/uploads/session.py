@@ -29,7 +29,7 @@ from seeder.uploads.wire import Block, WireError
 _LOG = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.25
-_COUNT_TICKS = 4
+_COUNT_SECONDS = 1.0
 _READERS = 4
 _MAX_PEERS = 4000
 _MAX_PEERS_OF_HOST = 1000
@@ -131,7 +131,8 @@ class UploadSession:
         self._hosts: dict[str, Host] = {}
         self._is_offering = False
         self._server: asyncio.Server | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._repeating: list[asyncio.Task[None]] = []
+        self._is_closing = False
 
     def __repr__(self) -> str:
         return f"<UploadSession {self.address} with {len(self._uploads)} torrents, {len(self._peers)} peers>"
@@ -168,7 +169,7 @@ class UploadSession:
             raise listen_error(address, error) from error
         opened._server = server
         opened.address = Address(address.host, server.sockets[0].getsockname()[1])
-        opened._ticking = asyncio.create_task(opened._tick())
+        opened._repeating = [asyncio.create_task(opened._tick()), asyncio.create_task(opened._count())]
         return opened
 
     def add(self, facts: TorrentFacts, directory: Path) -> Upload:
@@ -209,9 +210,11 @@ class UploadSession:
         self._rate.set(upload)
 
     async def close(self) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.wait([self._ticking])
+        self._is_closing = True
+        for task in self._repeating:
+            task.cancel()
+        if self._repeating:
+            await asyncio.wait(self._repeating)
         if self._server is not None:
             self._server.close()
         sending = [peer.sending for peer in self._peers if peer.sending is not None]
@@ -235,6 +238,8 @@ class UploadSession:
         host.connections += 1
         if self._networks and not _is_within(peer.address, self._networks):
             raise WireError("it is outside of the site's networks", "foreign")
+        if self._is_closing:
+            raise WireError("the seeder stops", "full")
         if len(self._peers) > _MAX_PEERS or host.connections > _MAX_PEERS_OF_HOST:
             raise WireError("too many connections", "full")
 
@@ -295,15 +300,18 @@ class UploadSession:
                 pass
             under_way_bytes += offers.under_way_bytes
 
+    async def _count(self) -> None:
+        """Beside the ticks: they go on when nobody answers here."""
+        while self._count_seeds is not None:
+            await asyncio.sleep(_COUNT_SECONDS)
+            for upload in tuple(self._active):
+                upload.offers.seeds_elsewhere = await self._count_seeds(upload.infohash)
+
     async def _tick(self) -> None:
-        count = 0
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            count += 1
-            for upload in tuple(self._active):
+            for upload in self._active:
                 upload.offers.tick()
-                if self._count_seeds is not None and count % _COUNT_TICKS == 0:
-                    upload.offers.seeds_elsewhere = await self._count_seeds(upload.infohash)
             now = self._clock()
             for peer in tuple(self._peers):
                 peer.tick(now)

@@ -71,7 +71,6 @@ class Handshake:
 KEEP_ALIVE = bytes(4)
 UNCHOKE = _LENGTH.pack(1) + bytes((Kind.UNCHOKE,))
 HAVE_ALL = _LENGTH.pack(1) + bytes((Kind.HAVE_ALL,))
-HAVE_ALL = _LENGTH.pack(1) + bytes((Kind.HAVE_ALL,))
 HAVE_NONE = _LENGTH.pack(1) + bytes((Kind.HAVE_NONE,))
 
 

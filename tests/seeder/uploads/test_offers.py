@@ -188,6 +188,22 @@ def test_a_peer_may_ask_only_for_what_it_was_offered_and_not_for_ever() -> None:
     assert not swarm.offers.may_take(taker, 0)
 
 
+def test_one_peer_that_takes_for_ever_makes_nobody_wait_for_others_for_ever() -> None:
+    swarm = Swarm(Pace(copies=0.0))
+    swarm.join("sleeper")
+    swarm.offer_all()
+    swarm.offers.sent(swarm.takers["sleeper"], 0, PIECE_BYTES)
+    swarm.pass_seconds(7200)
+    swarm.get("sleeper", 0)
+    swarm.offers.leave(swarm.takers["sleeper"])
+    swarm.join("dead")
+    assert swarm.offer_all()
+    swarm.join("a")
+    swarm.pass_seconds(61)
+    assert swarm.offers.under_way_bytes == 0
+    assert ("a", 0) in swarm.offer_all()
+
+
 def test_a_peer_that_has_everything_has_left_and_counts_as_a_seed() -> None:
     swarm = Swarm(Pace(copies=2.0))
     swarm.join("a")

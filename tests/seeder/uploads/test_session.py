@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 
 import prometheus_client
 import pytest
@@ -17,7 +20,8 @@ from imagedist.swarm import torrent
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.swarm.session import Transfer
 from seeder.uploads import UploadSession, wire
-from seeder.uploads.wire import Block, Kind
+from seeder.uploads.peer import Peer
+from seeder.uploads.wire import Block, Kind, WireError
 from tests.swarm.blobs import Blob, make_blob, make_directory
 
 LOOPBACK = "127.0.0.1"
@@ -126,6 +130,9 @@ class RawPeer:
 
     def send(self, message: bytes) -> None:
         self._writer.write(message)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
 
     def greet(self, blob: Blob) -> None:
         self.send(wire.handshake(torrent.parse(blob.torrent).short_infohash, b"-IDn001-............"))
@@ -248,5 +255,104 @@ async def test_a_peer_from_elsewhere_is_hung_up_on_and_counted(tmp_path: Path) -
     await session.close()
 
 
+async def test_a_tracker_that_hangs_does_not_keep_silent_peers_on_the_line(tmp_path: Path) -> None:
+    now = 100.0
+    asked = asyncio.Event()
+
+    async def never(_: bytes) -> int:
+        asked.set()
+        await asyncio.Event().wait()
+        return 0
+
+    session = await UploadSession.open(Address(LOOPBACK, 0), count_seeds=never, clock=lambda: now)
+    peer = await RawPeer.connect(session)
+    peer.greet(seed(session, tmp_path))
+    await asyncio.wait_for(asked.wait(), 60)
+    now += 3600
+    assert await asyncio.wait_for(peer.hears_the_end(), 60)
+    await session.close()
+
+
+async def test_a_session_that_closes_admits_nobody_who_comes_at_this_moment(tmp_path: Path) -> None:
+    session = await UploadSession.open(Address(LOOPBACK, 0))
+    first = await RawPeer.connect(session)
+    first.greet(seed(session, tmp_path))
+    first.send(wire.HAVE_NONE)
+    await first.offered()
+    closing = asyncio.create_task(session.close())
+    await asyncio.sleep(0)
+    late = Peer(session, time.monotonic)  # its connection was accepted before the port was closed
+    with pytest.raises(WireError, match="stops"):
+        session.came(late)
+    session.gone(late)
+    await asyncio.wait_for(closing, 60)
+    await first.close()
+
+
 def refused(reason: str) -> float:
     return prometheus_client.REGISTRY.get_sample_value("imagedist_peers_refused_total", {"reason": reason}) or 0.0
+
+
+def whole(kind: Kind, body: bytes) -> bytes:
+    return (len(body) + 1).to_bytes(4, "big") + bytes((kind,)) + body
+
+
+async def test_a_peer_that_reads_nothing_of_its_answers_is_hung_up_on(session: UploadSession, tmp_path: Path) -> None:
+    blob = seed(session, tmp_path)
+    before = refused("unread")
+    peer = await RawPeer.connect(session)
+    peer.greet(blob)
+    peer.send(wire.HAVE_NONE)
+    try:
+        for _ in range(64):  # kernels hold some MB of a connection; this is 256
+            peer.send(whole(Kind.HASH_REQUEST, bytes(4000)) * 1000)
+            await peer.drain()
+    except ConnectionError:
+        pass
+    assert await peer.hears_the_end()
+    assert refused("unread") == before + 1
+
+
+async def test_cancels_of_what_was_never_asked_cost_next_to_nothing(session: UploadSession, tmp_path: Path) -> None:
+    """Counted in comparisons: thousands of cancels fit into one packet, and thousands of requests may wait."""
+    blob = seed(session, tmp_path)
+    session.set_limit(1)
+    peer = await RawPeer.connect(session)
+    peer.greet(blob)
+    peer.send(wire.HAVE_NONE)
+    piece = await peer.offered()
+    await peer.offered()
+    for begin in range(4000):
+        peer.ask(Block(piece, begin, 1))
+    compared = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal compared
+        compared += event == "call" and frame.f_code is Block.__eq__.__code__
+
+    unasked = wire.reject(Block(piece, 5000, 1))[5:]
+    sys.setprofile(count)
+    try:
+        peer.send(whole(Kind.CANCEL, unasked) * 100 + whole(Kind.HASH_REQUEST, bytes(48)))
+        await peer.of(Kind.HASH_REJECT)
+    finally:
+        sys.setprofile(None)
+    assert compared < 1000
+    await peer.close()
+
+
+async def test_a_cancelled_request_is_rejected_and_the_others_are_answered_once(
+    session: UploadSession, tmp_path: Path
+) -> None:
+    blob = seed(session, tmp_path)
+    peer = await RawPeer.connect(session)
+    peer.greet(blob)
+    peer.send(wire.HAVE_NONE)
+    piece = await peer.offered()
+    first, second, last = Block(piece, 0, 100), Block(piece, 100, 100), Block(piece, 200, 100)
+    for block in (first, second, second, last):
+        peer.ask(block)
+    peer.send(whole(Kind.CANCEL, wire.reject(second)[5:]))
+    assert await peer.of(Kind.REJECT) == wire.reject(second)[5:]
+    assert [await peer.block(), await peer.block()] == [blob.content[:100], blob.content[200:300]]
+    await peer.close()
