@@ -19,6 +19,7 @@ from imagedist.service import serving
 from imagedist.site import Site
 from imagedist.site.web_seeds import WebSeed
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry, basic
+from tests.support.waiting import until
 
 DEAD = "http://127.0.0.1:1"
 TARGET = Target("registry.example", "team/app")
@@ -150,3 +151,28 @@ async def test_nonsense_is_no_web_seed(answer: bytes) -> None:
                 await site.web_seeds.of(TARGET, Digest.of(b"blob"), is_private=False)
         finally:
             await site.close()
+
+
+async def test_a_question_is_answered_however_many_are_held_back_by_the_site() -> None:
+    held, over = 0, asyncio.Event()
+
+    async def hold(request: web.Request) -> web.Response:
+        nonlocal held
+        if request.query["wait"] == "0":
+            return web.Response(status=404)
+        held += 1
+        await over.wait()
+        return web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/site/v1/torrents/{digest}", hold)
+    async with serving(app, Address("127.0.0.1", 0)) as address:
+        site = Site([f"http://{address}"], [], "node")
+        asking = [asyncio.create_task(site.torrent(TARGET, Digest.of(b"%d" % at), 30)) for at in range(150)]
+        await until(lambda: held >= 100)
+        with pytest.raises(NotFoundError):
+            async with asyncio.timeout(10):
+                await site.torrent(TARGET, Digest.of(b"another"), 0)
+        over.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await site.close()

@@ -165,11 +165,17 @@ async def started(
 async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Work beside the context, over when it is left."""
     task = asyncio.create_task(work)
+    task.add_done_callback(_log_failure)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _LOG.error("%s ended, restart the agent", task.get_coro(), exc_info=error)
 
 
 @asynccontextmanager

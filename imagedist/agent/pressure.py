@@ -52,7 +52,10 @@ class Pressure:
         self._is_own |= is_own
         if self._began_at is not None and now - self._began_at < _WINDOW_SECONDS:
             return
-        totals = {resource: self._stalled_us(resource) for resource in self._thresholds}
+        try:
+            totals = {resource: self._stalled_us(resource) for resource in self._thresholds}
+        except (OSError, ValueError, StopIteration):
+            return  # no file descriptor is free, for example: at the next tick
         if self._began_at is not None and not self._is_own:
             seconds = now - self._began_at
             self._judge({resource: (totals[resource] - self._totals[resource]) / seconds / 1e4 for resource in totals})

@@ -61,7 +61,7 @@ class Handover:
 
     Attributes:
         torrent: once it is known.
-        transfer: once this node has joined.
+        has_joined: the session has the torrent, or is about to, whatever became of this.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Handover:
         self._seen_bytes, self._moved_at = self._found_bytes, self._begun_at
         self._feeding: asyncio.Task[None] | None = None
         self.torrent: bytes | None = None
-        self.transfer: Transfer | None = None
+        self.has_joined = False
 
     async def run(self) -> bool:
         """Returns when the swarm brings pieces, so that HTTP may end; or False: the stream goes on to its end."""
@@ -109,7 +109,8 @@ class Handover:
                 break
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
-        self.transfer = transfer = await self._seeding.join(self._digest, torrent, unannounced=True)
+        self.has_joined = True
+        transfer = await self._seeding.join(self._digest, torrent, unannounced=True)
         caught_up = asyncio.Event()
         self._feeding = asyncio.create_task(self._feed(transfer, caught_up))
         await caught_up.wait()

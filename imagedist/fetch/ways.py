@@ -136,7 +136,7 @@ class Ways:
             elif torrent is not None:
                 await self._by_http.finish(inbound, arrival)  # all of it came in this moment
         finally:
-            if prefix is None and handover.transfer is not None:
+            if prefix is None and handover.has_joined:
                 await self._seeding.drop(inbound.digest)
         return prefix is None
 

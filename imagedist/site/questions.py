@@ -14,6 +14,8 @@ from imagedist.oci.tls import Tls
 
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
+_CONNECTIONS = 1000
+"""At a time. Many are held back by the site for long, and no question waits for those: aiohttp's 100 are too few."""
 
 
 class BadRequestError(SourceError):
@@ -62,7 +64,9 @@ class Questions:
             self._session = aiohttp.ClientSession(
                 timeout=timeout,
                 headers={"X-Imagedist-Node": self._node_id, "User-Agent": "imagedist"},
-                connector=aiohttp.TCPConnector(ssl=self._tls.context()) if self._tls is not None else None,
+                connector=aiohttp.TCPConnector(
+                    limit=_CONNECTIONS, ssl=self._tls.context() if self._tls is not None else True
+                ),
             )
         if self._token and (method != "GET" or is_operator):
             authorization = f"Bearer {self._token}"

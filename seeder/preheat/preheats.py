@@ -190,7 +190,7 @@ class Preheats:
         try:
             while True:
                 changed.clear()
-                orders = self._orders(node_id)
+                orders = self._orders(node_id) or Orders(version=report.version)  # unknown: it keeps what it has
                 if orders.version != report.version or loop.time() >= deadline:
                     return orders
                 try:
@@ -249,10 +249,11 @@ class Preheats:
             if run.rule.nodes.match(node.heartbeat.labels)
         ]
 
-    def _orders(self, node_id: str) -> Orders:
+    def _orders(self, node_id: str) -> Orders | None:
+        """None: no such node has been heard of."""
         node = self._nodes.get(node_id)
         if node is None:
-            return Orders()
+            return None
         found = []
         for name, run in self._runs.items():
             looked = self._standings.get(name)

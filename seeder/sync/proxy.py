@@ -161,7 +161,7 @@ class SiteProxy:
 
     async def _get(self, path: str, query: dict[str, str], shape: type[ShapeT]) -> ShapeT:
         async def ask(url: str) -> ShapeT:
-            async with self._questions.ask("GET", f"{url}/site/v1/{path}", 0, query) as answer:
+            async with self._questions.ask("GET", f"{url}/site/v1/{path}", 0, query, is_operator=True) as answer:
                 return _parse(await answer.read(), shape, url)
 
         return await self._proxies.first(ask)

@@ -214,3 +214,17 @@ def test_a_preheat_lowers_the_download_cap_and_never_raises_it() -> None:
     assert free.limits[1] == 400
     free.caps.lower_download(None)
     assert free.limits[1] is None
+
+
+def test_pressure_that_cannot_be_read_for_a_while_stops_nothing_else(tmp_path: Path) -> None:
+    load = Load(tmp_path)
+    node = Node(table(download=1000), Pressure({"cpu": 60.0}, tmp_path))
+    seconds(node, load, 5, stalled=0.0)
+    (tmp_path / "cpu").rename(tmp_path / "away")
+    node.second(by_http=0)
+    for _ in range(20):
+        node.second(by_http=1000)
+    assert node.limits[1] is not None
+    (tmp_path / "away").rename(tmp_path / "cpu")
+    seconds(node, load, 60, stalled=0.7)
+    assert node.caps.is_quiet

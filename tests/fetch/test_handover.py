@@ -17,6 +17,7 @@ from imagedist.errors import IntegrityError, SourceError
 from imagedist.fetch.handover import Pace
 from imagedist.fetch.node import NodeBlobs
 from imagedist.fetch.watch import Patience
+from imagedist.oci.digest import Digest
 from imagedist.site import Arriving, FoundTorrent
 from imagedist.store.reading import OpenBlob
 from imagedist.swarm.libtorrent_session import LibtorrentSession
@@ -340,3 +341,52 @@ async def test_one_of_few_streams_although_the_tracker_is_down(world: World) -> 
         assert await read_all(opened) == world.blob.content
         await opened.close()
         assert blobs.received_bytes["proxy"] == SIZE_BYTES
+
+
+class Slow:
+    """A session that adds a torrent when it likes, or the moment after who asked for it has gone."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._adding: asyncio.Task[Any] | None = None
+        self.asked = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    async def add(self, *args: Any, **named: Any) -> Any:
+        self.asked.set()
+        adding = self._adding = asyncio.create_task(self._add(*args, **named))
+        try:
+            return await asyncio.shield(adding)
+        except asyncio.CancelledError:
+            self.gate.set()
+            raise
+
+    async def _add(self, *args: Any, **named: Any) -> Any:
+        await self.gate.wait()
+        return await self._session.add(*args, **named)
+
+    async def remove(self, digest: Digest) -> None:
+        if self._adding is not None:
+            await asyncio.wait([self._adding])
+        await self._session.remove(digest)
+
+
+async def test_a_stream_that_is_over_while_the_swarm_is_joined_leaves_a_seed_and_no_half_a_transfer(
+    world: World,
+) -> None:
+    world.site.leechers = 2
+    session = await world.session()
+    slow: Any = Slow(session)
+    site: Any = world.site
+    blobs = NodeBlobs(world.directory / "node", None, site, slow, (), PATIENCE, pace=PACE)
+    await blobs.start()
+    opened = await blobs.open(TARGET, world.blob.digest)
+    await slow.asked.wait()
+    world.site.gate.set()
+    assert await read_all(opened) == world.blob.content
+    await opened.close()
+    await until(lambda: (found := session.get(world.blob.digest)) is not None and found.status().is_complete)
+    await blobs.close()

@@ -44,6 +44,19 @@ async def proxy(upstream: FaultyRegistry, tmp_path: Path) -> AsyncIterator[Proxy
         yield client
 
 
+async def test_what_repositories_a_registry_has_is_told_to_the_sites_own_alone(
+    upstream: FaultyRegistry, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("secret")
+    settings = {"listen": "127.0.0.1:0", "site_blobs": tmp_path / "site", "site_token_file": tmp_path / "token"}
+    config = ProxyConfig.model_validate({"proxy": settings, "upstreams": {"up": {"url": upstream.url}}})
+    async with TestClient(TestServer(create_app(config))) as client:
+        query = {"ns": "up"}
+        assert (await client.get("/site/v1/registry/repositories", params=query)).status == 401
+        headers = {"Authorization": "Bearer secret"}
+        assert (await client.get("/site/v1/registry/repositories", params=query, headers=headers)).status != 401
+
+
 async def order(proxy: Proxy, digest: Digest, wait: str = "60", **body: Any) -> tuple[int, dict[str, Any]]:
     answer = await proxy.post(
         f"/site/v1/blobs/{digest}/fetch", params={"wait": wait}, json={"ns": "up", "repo": "team/app", **body}

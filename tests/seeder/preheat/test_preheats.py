@@ -246,3 +246,8 @@ async def test_an_unknown_node_gets_no_orders_and_leaves_nothing_behind(world: W
     await world.run()
     assert (await world.ask("stranger", "present")).orders == ()
     assert world.outcomes() == {}
+
+
+async def test_a_node_that_a_restarted_seeder_has_not_heard_of_yet_keeps_its_orders(world: World) -> None:
+    await world.run()
+    assert (await world.preheats.work("a", b'{"version": "of before"}')).version == "of before"
