@@ -115,7 +115,7 @@ class _Surface:
         if request.method not in ("GET", "HEAD"):
             response = self._refuse_push(request, pushed_name(path), namespace)
         elif isinstance(route, Refusal):
-            log.info("%s %s refused: %s", request.method, request.path_qs, route.message)
+            log.info("%s %s refused: %s", request.method, _logged(request), route.message)
             response = refuse(route.status, route.code, route.message)
         else:
             try:
@@ -125,7 +125,7 @@ class _Surface:
                 else:
                     response = await self._held(self._holding, request, route, target)
             except ImagedistError as error:
-                log.info("%s %s: %s", request.method, request.path_qs, error)
+                log.info("%s %s: %s", request.method, _logged(request), error)
                 served.error = str(error)
                 response = render(error)
                 if isinstance(error, ChallengeError):
@@ -154,7 +154,7 @@ class _Surface:
             except ImagedistError:  # of no upstream: the message says all the same that this is a mirror
                 upstream = None
         where = f"push to {upstream} itself" if upstream else "push to the registry itself"
-        log.info("%s %s refused: %s", request.method, request.path_qs, where)
+        log.info("%s %s refused: %s", request.method, _logged(request), where)
         response = refuse(405, "UNSUPPORTED", f"this is a mirror, for pulls only: {where}")
         response.headers["Allow"] = "GET, HEAD"
         return response
@@ -288,3 +288,8 @@ def _page(page: Page) -> web.Response:
 def _safe_media_type(media_type: str) -> str:
     """As pushed; what could not stand in a header is not passed on."""
     return media_type if _MEDIA_TYPE.match(media_type) else "application/octet-stream"
+
+
+def _logged(request: web.Request) -> str:
+    """Path and query, but for the signature of a web seed, which gives its blob to who reads the log."""
+    return str(request.rel_url.without_query_params("signature"))

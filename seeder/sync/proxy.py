@@ -68,7 +68,9 @@ class SiteProxy:
             try:
                 page = await self._tags_page(target, query)
                 tags = [str(tag) for tag in json.loads(page.body)["tags"] or ()]
-            except NotFoundError:
+            except NotFoundError as error:
+                if found:  # half a list would mean that the other half was deleted
+                    raise SourceError(f"registry {upstream} broke off the list of tags of {repository}") from error
                 return found
             except (ValueError, KeyError, TypeError) as error:
                 raise SourceError(f"registry {upstream} sent no list of tags of {repository}") from error

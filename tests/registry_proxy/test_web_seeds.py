@@ -145,3 +145,15 @@ def test_a_url_expires_and_every_proxy_with_the_token_knows_it() -> None:
     assert (another.refusal(OTHER, query) or ("",))[0] == "forged"
     now[0] += 601
     assert (another.refusal(BLOB, query) or ("",))[0] == "expired"
+
+
+async def test_no_log_has_a_signature(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    proxy = await start()
+    _, named = await web_seed(proxy, BLOB, "team/app", ALICE)
+    (tmp_path / "site" / "blobs" / "sha256" / BLOB.hex).unlink()
+    assert (await get(proxy, named["path"]))[0] == 404
+    signature = dict(parse_qsl(urlsplit(named["path"]).query))["signature"]
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("imagedist")]
+    assert any(f"/blobs/{BLOB}?" in message for message in logged)
+    assert not any(signature in message for message in logged)
