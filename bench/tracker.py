@@ -83,7 +83,7 @@ class Seeder:
 
 
 def run(scale: Scale, say: Say) -> Result:
-    """Half a minute for the full scale.
+    """Two minutes for the full scale.
 
     Raises:
         ImagedistError: the seeder did not start, or an announce was not answered.
