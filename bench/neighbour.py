@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.account import ProcessAccount
 from bench.directories import remove_abandoned, short_directory
-from bench.images import own
+from bench.images import SMALL_BYTES, own
 from bench.machine import describe_image, describe_machine, versions
 from bench.network import Network, Node, deployment, why_not
 from bench.network.deployment import MIRROR, Agent
@@ -39,7 +39,7 @@ _THINK_MILLISECONDS = 40
 """Between an answer and a client's next question, on average: some 400 requests a second, a service with room."""
 _LEECHERS = 4
 _BLOB_BYTES = 64_000_000
-_SETTLE_SECONDS = 3.0
+_FLOWING_BYTES = 1_000_000
 _LATENCY = re.compile(r"^\s+(50|75|90|99)%\s+([0-9.]+)(us|ms|s)$", re.MULTILINE)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _THINKING = f"function delay() return math.random(0, {2 * _THINK_MILLISECONDS}) end\n"
@@ -55,6 +55,8 @@ class Scale:
     seconds: int = 8
     link_bits_per_second: int = 1_000_000_000
     upload: str = ""
+    image_bytes: int = SMALL_BYTES
+    settle_seconds: float = 3.0
 
 
 QUICK = Scale(rounds=2, seconds=4)
@@ -72,7 +74,7 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
     if (reason := why_not()) is not None:
         raise InputError(f"cannot measure the neighbour: {reason}")
     remove_abandoned()
-    load, image = os.getloadavg()[0], own(cache)
+    load, image = os.getloadavg()[0], own(cache, scale.image_bytes)
     upload = scale.upload or f"{int(scale.link_bits_per_second / 8 * UPLOAD_SHARE)}"
     with short_directory() as directory, Network() as network, ExitStack() as stack:
         say("starting a registry, a site, a node and its peers")
@@ -98,10 +100,11 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
                     if name in (SEEDING, BOTH):
                         for peer in others:
                             beside.enter_context(_leecher(peer, node, torrent, directory))
+                        _wait_flowing(node)
                     if name in (UNPACKING, BOTH):
                         beside.enter_context(_pulls(agent, reference))
                     if name != ALONE:
-                        threading.Event().wait(_SETTLE_SECONDS)
+                        threading.Event().wait(scale.settle_seconds)
                     rows[name].append(_measured(number, service, agent))
         machine = describe_machine(directory)
     contestants = tuple(_row(name, runs) for name, runs in rows.items())
@@ -155,11 +158,15 @@ class _Service:
 
     def ask(self) -> dict[str, float]:
         """Seconds by percentile. Raises ImagedistError: no good answers."""
-        said = self._client.run(self._command)
-        found = {f"p{percent}": float(number) * _UNITS[unit] for percent, number, unit in _LATENCY.findall(said)}
-        if "p99" not in found or "Non-2xx" in said or "Socket errors" in said:
-            raise ImagedistError(f"wrk got no good answers: {said.strip().splitlines()[-1]}")
-        return found
+        return latencies(self._client.run(self._command))
+
+
+def latencies(said: str) -> dict[str, float]:
+    """Seconds by percentile, as ``wrk --latency`` says them. Raises ImagedistError: no good answers."""
+    found = {f"p{percent}": float(number) * _UNITS[unit] for percent, number, unit in _LATENCY.findall(said)}
+    if "p99" not in found or "Non-2xx" in said or "Socket errors" in said:
+        raise ImagedistError(f"wrk got no good answers: {(said.strip().splitlines() or ['nothing'])[-1]}")
+    return found
 
 
 def _measured(number: int, service: _Service, agent: Agent) -> Run:
@@ -167,9 +174,9 @@ def _measured(number: int, service: _Service, agent: Agent) -> Run:
     account = ProcessAccount()
     account.roots.add(agent.process)
     sent_bytes, cpu_seconds, begun = agent.node.up.bytes, account.cpu_seconds(), time.monotonic()
-    latencies = service.ask()
+    seconds = service.ask()
     took = time.monotonic() - begun
-    figures = {f"{name}_milliseconds": value * 1000 for name, value in latencies.items()}
+    figures = {f"{name}_milliseconds": value * 1000 for name, value in seconds.items()}
     figures["sent_megabytes_per_second"] = (agent.node.up.bytes - sent_bytes) / 1e6 / took
     return Run(round=number, seconds=took, cpu_seconds=account.cpu_seconds() - cpu_seconds, figures=figures)
 
@@ -201,6 +208,16 @@ def _seeded(registry: deployment.Registry, agent: Agent, directory: Path) -> Pat
         _, (digest,) = push(deployment.LOCAL_REGISTRY, [_BLOB_BYTES])
     pull([agent.node], [f"{MIRROR}/v2/{REPOSITORY}/blobs/{digest}?ns={registry.address}"], 120.0)
     return _kept(agent, digest)
+
+
+def _wait_flowing(node: Node) -> None:
+    """Returns once peers take something. Raises ImagedistError: they do not."""
+    waiting, before = threading.Event(), node.up.bytes
+    for _ in range(300):
+        waiting.wait(0.1)
+        if node.up.bytes - before > _FLOWING_BYTES:
+            return
+    raise ImagedistError("no peer takes anything of what the node seeds")
 
 
 def _kept(agent: Agent, digest: Digest) -> Path:
