@@ -69,7 +69,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
     siblings = Siblings(settings.site_seeders, tls)
     cache = SiteCache(store, upstreams, siblings, Pace(share.directory))
-    seeds = Seeds(settings.site_seeders, token)
+    seeds = Seeds(settings.site_seeders, token, store.root / "torrents", settings.seeder_replicas)
     rate: TokenBucket | None = None
     if settings.egress and share.directory is None:
         rate = TokenBucket(settings.egress)
@@ -102,6 +102,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         siblings.start()
         housekeeping.start()
+        seeds.start()
         yield
         await housekeeping.close()
         await torrents.close()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import aiohttp
 
+from imagedist.errors import InputError
+from imagedist.locking import LockFile
 from imagedist.oci.digest import Digest
 from imagedist.oci.retries import TransientError, retrying
+from registry_proxy.replicas import ranked
 
 log = logging.getLogger(__name__)
 
@@ -20,25 +25,54 @@ _MAX_QUEUED = 4096
 _FIRST_TRY_SECONDS = 2.0
 SILENT_SECONDS = 30.0
 """How long a seeder that did not answer is not asked to let go: making room asks for blob after blob."""
+LOOK_SECONDS = 5.0
+_LOOK_TIMEOUT = aiohttp.ClientTimeout(total=3.0)
+_LOOKS = 2
+"""A seeder that did not answer so many looks in a row is down."""
 
 
 class Seeds:
-    """``PUT`` and ``DELETE /site/v1/seeds/{digest}`` at every seeder.
+    """``PUT`` and ``DELETE /site/v1/seeds/{digest}`` at the site's seeders.
 
-    A seeder that is down is told again a bounded number of times; after its restart it reads the torrents folder.
+    Each blob is seeded by ``replicas`` of them (``replicas.py``); the others know its torrent, for their trackers. When
+    one goes or comes back, the blobs it has part in are told anew. A seeder that is down is told again a bounded number
+    of times; after its restart it reads the torrents folder.
+
+    Args:
+        torrents: the folder of the site's torrents, ``<hex>.torrent``.
+        replicas: how many seed each blob.
     """
 
     def __init__(
-        self, seeders: Sequence[str], token: str | None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        seeders: Sequence[str],
+        token: str | None,
+        torrents: Path,
+        replicas: int = 2,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._seeders = tuple(seeders)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._torrents = torrents
+        self._replicas = replicas
+        self._look_seconds = look_seconds
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[asyncio.Task[None], Digest] = {}
         self._clock = clock
         self._silent_until: dict[str, float] = {}
         self._failing: dict[str, str] = {}
+        self._missed = dict.fromkeys(self._seeders, 0)
+        self._sessions: dict[str, str] = {}
+        self._lock: LockFile | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Looks after the seeders from now on, if there are several."""
+        if len(self._seeders) > 1:
+            self._watching = asyncio.create_task(self._watch(), name="seeders")
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
         """Tells all seeders. Returns when they know, or after a moment: the rest goes on in the background.
@@ -48,7 +82,8 @@ class Seeds:
         if len(self._tasks) >= _MAX_QUEUED:
             log.warning("seeders are behind: they will find %s at their next start", digest)
             return
-        tasks = [asyncio.create_task(self._put(seeder, digest, torrent)) for seeder in self._seeders]
+        up = self._up()
+        tasks = [asyncio.create_task(self._put(each, digest, torrent, up)) for each in self._seeders]
         for task in tasks:
             self._tasks[task] = digest
             task.add_done_callback(self._tasks.pop)
@@ -68,15 +103,71 @@ class Seeds:
         return [f"seeder {seeder} {what}" for seeder, what in self._failing.items()]
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._watching] if self._watching else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._lock is not None:
+            self._lock.close()
         if self._session is not None:
             await self._session.close()
 
-    async def _put(self, seeder: str, digest: Digest, torrent: bytes) -> None:
+    # Who is there, and who seeds what.
+
+    def _up(self) -> frozenset[str]:
+        return frozenset(each for each in self._seeders if self._missed[each] < _LOOKS)
+
+    async def _watch(self) -> None:
+        """Every worker looks; one of them tells, and when it dies, another one finds its lock free."""
+        before = dict.fromkeys(self._seeders, "")
+        while True:
+            await asyncio.gather(*(self._look(seeder) for seeder in self._seeders))
+            now = {seeder: self._sessions.get(seeder, "") for seeder in self._up()}
+            if now != before and self._is_watchman():
+                if now.keys() != before.keys():
+                    log.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
+                await self._assign(before, now)
+                before = now
+            await asyncio.sleep(self._look_seconds)
+
+    def _is_watchman(self) -> bool:
+        if self._lock is None:
+            self._lock = LockFile(self._torrents / ".seeders")
+        return self._lock.try_acquire()
+
+    async def _look(self, seeder: str) -> None:
+        try:
+            async with self._client().get(f"{seeder}/site/v1/seeding", timeout=_LOOK_TIMEOUT) as response:
+                self._sessions[seeder] = str((await response.json())["session"])
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+            self._missed[seeder] += 1
+        else:
+            self._missed[seeder] = 0
+
+    async def _assign(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """Tells those whose part in a blob has changed, and whoever has started anew of every blob."""
+        was_up, up = frozenset(before), frozenset(now)
+        anew = {each for each in up if now[each] != before.get(each)}
+        for path in await asyncio.to_thread(lambda: sorted(self._torrents.glob("*.torrent"))):
+            with contextlib.suppress(InputError, OSError):  # not ours, or just evicted
+                digest = Digest.parse(f"sha256:{path.stem}")
+                parts = {each: self._rank(digest, each, up) for each in up}
+                told = [each for each in up if each in anew or parts[each] != self._rank(digest, each, was_up)]
+                if told:
+                    torrent = await asyncio.to_thread(path.read_bytes)
+                    await asyncio.gather(*(self._put(each, digest, torrent, up) for each in told))
+
+    def _rank(self, digest: Digest, seeder: str, up: frozenset[str]) -> int:
+        """Which replica of the blob this seeder is. ``replicas``: none, it only knows the torrent."""
+        return min(ranked(digest, up).index(seeder), self._replicas) if seeder in up else self._replicas
+
+    # What they are told.
+
+    async def _put(self, seeder: str, digest: Digest, torrent: bytes, up: frozenset[str]) -> None:
+        query = {"rank": str(self._rank(digest, seeder, up)), "replicas": str(min(self._replicas, len(up)) or 1)}
+
         async def attempt() -> None:
-            status = await self._ask("PUT", seeder, digest, torrent)
+            status = await self._ask("PUT", seeder, digest, torrent, query)
             if status >= 300:
                 raise TransientError(f"answered {status}")
 
@@ -90,22 +181,27 @@ class Seeds:
         if self._clock() < self._silent_until.get(seeder, 0.0):
             return False
         try:
-            status = await self._ask("DELETE", seeder, digest, None)
+            status = await self._ask("DELETE", seeder, digest)
         except TransientError as error:
             self._silent_until[seeder] = self._clock() + SILENT_SECONDS
             log.warning("seeder %s may still seed %s, so it stays: %s", seeder, digest, error)
             return False
         return status < 300 or status == 404
 
-    async def _ask(self, method: str, seeder: str, digest: Digest, body: bytes | None) -> int:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
+    async def _ask(
+        self, method: str, seeder: str, digest: Digest, body: bytes | None = None, query: dict[str, str] | None = None
+    ) -> int:
         headers = self._headers | ({"Content-Type": "application/x-bittorrent"} if body is not None else {})
         url = f"{seeder}/site/v1/seeds/{digest}"
         try:
-            async with self._session.request(method, url, data=body, headers=headers) as response:
+            async with self._client().request(method, url, params=query, data=body, headers=headers) as response:
                 self._failing.pop(seeder, None)
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             self._failing[seeder] = f"does not answer: {error or type(error).__name__}"
             raise TransientError(self._failing[seeder]) from error
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
+        return self._session

@@ -111,6 +111,9 @@ class ProxyTable(Table):
     allow_addresses: tuple[IPvAnyNetwork, ...] = ()
     """Networks that those may be in although they are not public."""
     site_seeders: tuple[Url, ...] = ()
+    """Several share the blob store's directory, and nodes announce to each."""
+    seeder_replicas: int = Field(default=2, ge=1)
+    """How many of them seed each blob, chosen by its digest; when one dies, the next one takes its part."""
     site_proxies: tuple[Url, ...] = ()
     """The other proxies of this site: told of every purge."""
     site_token_file: AbsolutePath | None = None

@@ -4,7 +4,7 @@
 one peer, ``session`` puts them together.
 """
 
-from seeder.uploads.offers import Pace
+from seeder.uploads.offers import Pace, Part
 from seeder.uploads.session import Upload, UploadSession
 
-__all__ = ["Pace", "Upload", "UploadSession"]
+__all__ = ["Pace", "Part", "Upload", "UploadSession"]

@@ -55,6 +55,14 @@ class Pace:
     starving_share: float = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which of the site's seeders of one blob this is, and how many those are. ``rank`` from 0."""
+
+    rank: int = 0
+    replicas: int = 1
+
+
 class Rate:
     """Bytes per second, averaged; older bytes count less."""
 
@@ -128,6 +136,10 @@ class Offers:
     Args:
         pace: see there.
         clock: seconds.
+
+    Attributes:
+        part: several seeders begin at different pieces and share the copies; by the peers' haves each knows what others
+            gave.
     """
 
     def __init__(self, facts: TorrentFacts, pace: Pace, clock: Callable[[], float]) -> None:
@@ -137,6 +149,7 @@ class Offers:
         self.seeds_elsewhere = 0
         """As the tracker last counted."""
         self.offered_at = clock()
+        self.part = Part()
         self._pace = pace
         self._clock = clock
         self._takers: deque[Taker] = deque()
@@ -269,7 +282,9 @@ class Offers:
         return min(length, self.facts.size_bytes - piece * length)
 
     def _choose(self, taker: Taker) -> int | None:
-        is_generous = not taker.is_late and not self._has_seeds and self.copies_sent < self._pace.copies
+        is_generous = (
+            not taker.is_late and not self._has_seeds and self.copies_sent < self._pace.copies / self.part.replicas
+        )
         if not is_generous and not taker.host.is_starving(self._pace.starving_share):
             return None if self._has_seeds else self._lacked(taker, 0)
         for holders in range(_RARE):
@@ -279,11 +294,15 @@ class Offers:
         return piece if piece >= 0 else None
 
     def _lacked(self, taker: Taker, holders: int) -> int | None:
-        """The first piece with so many holders that the peer lacks."""
-        piece = self._rarity.find(holders)
-        while piece >= 0 and taker.pieces[piece] != _LACKS:
-            piece = self._rarity.find(holders, piece + 1)
-        return piece if piece >= 0 else None
+        """The first piece with so many holders that the peer lacks; round about, from where our part begins."""
+        begin = self.facts.piece_count * self.part.rank // self.part.replicas
+        for start, end in ((begin, self.facts.piece_count), (0, begin)):
+            piece = self._rarity.find(holders, start, end)
+            while piece >= 0:
+                if taker.pieces[piece] == _LACKS:
+                    return piece
+                piece = self._rarity.find(holders, piece + 1, end)
+        return None
 
     @property
     def _has_seeds(self) -> bool:

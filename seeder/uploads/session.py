@@ -20,7 +20,7 @@ from imagedist.oci.digest import Digest
 from imagedist.swarm.settings import PEER_ID_PREFIXES
 from imagedist.swarm.torrent import TorrentFacts
 from imagedist.threads import settled
-from seeder.uploads.offers import Host, Offers, Pace
+from seeder.uploads.offers import Host, Offers, Pace, Part
 from seeder.uploads.peer import Peer
 from seeder.uploads.reading import BlobFile
 from seeder.uploads.window import Window
@@ -172,8 +172,8 @@ class UploadSession:
         opened._repeating = [asyncio.create_task(opened._tick()), asyncio.create_task(opened._count())]
         return opened
 
-    def add(self, facts: TorrentFacts, directory: Path) -> Upload:
-        """Gives ``directory/<hex>`` away from now on; again is fine.
+    def add(self, facts: TorrentFacts, directory: Path, part: Part = Part()) -> Upload:
+        """Gives ``directory/<hex>`` away from now on; again is fine, and changes the part.
 
         Raises:
             StorageError: the file has another size, or cannot be looked at.
@@ -190,6 +190,7 @@ class UploadSession:
             upload = Upload(facts, path, Offers(facts, self._pace, self._clock), self._readers)
             self._uploads[facts.digest] = self._by_infohash[upload.infohash] = upload
         upload.failure = None
+        upload.offers.part = part
         return upload
 
     def get(self, digest: Digest) -> Upload | None:

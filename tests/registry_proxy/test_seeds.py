@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -11,7 +12,7 @@ from imagedist.oci.digest import Digest
 from registry_proxy.seeds import SILENT_SECONDS, Seeds
 
 
-async def test_silent_seeder_is_not_asked_for_blob_after_blob() -> None:
+async def test_silent_seeder_is_not_asked_for_blob_after_blob(tmp_path: Path) -> None:
     asked: list[str] = []
     now = 1000.0
 
@@ -24,7 +25,7 @@ async def test_silent_seeder_is_not_asked_for_blob_after_blob() -> None:
     app = web.Application()
     app.router.add_delete("/site/v1/seeds/{digest}", break_off)
     async with TestServer(app) as server:
-        seeds = Seeds([str(server.make_url("")).rstrip("/")], None, clock=lambda: now)
+        seeds = Seeds([str(server.make_url("")).rstrip("/")], None, tmp_path, clock=lambda: now)
         assert not any([await seeds.delete(Digest.of(bytes([number]))) for number in range(5)])
         at_first = len(asked)
         now += SILENT_SECONDS
@@ -34,7 +35,7 @@ async def test_silent_seeder_is_not_asked_for_blob_after_blob() -> None:
     assert len(asked) == 2 * at_first
 
 
-async def test_order_to_seed_is_not_repeated_after_the_order_to_let_go() -> None:
+async def test_order_to_seed_is_not_repeated_after_the_order_to_let_go(tmp_path: Path) -> None:
     asked: list[str] = []
     refused = asyncio.Event()
 
@@ -48,7 +49,7 @@ async def test_order_to_seed_is_not_repeated_after_the_order_to_let_go() -> None
     app = web.Application()
     app.router.add_route("*", "/site/v1/seeds/{digest}", answer)
     async with TestServer(app) as server:
-        seeds = Seeds([str(server.make_url("")).rstrip("/")], None)
+        seeds = Seeds([str(server.make_url("")).rstrip("/")], None, tmp_path)
         putting = asyncio.create_task(seeds.put(Digest.of(b"blob"), b"torrent"))
         await refused.wait()
         assert await seeds.delete(Digest.of(b"blob"))
