@@ -9,8 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from imagedist.config import ProxyConfig, read_secret
-from imagedist.distribution.rate import TokenBucket
-from imagedist.distribution.shared_rate import SharedTokenBucket
+from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
 from imagedist.oci.tls import Tls
@@ -70,12 +69,9 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     siblings = Siblings(settings.site_seeders, tls)
     cache = SiteCache(store, upstreams, siblings, Pace(share.directory))
     seeds = Seeds(settings.site_seeders, token, store.root / "torrents", settings.seeder_replicas)
-    rate: TokenBucket | None = None
-    if settings.egress and share.directory is None:
-        rate = TokenBucket(settings.egress)
-    elif settings.egress and share.directory is not None:
-        rate = SharedTokenBucket(share.directory / "egress", settings.egress)
-    torrents = Torrents(cache, seeds, settings, share, rate)
+    egress = Egress(store.root / EGRESS_FILE)
+    egress.configure(settings.egress)
+    torrents = Torrents(cache, seeds, settings, share, egress)
     purges = Purges(cache, settings.site_proxies, token, tls)
     store.space.may_evict = torrents.let_go
     housekeeping = Housekeeping(cache, settings)
@@ -111,8 +107,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         await seeds.close()
         await upstreams.close()
         await siblings.close()
-        if rate is not None:
-            rate.close()
+        egress.close()
 
     site = web.Application(middlewares=[require_site_token(token, secret=_SECRET)])
     torrents.add_routes(site)
@@ -120,8 +115,8 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     housekeeping.add_routes(site)
     add_known_routes(site, cache.manifest_store, upstreams.hosts())
     SyncRoutes(cache).add_routes(site)
-    add_held_routes(site, cache, rate)
-    WebSeeds(cache, token, max_downloads=share.part(settings.max_downloads), rate=rate).add_routes(site)
+    add_held_routes(site, cache, egress)
+    WebSeeds(cache, token, max_downloads=share.part(settings.max_downloads), rate=egress).add_routes(site)
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)
@@ -134,7 +129,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         max_requests=share.part(settings.max_requests),
         max_downloads=share.part(settings.max_downloads),
         fallback=settings.fallback,
-        rate=rate,
+        rate=egress,
         upstream_name=upstreams.name,
         wants_credentials=wants_credentials,
     )

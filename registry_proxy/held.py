@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.rate import Cap
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.errors import InputError, NotFoundError
 from imagedist.oci.digest import Digest
@@ -58,7 +58,7 @@ class Held:
             raise NotFoundError(f"this site does not hold {digest} for everyone")
 
 
-def add_held_routes(site: web.Application, cache: SiteCache, rate: TokenBucket | None) -> None:
+def add_held_routes(site: web.Application, cache: SiteCache, rate: Cap | None) -> None:
     """Adds ``/held/v2/…`` to the site's routes.
 
     Args:

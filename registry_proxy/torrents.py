@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from imagedist.config import ProxyTable
 from imagedist.distribution.backend import Target
 from imagedist.distribution.challenges import sent_authorization
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.rate import Cap
 from imagedist.errors import FullError, InputError, storage_error
 from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
@@ -59,7 +59,7 @@ class Torrents:
     """Torrents of the site's blobs, kept in ``torrents/<hex>.torrent`` beside them."""
 
     def __init__(
-        self, cache: SiteCache, seeds: Seeds, settings: ProxyTable, share: Share, rate: TokenBucket | None = None
+        self, cache: SiteCache, seeds: Seeds, settings: ProxyTable, share: Share, rate: Cap | None = None
     ) -> None:
         self._cache = cache
         self._rate = rate

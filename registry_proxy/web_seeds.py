@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
 from imagedist.distribution.challenges import sent_authorization
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.rate import Cap
 from imagedist.distribution.routes import Refusal, parse_route
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.errors import InputError, NotFoundError
@@ -104,7 +104,7 @@ class WebSeeds:
         token: str | None,
         *,
         max_downloads: int,
-        rate: TokenBucket | None,
+        rate: Cap | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache

@@ -13,6 +13,7 @@ import typer
 from aiohttp import web
 
 from imagedist.config import SeederConfig, load, read_secret
+from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError, SourceError
 from imagedist.service import add_health_routes, render_site_errors, run_service
@@ -21,6 +22,7 @@ from imagedist.site_guard import require_site_token
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder import node_rows
 from seeder.database import Database
+from seeder.limits import UploadCaps, add_limit_routes
 from seeder.node_routes import add_node_routes
 from seeder.nodes import Nodes
 from seeder.preheat.images import Images
@@ -88,6 +90,8 @@ def create_app(config: SeederConfig) -> web.Application:
         yield
         await peers.close()
 
+    egress = Egress(settings.site_blobs / EGRESS_FILE)
+    caps = UploadCaps(settings.upload, egress)
     peers_come_to = settings.bittorrent
 
     async def seeds(app: web.Application) -> AsyncIterator[None]:
@@ -98,7 +102,7 @@ def create_app(config: SeederConfig) -> web.Application:
                 return 0
 
         session = await UploadSession.open(
-            settings.bittorrent, upload=settings.upload, networks=config.tracker.networks, count_seeds=seeds_elsewhere
+            settings.bittorrent, caps=caps, networks=config.tracker.networks, count_seeds=seeds_elsewhere
         )
         nonlocal peers_come_to
         peers_come_to = session.address
@@ -111,6 +115,7 @@ def create_app(config: SeederConfig) -> web.Application:
         restoring.cancel()
         await asyncio.wait([restoring])
         await session.close()
+        egress.close()
 
     async def ready() -> str | None:
         return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
@@ -119,6 +124,7 @@ def create_app(config: SeederConfig) -> web.Application:
     trace_hops(app, "seeder")
     add_reach_routes(app, nodes, lambda: peers_come_to.port)
     add_tracker_routes(app, tracker)
+    add_limit_routes(app, caps)
     add_seed_routes(app)
     add_node_routes(app, nodes)
     add_preheat_routes(app, images)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagedist.cli.command import Json, Socket, app, explained
+from imagedist.cli.site_access import TokenFile
 from imagedist.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,14 +66,32 @@ def limit(
             "--quiet/--no-quiet", help="Give peers a trickle by few connections; what comes, comes as before."
         ),
     ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Back to what agent.toml says.")] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to what the configuration says.")] = False,
+    seeder: Annotated[
+        list[str] | None,
+        typer.Option(help="Not this node's limits but the site's, at this seeder: --egress, --upload, --reset."),
+    ] = None,
+    egress: Annotated[
+        str | None,
+        typer.Option("--egress", metavar="RATE", help="A site's proxy and seeder together: 1GB/s, none."),
+    ] = None,
+    token_file: TokenFile = None,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
     """Show or change what this node may take and give. A change holds until its agent ends.
 
-    Transfers under way heed it at once. To change the limits for good, write them into [limits] of agent.toml.
+    Transfers under way heed it at once. To change the limits for good, write them into [limits] of agent.toml. With
+    --seeder or --egress: what the site's host may send.
     """
+    if seeder or egress is not None:
+        from imagedist.cli.site_limit import site_limits, site_limits_text
+
+        if download is not None or connections is not None or quiet is not None:
+            raise InputError("a site has --egress and --upload: leave the other limits out")
+        site = site_limits(egress, upload, reset, seeder, token_file, socket)
+        print(site.model_dump_json() if as_json else site_limits_text(site))
+        return
     from pydantic import TypeAdapter
 
     from imagedist.agent.protocol import Limits, LimitsOrder

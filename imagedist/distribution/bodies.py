@@ -12,7 +12,7 @@ from aiohttp import web
 
 from imagedist.distribution.page_cache import read_cached
 from imagedist.distribution.ranges import ByteRange
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.rate import Cap
 from imagedist.distribution.sendfile import sendfile
 from imagedist.distribution.served import SERVED, Served
 from imagedist.errors import SourceError
@@ -32,7 +32,7 @@ STALL_SECONDS = 120.0
 
 
 async def send_bytes(
-    request: web.Request, response: web.StreamResponse, blob: OpenBlob, part: ByteRange, rate: TokenBucket | None
+    request: web.Request, response: web.StreamResponse, blob: OpenBlob, part: ByteRange, rate: Cap | None
 ) -> None:
     """Sends one part of a blob behind headers that are set but not sent yet.
 
@@ -44,7 +44,6 @@ async def send_bytes(
     await response.prepare(request)
     served = request.get(SERVED) or Served("blob")
     served.first_byte_at, served.sent_bytes = asyncio.get_running_loop().time(), 0
-    step_bytes = STEP_BYTES if rate is None else CAPPED_STEP_BYTES
     may_sendfile = request.transport is not None and request.transport.get_extra_info("sslcontext") is None
     offset, end = part.offset, part.offset + part.size_bytes
     while offset < end:
@@ -52,7 +51,8 @@ async def send_bytes(
         if offset == limit:
             await blob.wait_verified()
             continue
-        wanted = min(step_bytes, limit - offset)
+        is_capped = rate is not None and rate.rate_bytes_per_second is not None
+        wanted = min(CAPPED_STEP_BYTES if is_capped else STEP_BYTES, limit - offset)
         if request.transport is None:
             raise ConnectionResetError("the client went away")
         span = await blob.span(offset)

@@ -5,6 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+
+class Cap(Protocol):
+    """A cap on what is sent."""
+
+    @property
+    def rate_bytes_per_second(self) -> int | None:
+        """None: no cap at the moment."""
+
+    async def take(self, size_bytes: int) -> None:
+        """Returns when ``size_bytes`` may be sent."""
 
 
 class TokenBucket:
@@ -33,17 +45,13 @@ class TokenBucket:
         self._sleep = sleep
         self._paid_until = clock()
 
+    @property
+    def rate_bytes_per_second(self) -> int:
+        return self._rate
+
     async def take(self, size_bytes: int) -> None:
         """Returns when ``size_bytes`` may be sent."""
         now = self._clock()
-        moment = self.pay(size_bytes, now)
-        if moment > now:
-            await self._sleep(moment - now)
-
-    def pay(self, size_bytes: int, now: float) -> float:
-        """Puts ``size_bytes`` on the account. Returns the moment from which on they may be sent."""
         self._paid_until = max(self._paid_until, now - self._burst_seconds) + size_bytes / self._rate
-        return self._paid_until
-
-    def close(self) -> None:
-        """Nothing to do, but for one that is shared."""
+        if self._paid_until > now:
+            await self._sleep(self._paid_until - now)

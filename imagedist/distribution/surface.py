@@ -18,7 +18,7 @@ from imagedist.distribution.challenges import TOKEN_PATH, challenge, give_token,
 from imagedist.distribution.conditions import entity_tag, is_precondition_failed, is_range_meant, is_unchanged
 from imagedist.distribution.holding import HOLD_SECONDS, Holding
 from imagedist.distribution.ranges import ByteRange, Unsatisfiable, parse_range
-from imagedist.distribution.rate import TokenBucket
+from imagedist.distribution.rate import Cap
 from imagedist.distribution.rendering import refuse, render, warning_header
 from imagedist.distribution.routes import Refusal, Route, parse_route, pushed_name
 from imagedist.distribution.served import SERVED, Served
@@ -50,7 +50,7 @@ def add_registry_routes(
     max_requests: int = MAX_REQUESTS,
     max_downloads: int = MAX_DOWNLOADS,
     fallback: Fallback = "upstream",
-    rate: TokenBucket | None = None,
+    rate: Cap | None = None,
     upstream_name: UpstreamName | None = None,
     wants_credentials: WantsCredentials | None = None,
 ) -> None:
@@ -88,7 +88,7 @@ class _Surface:
         answers: Admission,
         downloads: Admission,
         holding: Holding | None,
-        rate: TokenBucket | None,
+        rate: Cap | None,
         upstream_name: UpstreamName,
         wants_credentials: WantsCredentials | None,
         hop: str,

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from imagedist.config import Address
-from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.errors import StorageError, listen_error, storage_error
 from imagedist.metrics import PEERS_REFUSED, SEEDER_PEERS, SEEDER_SENT_BYTES
 from imagedist.oci.digest import Digest
@@ -37,6 +37,15 @@ _WAITED_SECONDS = 2.0
 """A torrent that was offered nothing for so long goes before more wanted ones."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Caps(Protocol):
+    """What bounds the bytes per second to all peers together."""
+
+    async def take(self, size_bytes: int) -> None:
+        """Returns when ``size_bytes`` may be sent."""
+
+
 CountSeeds = Callable[[bytes], Awaitable[int]]
 
 
@@ -107,7 +116,7 @@ class UploadSession:
 
     def __init__(
         self,
-        rate: ChangingRate,
+        caps: Caps | None,
         networks: Sequence[Network],
         pace: Pace,
         count_seeds: CountSeeds | None,
@@ -115,7 +124,7 @@ class UploadSession:
     ) -> None:
         self.peer_id = PEER_ID_PREFIXES["seeder"].encode() + secrets.token_bytes(12)
         self.address = Address("", 0)
-        self._rate = rate
+        self._caps = caps
         self._networks = tuple(networks)
         self._pace = pace
         self._count_seeds = count_seeds
@@ -142,7 +151,7 @@ class UploadSession:
         cls,
         address: Address,
         *,
-        upload: int | None = None,
+        caps: Caps | None = None,
         networks: Sequence[Network] = (),
         pace: Pace = Pace(),
         count_seeds: CountSeeds | None = None,
@@ -152,14 +161,14 @@ class UploadSession:
 
         Args:
             address: port 0 takes a free one, which ``session.address`` then names.
-            upload: bytes per second to all peers; None: no limit.
+            caps: asked before anything is sent. None: no limit.
             networks: from which peers may come. Empty: from everywhere.
             count_seeds: how many peers have all of a torrent, by its short infohash.
 
         Raises:
             InputError: the address cannot be listened on.
         """
-        opened = cls(ChangingRate(upload), networks, pace, count_seeds, clock)
+        opened = cls(caps, networks, pace, count_seeds, clock)
         try:
             server = await opened._loop.create_server(
                 lambda: Peer(opened, clock), address.host, address.port, backlog=1024
@@ -205,10 +214,6 @@ class UploadSession:
         if upload is not None:
             del self._by_infohash[upload.infohash]
             upload.drop_peers()
-
-    def set_limit(self, upload: int | None) -> None:
-        """Bytes per second to all peers; None: no limit."""
-        self._rate.set(upload)
 
     async def close(self) -> None:
         self._is_closing = True
@@ -256,8 +261,8 @@ class UploadSession:
         return self._hosts.setdefault(address, Host(self._clock))
 
     async def allow(self, size_bytes: int) -> None:
-        if self._rate.rate_bytes_per_second is not None:
-            await self._rate.take(size_bytes)
+        if self._caps is not None:
+            await self._caps.take(size_bytes)
 
     def sent(self, size_bytes: int) -> None:
         self._window.sent(size_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -175,3 +176,25 @@ async def test_bad_input_is_answered_in_one_readable_line(
                 error = (await response.json())["error"]
                 assert error["code"]
                 assert "\n" not in error["message"]
+
+
+async def test_the_command_shows_and_changes_what_the_sites_host_may_send(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    async with running(configuration(tmp_path, token_file=tmp_path / "token")) as url:
+
+        async def limit(*arguments: str) -> tuple[int | None, str]:
+            command = [sys.executable, "-m", "imagedist", "limit", "--seeder", url]
+            command += ["--token-file", str(tmp_path / "token"), *arguments]
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            )
+            told, _ = await process.communicate()
+            return process.returncode, told.decode()
+
+        changed = await limit("--egress", "3MB/s", "--json")
+        assert json.loads(changed[1])["egress"]["bytes_per_second"] == 3_000_000
+        assert "3.0 MB/s" in (await limit())[1]
+        assert "none" in (await limit("--reset"))[1]
+        code, told = await limit("--download", "1MB/s")
+        assert (code, "a site has --egress and --upload" in told) == (2, True)
+        assert (await limit("--egress", "fast"))[0] == 2
