@@ -21,6 +21,7 @@ from imagedist.swarm.settings import PEER_ID_PREFIXES
 from imagedist.swarm.torrent import TorrentFacts
 from imagedist.threads import settled
 from seeder.uploads.offers import Host, Offers, Pace, Part
+from seeder.uploads.order import most_wanted_first
 from seeder.uploads.peer import Peer
 from seeder.uploads.reading import BlobFile
 from seeder.uploads.window import Window
@@ -33,8 +34,6 @@ _COUNT_SECONDS = 1.0
 _READERS = 4
 _MAX_PEERS = 4000
 _MAX_PEERS_OF_HOST = 1000
-_WAITED_SECONDS = 2.0
-"""A torrent that was offered nothing for so long goes before more wanted ones."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -299,8 +298,7 @@ class UploadSession:
         self._is_offering = False
         now = self._clock()
         under_way_bytes = sum(upload.offers.under_way_bytes for upload in self._active)
-        for upload in sorted(self._active, key=lambda upload: _urgency(upload.offers, now)):
-            offers = upload.offers
+        for offers in most_wanted_first([upload.offers for upload in self._active], now):
             under_way_bytes -= offers.under_way_bytes
             while offers.offer(self._window.room_bytes(under_way_bytes + offers.under_way_bytes)):
                 pass
@@ -322,11 +320,6 @@ class UploadSession:
             for peer in tuple(self._peers):
                 peer.tick(now)
             self.changed()
-
-
-def _urgency(offers: Offers, now: float) -> tuple[bool, float]:
-    """Smaller is more urgent: many who lack something, few copies sent for them."""
-    return now - offers.offered_at <= _WAITED_SECONDS, -offers.incomplete / (1 + offers.copies_sent)
 
 
 def _is_within(address: str, networks: Sequence[Network]) -> bool:
