@@ -40,7 +40,7 @@ from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
 from seeder.tags import SCHEMA as TAGS_SCHEMA
 from seeder.tags import TagJournal
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
-from seeder.uploads import UploadSession
+from seeder.uploads import Pace, UploadSession
 
 _LOG = logging.getLogger(__name__)
 
@@ -102,7 +102,11 @@ def create_app(config: SeederConfig) -> web.Application:
                 return 0
 
         session = await UploadSession.open(
-            settings.bittorrent, caps=caps, networks=config.tracker.networks, count_seeds=seeds_elsewhere
+            settings.bittorrent,
+            caps=caps,
+            pace=Pace(copies=settings.copies),
+            networks=config.tracker.networks,
+            count_seeds=seeds_elsewhere,
         )
         nonlocal peers_come_to
         peers_come_to = session.address

@@ -43,6 +43,9 @@ class SeederTable(Table):
     """Of schedules and hours of the day. None: this machine's."""
     announce_interval: Duration = timedelta(seconds=30)
     upload: Rate = None
+    """Bytes per second to all peers together; ``egress`` of the proxy caps both."""
+    copies: float = Field(default=1.0, ge=0)
+    """Whole blobs that a burst of nodes is given even where they have everything among them."""
 
 
 class TrackerTable(Table):

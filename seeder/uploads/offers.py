@@ -46,13 +46,16 @@ _LACKS, _OFFERED, _LATE, _HAS = 0, 1, 2, 3
 class Pace:
     """How generous the seeder is.
 
+    32 nodes with 6 to 8 neighbours each, p50 and max ÷ ideal, copies sent: two copies and a share of 0.5: 1.08, 1.09,
+    2.6; one copy and 0.5: 1.06, 1.08, 2.4; one copy and 0.3: 1.07, 1.12, 1.4.
+
     Args:
         copies: whole blobs that a burst gets without need.
         starving_share: of its best rate; a peer that gets less from others gets from us.
     """
 
-    copies: float = 2.0
-    starving_share: float = 0.5
+    copies: float = 1.0
+    starving_share: float = 0.35
 
 
 @dataclass(frozen=True, slots=True)
