@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from imagedist.swarm.torrent import TorrentFacts
 
-_RATE_SECONDS = 3.0
-"""Over which rates are averaged."""
+_RATE_SECONDS, _BEST_SECONDS = 3.0, 8.0
+"""Over which rates are averaged, and the best one: pieces that became whole at the same moment are no rate."""
 _PATIENCE_SECONDS = 3.0
 _PATIENCE_TIMES = 4.0
 _LONGEST_PATIENCE_SECONDS = 30.0
@@ -69,17 +69,18 @@ class Part:
 class Rate:
     """Bytes per second, averaged; older bytes count less."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], seconds: float = _RATE_SECONDS) -> None:
         self._clock = clock
+        self._seconds = seconds
         self._rate = 0.0
         self._as_of = clock()
 
     def add(self, size_bytes: int) -> None:
-        self._rate = self.now() + size_bytes / _RATE_SECONDS
+        self._rate = self.now() + size_bytes / self._seconds
         self._as_of = self._clock()
 
     def now(self) -> float:
-        return self._rate * math.exp((self._as_of - self._clock()) / _RATE_SECONDS)
+        return self._rate * math.exp((self._as_of - self._clock()) / self._seconds)
 
 
 class Host:
@@ -87,7 +88,7 @@ class Host:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.of_others = Rate(clock)
-        self._of_all = Rate(clock)
+        self._of_all = Rate(clock, _BEST_SECONDS)
         self._best = 0.0
         self.connections = 0
 
