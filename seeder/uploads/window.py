@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-_SMALLEST_BYTES = 8 << 20
+_SMALLEST_BYTES = 2 << 20
 _SECONDS = 1.0
 """Of what was sent lately. More at a time, and all pieces become whole late, while nobody can pass on a half."""
 _SPANS, _SPAN_SECONDS = 4, 0.5

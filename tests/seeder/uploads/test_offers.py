@@ -102,13 +102,13 @@ def test_what_the_peers_have_among_them_is_not_sent_again() -> None:
 
 def test_while_few_copies_were_sent_the_rarest_pieces_are_offered_as_well() -> None:
     swarm = Swarm(Pace(copies=1.0))
-    fed_by_others(swarm, "a", "b")
+    fed_by_others(swarm, "a", "b", "c", "d")
     told = swarm.offer_all()
-    assert {piece for name, piece in told if name in "ab"} & {0, 9}
+    assert {piece for name, piece in told if name in "abcd"} & {0, 9}
+    swarm.offers.sent(swarm.takers["a"], 0, 1000)
     for name, piece in told:
         swarm.take(name, piece)
-    swarm.offers.sent(swarm.takers["a"], 0, 1000)
-    assert not any(name in "ab" for name, _ in swarm.offer_all())
+    assert not any(name in "abcd" for name, _ in swarm.offer_all())
 
 
 def test_a_piece_that_left_with_its_only_holder_is_offered_again() -> None:
@@ -219,17 +219,31 @@ def test_a_peer_that_has_everything_has_left_and_counts_as_a_seed() -> None:
 def test_after_a_while_only_the_tracker_knows_of_seeds() -> None:
     swarm = Swarm(Pace(copies=0.0))
     swarm.join("a")
-    swarm.join("b", range(5))
+    swarm.join("b", range(2))
     swarm.get("a", *range(10))
-    swarm.get("b", 5)
+    swarm.get("b", 2)
     assert swarm.offer_all() == []
-    swarm.get("b", 6)
+    swarm.get("b", 3)
     swarm.pass_seconds(61)
-    swarm.get("b", 7)
+    swarm.get("b", 4)
     swarm.offers.seeds_elsewhere = 1
     assert swarm.offer_all() == []
     swarm.offers.seeds_elsewhere = 0
-    assert pieces_of(swarm.offer_all()) == [8, 9]
+    assert pieces_of(swarm.offer_all()) == [5, 6]
+
+
+def test_when_half_of_a_burst_has_everything_who_has_most_of_it_gets_the_rest_from_us() -> None:
+    swarm = Swarm(Pace(copies=0.0))
+    for name in "abcd":
+        swarm.join(name)
+        swarm.get(name, *range(6))
+    swarm.join("late")
+    swarm.get("late", 0)
+    for name in "ab":
+        swarm.get(name, *range(6, 10))
+    assert swarm.offer_all() == []
+    swarm.get("c", *range(6, 10))
+    assert {name for name, _ in swarm.offer_all()} == {"d"}
 
 
 def test_a_new_burst_has_its_copies_again() -> None:
