@@ -70,6 +70,8 @@ class Follow:
             pause_seconds = _FIRST_PAUSE_SECONDS
 
     async def _step(self) -> None:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         page = await self._sibling.page(self._sequence, 0 if self._error else _WAIT_SECONDS)
         self._told_at = time.time()
         known = await self._ledger.cursor(self._sibling.name, page.journal)
@@ -77,6 +79,8 @@ class Follow:
             self._sequence = known  # it is another journal than that whose numbers we know
             return
         if not page.tags:
+            if loop.time() - asked_at < _FIRST_PAUSE_SECONDS:  # it did not hold the answer back: it has too much to do
+                await self._pause(_FIRST_PAUSE_SECONDS)
             return
         count = await self._ledger.note_page(self._sibling.name, page.journal, page.sequence, records_of(page))
         self._sequence = page.sequence
