@@ -17,6 +17,7 @@ from imagedist.cli import runtimes as _runtimes
 from imagedist.cli import site as _site
 from imagedist.cli import nodes as _nodes
 from imagedist.cli import preheat as _preheat
+from imagedist.cli import sync as _sync
 # isort: on
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "_site",
     "_store",
     "_swarm",
+    "_sync",
     "app",
     "main",
 ]

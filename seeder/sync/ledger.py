@@ -23,7 +23,7 @@ from seeder.sync.tables import CONFLICTS, CURSORS, SEEN, TASKS
 from seeder.tags import TagJournal, TagRecord, dump_move, load_meaning
 
 _PAGE = 1000
-MAX_CONFLICTS = 1000
+MAX_CONFLICTS = 200
 """Reported, the latest ones."""
 
 

@@ -1,0 +1,157 @@
+"""What sync has to do outlives the process, and is done once: the queue, the cursors, the conflicts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imagedist.oci.digest import Digest
+from seeder.database import Database
+from seeder.moves import Meaning, Terms
+from seeder.sync.ledger import MAX_CONFLICTS, Ledger, Seen
+from seeder.sync.tables import SCHEMA
+from seeder.tags import SCHEMA as TAGS
+from seeder.tags import TagJournal, TagRecord
+
+ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+NAME = "local/team/app"
+TERMS = {"sh": Terms()}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(f"sqlite:///{tmp_path}/seeder.db", TAGS, SCHEMA)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: Clock) -> Ledger:
+    return Ledger(database, TagJournal(database, "sh", clock=clock), clock=clock)
+
+
+def told(tag: str, digest: Digest | None = ONE, version: int = 1, **terms: Terms) -> TagRecord:
+    return TagRecord(1, NAME, tag, Meaning(digest, "bj", {"bj": version}, terms or TERMS))
+
+
+async def tags_of(ledger: Ledger) -> list[str]:
+    return [task.tag for task in await ledger.due(10_000, [])]
+
+
+async def test_a_page_is_queued_in_order_and_the_cursor_stands_behind_it(ledger: Ledger) -> None:
+    records = [told(f"{number}") for number in range(1000)]
+    assert await ledger.note_page("bj", "j1", 1000, records) == 1000
+    assert await tags_of(ledger) == [f"{number}" for number in range(1000)]
+    assert await ledger.cursor("bj", "j1") == await ledger.cursor("bj", "") == 1000
+    assert await ledger.cursor("bj", "j2") == await ledger.cursor("gz", "") == 0
+
+
+async def test_the_same_page_again_changes_nothing(ledger: Ledger) -> None:
+    await ledger.note_page("bj", "j1", 1, [told("a")])
+    (task,) = await ledger.due(10, [])
+    assert await ledger.note_page("bj", "j1", 1, [told("a")]) == 0
+    await ledger.finish(task)
+    assert await ledger.note_page("bj", "j1", 1, [told("a")]) == 0
+    assert await tags_of(ledger) == []
+
+
+async def test_a_tag_that_moves_on_while_it_is_worked_on_is_done_anew(ledger: Ledger) -> None:
+    await ledger.note_page("bj", "j1", 1, [told("a", ONE)])
+    (task,) = await ledger.due(10, [])
+    await ledger.note_page("bj", "j1", 2, [told("a", TWO, 2)])
+    assert not await ledger.wants(task)
+    assert not await ledger.finish(task)
+    (newer,) = await ledger.due(10, [])
+    assert newer.meaning.digest == TWO
+    assert await ledger.finish(newer)
+    assert [record.digest for record in await ledger.journal_tags()] == [TWO]
+
+
+async def test_a_failed_task_waits_for_its_time_and_then_for_somebody(ledger: Ledger, clock: Clock) -> None:
+    await ledger.note_page("bj", "j1", 1, [told("a")])
+    (task,) = await ledger.due(10, [])
+    await ledger.fail(task, "away", 30.0)
+    assert (await tags_of(ledger), await ledger.next_due()) == ([], 30.0)
+    clock.now += 30
+    (again,) = await ledger.due(10, [])
+    assert (again.attempts, again.error) == (1, "away")
+    await ledger.fail(again, "still away", None)
+    clock.now += 1e6
+    assert await tags_of(ledger) == []
+    assert (await ledger.counts(), await ledger.next_due()) == ((0, 1), None)
+    await ledger.retry()
+    assert (await tags_of(ledger), await ledger.counts()) == (["a"], (1, 0))
+
+
+async def test_what_is_not_for_this_site_is_not_taken(ledger: Ledger) -> None:
+    assert await ledger.note_page("bj", "j1", 1, [told("a", ONE, 1, gz=Terms())]) == 0
+    assert await ledger.note_page("bj", "j1", 2, [told("b", None)]) == 0  # deleted before we heard of it
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+async def test_a_tag_that_we_are_not_to_have_any_more_goes_if_its_rule_said_so(ledger: Ledger, deletes: bool) -> None:
+    await ledger.note_page("bj", "j1", 1, [told("a", ONE, 1, sh=Terms(delete=deletes))])
+    (task,) = await ledger.due(10, [])
+    await ledger.finish(task)
+    await ledger.note_page("bj", "j1", 2, [told("a", ONE, 2, gz=Terms())])
+    assert [task.meaning.digest for task in await ledger.due(10, [])] == ([None] if deletes else [])
+
+
+async def test_a_registrys_move_is_a_move_and_the_same_again_none(ledger: Ledger) -> None:
+    seen = {"a": Seen(ONE, {"gz": Terms()})}
+    assert await ledger.note_scan(NAME, seen, None) == 1
+    (task,) = await ledger.due(10, [])
+    await ledger.finish(task)
+    assert await ledger.note_scan(NAME, seen, None) == 0
+    assert await ledger.note_scan(NAME, {"a": Seen(TWO, {"gz": Terms()})}, frozenset(["a"])) == 1
+    (task,) = await ledger.due(10, [])
+    assert task.meaning.versions == {"sh": 1001}
+
+
+async def test_other_terms_are_told_as_well(ledger: Ledger) -> None:
+    await ledger.note_scan(NAME, {"a": Seen(ONE, {"gz": Terms()})}, None)
+    assert await ledger.note_scan(NAME, {"a": Seen(ONE, {"gz": Terms(platforms=("linux/amd64",))})}, None) == 1
+
+
+async def test_only_tags_that_were_looked_at_can_be_gone(ledger: Ledger) -> None:
+    terms = {"gz": Terms(delete=True)}
+    await ledger.note_scan(NAME, {"a": Seen(ONE, terms), "b": Seen(ONE, terms)}, None)
+    for task in await ledger.due(10, []):
+        await ledger.finish(task)
+    assert await ledger.note_scan(NAME, {}, frozenset(["a"])) == 1
+    assert [(task.tag, task.meaning.digest) for task in await ledger.due(10, [])] == [("a", None)]
+    assert list(await ledger.seen(NAME)) == ["b"]
+
+
+async def test_conflicts_are_reported_the_latest_ones(ledger: Ledger) -> None:
+    count = MAX_CONFLICTS + 5
+    await ledger.note_scan(NAME, {f"{number}": Seen(ONE, TERMS) for number in range(count)}, None)
+    await ledger.note_page("bj", "j1", 1, [told(f"{number}", TWO) for number in range(count)])
+    conflicts = await ledger.conflicts()
+    assert len(conflicts) == MAX_CONFLICTS
+    assert conflicts[0].tag == f"{count - 1}"
+    assert (conflicts[0].kept, conflicts[0].kept_of, conflicts[0].lost_of) == (str(TWO), "bj", "sh")
+
+
+async def test_the_queue_outlives_the_process(ledger: Ledger, database: Database, tmp_path: Path) -> None:
+    await ledger.note_page("bj", "j1", 7, [told("a")])
+    await database.close()
+    reopened = await Database.open(f"sqlite:///{tmp_path}/seeder.db", TAGS, SCHEMA)
+    later = Ledger(reopened, TagJournal(reopened, "sh"))
+    assert await tags_of(later) == ["a"]
+    assert await later.cursor("bj", "j1") == 7
+    await reopened.close()

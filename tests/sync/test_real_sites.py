@@ -1,0 +1,151 @@
+"""Three sites as they run in production: docker-registry notifies, seeders follow, real clients push and pull."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from imagedist.demo.image import build
+from imagedist.demo.layout import BuiltImage
+from tests.sync.sites import Site, blob_bytes
+
+pytestmark = pytest.mark.e2e("docker-registry", "skopeo")
+
+RULE = """
+[[sync]]
+from = "local"
+repositories = ["team/*"]
+tags = { match = ["v*"] }
+to = ["sh", "gz"]
+"""
+_CAP = '[transfer]\nbandwidth = "500KiB/s"\n'
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
+    return build(tmp_path_factory.mktemp("image") / "layout", size_bytes=3_000_000, name="team/app:v1")
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> BuiltImage:
+    return build(tmp_path_factory.mktemp("other") / "layout", size_bytes=1_000_000, name="team/other:v1")
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[tuple[Site, Site, Site]]:
+    bj, sh, gz = (Site(tmp_path, name) for name in ("bj", "sh", "gz"))
+    bj.join(sh, gz)
+    sh.join(bj, gz)
+    gz.join(bj, sh)
+    bj.rules = RULE
+    yield bj, sh, gz
+    for site in (bj, sh, gz):
+        site.stop()
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        time.sleep(0.05)
+
+
+def test_a_push_appears_at_the_other_sites_and_stays_there_when_the_first_is_gone(
+    sites: tuple[Site, Site, Site], image: BuiltImage, other: BuiltImage, tmp_path: Path
+) -> None:
+    bj, sh, gz = sites
+    for site in sites:
+        site.start()
+    until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
+    bj.push(other, "private/other:v1")
+    bj.push(other, "team/app:test")
+    bj.push(image, "team/app:v1")
+    for site in (sh, gz):
+        until(lambda site=site: site.has("team/app:v1"), f"{site.name} has the tag")
+        assert not site.has("private/other:v1")
+        assert not site.has("team/app:test")
+        received = site.received_bytes()
+        assert sum(received.values()) - manifest_bytes(image) == blob_bytes(image)
+        assert received.keys() == {"sibling"}
+    done = bj.imagedist("sync", "run", "--wait")
+    assert done.returncode == 0, done.stderr
+    bj.stop()
+    pulled = sh.pull("team/app:v1", tmp_path / "pulled")
+    assert pulled.returncode == 0, pulled.stderr
+    told = gz.imagedist("sync", "status")
+    assert told.returncode == 1
+    assert "site bj is not followed: " in told.stderr
+
+
+def manifest_bytes(built: BuiltImage) -> int:
+    """Of what a sibling gives besides blobs."""
+    return len(built.image.manifest_bytes)
+
+
+def test_seeder_and_proxy_are_killed_in_the_middle_and_no_byte_comes_twice(
+    sites: tuple[Site, Site, Site], image: BuiltImage
+) -> None:
+    bj, sh, _ = sites
+    bj.rules = RULE.replace(', "gz"', "")
+    sh.rules = _CAP
+    bj.start()
+    bj.push(image, "team/app:v1")
+    sh.start()
+    partials = sh.directory / "blobs" / "partial"
+
+    def present_bytes() -> int:
+        """Of blobs, arrived or on their way."""
+        files = [*partials.rglob("*"), *(sh.directory / "blobs" / "blobs").rglob("*")]
+        return sum(path.stat().st_size for path in files if path.is_file() and path.suffix != ".size")
+
+    until(lambda: present_bytes() > 500_000, "some of it is there")
+    sh.seeder.kill()
+    sh.proxy.kill()
+    before = present_bytes()
+    assert 0 < before < blob_bytes(image)
+    (sh.directory / "seeder.toml").write_text((sh.directory / "seeder.toml").read_text().replace(_CAP, ""))
+    sh.seeder.start()
+    assert not (sh.status().waiting == 0 and sh.status().sequence)
+    sh.proxy.start()
+    until(lambda: sh.has("team/app:v1") and sh.status().waiting == 0, "sh has the tag")
+    received = sum(sh.received_bytes().values())
+    assert received <= blob_bytes(image) - before + manifest_bytes(image)
+
+
+def test_the_commands_plan_run_and_tell(sites: tuple[Site, Site, Site], image: BuiltImage, other: BuiltImage) -> None:
+    bj, sh, gz = sites
+    for site in sites:
+        site.start()
+    until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
+    bj.seeder.stop()  # so that nothing crosses by a notification
+    bj.push(image, "team/app:v1")
+    bj.push(other, "team/app:v2")
+    text = (bj.directory / "seeder.toml").read_text()
+    (bj.directory / "seeder.toml").write_text(text.replace('to = ["sh", "gz"]', 'to = ["sh"]'))
+    sh.seeder.stop()  # bj looks through its registry at start: sh shall not take it yet
+    bj.seeder.start()
+    until(lambda: bj.status().sequence == 2 and not bj.status().waiting, "bj has both")
+    away = bj.imagedist("sync", "plan")
+    assert away.returncode == 1
+    assert "to sh: " in away.stderr
+    sh.proxy.stop()
+    sh.seeder.start()
+    refused = sh.imagedist("sync", "run", as_site=gz)
+    assert refused.returncode == 1
+    assert "expected the site token" in refused.stderr
+    sh.proxy.start()
+    done = bj.imagedist("sync", "run", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert (status["failed"], [each["site"] for each in status["destinations"]]) == (0, ["sh"])
+    planned = bj.imagedist("sync", "plan", "--json")
+    assert json.loads(planned.stdout) == {"format": 1, "lines": [], "errors": []}
+    assert sh.has("team/app:v1")
+    assert sh.has("team/app:v2")
+    shown = bj.imagedist("sync", "status")
+    assert shown.returncode == 0, shown.stderr
+    assert "local/team/*" in shown.stdout
