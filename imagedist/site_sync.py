@@ -58,6 +58,20 @@ class SyncedTag(_Shape):
     skipped: tuple[Digest, ...] = Field(default=(), max_length=10_000)
 
 
+class KeptTag(SyncedTag):
+    """With its name."""
+
+    upstream: str
+    repository: str
+    tag: str
+
+
+class KeptTags(_Shape):
+    """``GET /site/v1/synced``: all of them; read with the site token, as they name private repositories."""
+
+    tags: tuple[KeptTag, ...]
+
+
 class RuleStatus(_Shape):
     """One ``[[sync]]``. Times are seconds since the epoch. ``tags``: that were covered at ``scanned_at``."""
 

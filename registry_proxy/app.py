@@ -30,7 +30,7 @@ from registry_proxy.torrents import Torrents
 from registry_proxy.upstream import Upstreams
 from registry_proxy.web_seeds import WebSeeds
 
-_SECRET = ("/site/v1/pins", "/site/v1/images", "/site/v1/registry/repositories")
+_SECRET = ("/site/v1/pins", "/site/v1/images", "/site/v1/registry/repositories", "/site/v1/synced")
 """They name the repositories of private images."""
 _BODY_LIMIT_BYTES = 64 << 10
 """The largest body that any route reads is a fetch order."""

@@ -11,7 +11,7 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import InputError, NotFoundError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
-from imagedist.site_sync import RepositoryPage, SyncedTag, TagNow
+from imagedist.site_sync import KeptTags, RepositoryPage, SyncedTag, TagNow
 from registry_proxy.cache import SiteCache
 from registry_proxy.upstream import UpstreamRepository
 
@@ -28,6 +28,7 @@ class SyncRoutes:
         app.router.add_get("/registry/repositories", self.repositories)
         app.router.add_get("/registry/tag", self.tag)
         app.router.add_get("/registry/documents/{digest}", self.document)
+        app.router.add_get("/synced", self.list)
         app.router.add_put("/synced", self.put)
         app.router.add_delete("/synced", self.drop)
 
@@ -64,6 +65,11 @@ class SyncRoutes:
         place, digest = self._place(request), Digest.parse(request.match_info["digest"])
         body = await self._cache.look(place, digest, request.query.get("kind") == "config", _CONFIG_LIMIT_BYTES)
         return web.Response(body=body, content_type="application/octet-stream")
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Every tag that sync keeps here."""
+        kept = await asyncio.to_thread(lambda: tuple(self._cache.synced.all()))
+        return _json(KeptTags(tags=kept))
 
     async def put(self, request: web.Request) -> web.Response:
         """``PUT ?ns=&repo=&tag=`` with a ``SyncedTag``: set once all of it is here.

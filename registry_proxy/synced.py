@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from imagedist.errors import PreconditionError, UnacceptableError, storage_error
 from imagedist.oci.contents import parse_contents
 from imagedist.oci.digest import Digest
-from imagedist.site_sync import SyncedTag
+from imagedist.site_sync import KeptTag, SyncedTag
 from imagedist.store.blobs import BlobStore
 from registry_proxy.manifests import ManifestStore
 
@@ -26,14 +26,6 @@ _DEPTH = 4
 """An index of indexes of manifests; one that names itself ends here."""
 _NAMED = 3
 """How many of the missing a message names."""
-
-
-class KeptTag(SyncedTag):
-    """With its name."""
-
-    upstream: str
-    repository: str
-    tag: str
 
 
 class SyncedTags:

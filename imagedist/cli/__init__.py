@@ -18,6 +18,7 @@ from imagedist.cli import site as _site
 from imagedist.cli import nodes as _nodes
 from imagedist.cli import preheat as _preheat
 from imagedist.cli import sync as _sync
+from imagedist.cli import verify as _verify
 # isort: on
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "_store",
     "_swarm",
     "_sync",
+    "_verify",
     "app",
     "main",
 ]

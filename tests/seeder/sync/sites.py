@@ -87,6 +87,10 @@ class SyncSite:
         directory = self._directory / "site" / "blobs" / "sha256"
         return {path.name for path in directory.iterdir()} if directory.exists() else set()
 
+    def remove_blob(self, digest: Digest) -> None:
+        """As a disk loses it."""
+        (self._directory / "site" / "blobs" / digest.algorithm / digest.hex).unlink()
+
     def join(self, *others: SyncSite) -> None:
         for other in others:
             self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url}

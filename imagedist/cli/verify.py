@@ -1,0 +1,85 @@
+"""``imagedist verify``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagedist.cli.command import Json, app, explained, interruptible
+
+_PLACE = "site:URL of a site's proxy, or [NAME=]URL of a registry that sites call NAME."
+
+
+@app.command()
+@explained
+def verify(
+    one: Annotated[str, typer.Argument(help=_PLACE)],
+    other: Annotated[str, typer.Argument(help="The same.")],
+    repository: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these: names, globs, or expressions between slashes; repeatable. Default: all."),
+    ] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every blob and hash it; else sizes are asked.")] = False,
+    token_file: Annotated[
+        list[Path] | None,
+        typer.Option("--token-file", help="Holds a site's token; once for both, or once for each in their order."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare tags, manifests and blobs of two places and list every difference. Nothing is changed.
+
+    A site is what its sync keeps, and what its proxy itself holds of it. Exit code 0 only without a difference.
+    """
+    from functools import partial
+
+    from imagedist.config import matches, parse_pattern, read_secret
+    from imagedist.errors import InputError
+    from imagedist.oci.reference import is_name
+    from imagedist.render import decimal
+    from imagedist.verify.compare import Comparison, Counts, Difference
+    from imagedist.verify.place import open_place
+
+    tokens = [read_secret(path) for path in token_file or ()]
+    if len(tokens) > 2:
+        raise InputError("--token-file is given once for both places, or once for each")
+    try:
+        patterns = [parse_pattern(text) for text in repository or ()]
+    except ValueError as error:
+        raise InputError(f"bad --repository: {error}") from error
+    named = [text for text in repository or () if is_name(text)]
+
+    async def compare() -> tuple[list[Difference], Counts]:
+        first, second = (
+            open_place(one, tokens[0] if tokens else None),
+            open_place(other, tokens[-1] if tokens else None),
+        )
+        comparison = Comparison(first, second, partial(matches, tuple(patterns)), is_deep=deep)
+        found = []
+        try:
+            async for each in comparison.differences(named if len(named) == len(patterns) else ()):
+                found.append(each)
+                if not as_json:
+                    print(f"{each.kind:16}  {each.place}  {each.name}  {each.what}", flush=True)
+        finally:
+            await first.close()
+            await second.close()
+        return found, comparison.counts
+
+    differences, counts = interruptible(compare())
+    if as_json:
+        listed = [asdict(each) for each in differences]
+        print(json.dumps({"format": 1, "differences": listed, "looked_at": asdict(counts)}))
+    else:
+        read = f", {decimal(counts.bytes)} read" if deep else ""
+        print(
+            f"{len(differences)} difference{'' if len(differences) == 1 else 's'}: {counts.tags} tags, "
+            f"{counts.manifests} manifests and {counts.blobs} blobs looked at{read}",
+            file=sys.stderr,
+        )
+    if differences:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Two places compared: tags, manifests, blobs. Nothing is changed in either."""
