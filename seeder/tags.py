@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -134,6 +134,11 @@ class TagJournal:
         rows = await self._read(connection, (_JOURNAL.c.name == name) & (_JOURNAL.c.tag == tag), 1)
         return rows[0] if rows else None
 
+    async def get_some(self, connection: AsyncConnection, keys: Sequence[tuple[str, str]]) -> list[TagRecord]:
+        """Those of these names and tags that there are, and perhaps others of the same names."""
+        names, tags = {name for name, _ in keys}, {tag for _, tag in keys}
+        return await self._read(connection, _JOURNAL.c.name.in_(names) & _JOURNAL.c.tag.in_(tags), None)
+
     async def append(self, connection: AsyncConnection, name: str, tag: str, meaning: Meaning) -> TagRecord:
         """Within ``changing``: the tag's only record from now on."""
         for table in (_JOURNAL, _MOVES):
@@ -167,7 +172,7 @@ class TagJournal:
             return (await connection.execute(sa.select(sa.func.max(_JOURNAL.c.sequence)))).scalar_one() or 0
 
     @staticmethod
-    async def _read(connection: AsyncConnection, where: sa.ColumnElement[bool], limit: int) -> list[TagRecord]:
+    async def _read(connection: AsyncConnection, where: sa.ColumnElement[bool], limit: int | None) -> list[TagRecord]:
         both = (_MOVES.c.name == _JOURNAL.c.name) & (_MOVES.c.tag == _JOURNAL.c.tag)
         query = sa.select(_JOURNAL, _MOVES.c.move).outerjoin(_MOVES, both).where(where)
         rows = (await connection.execute(query.order_by(_JOURNAL.c.sequence).limit(limit))).all()

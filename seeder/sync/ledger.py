@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -25,6 +26,10 @@ from seeder.tags import TagJournal, TagRecord, dump_move, load_meaning
 _PAGE = 1000
 MAX_CONFLICTS = 200
 """Reported, the latest ones."""
+
+
+_News = tuple[str, str, Callable[[Meaning | None], Meaning | None]]
+"""Name, tag, and what is told of it, given what is held; None: nothing."""
 
 
 class Seen(NamedTuple):
@@ -103,23 +108,20 @@ class Ledger:
             StorageError.
         """
         born_at = (await self._journal.identity()).born_at
-        count = 0
         async with self._journal.changing() as connection:
             before = await _seen(connection, name)
-            for tag, now in covered.items():
-                if before.get(tag) != now:
-                    await _put_seen(connection, name, tag, now)
-                    count += await self._note_move(connection, name, tag, now, born_at, is_first=tag not in before)
-            for tag in before.keys() - covered.keys():
-                if judged is None or tag in judged:
-                    await _drop_seen(connection, name, tag)
-                    terms = {site: each for site, each in before[tag].terms.items() if each.delete}
-                    if terms:
-                        held = await self._wanted(connection, name, tag)
-                        versions = moved(held.versions if held else {}, self.site, born_at)
-                        await self._queue(connection, name, tag, Meaning(None, self.site, versions, terms), "")
-                        count += 1
-        return count
+            changed = {tag: now for tag, now in covered.items() if before.get(tag) != now}
+            gone = [tag for tag in before.keys() - covered.keys() if judged is None or tag in judged]
+            await _put_seen(connection, name, changed, gone)
+            news: list[_News] = [
+                (name, tag, partial(self._moved, now, born_at, is_first=tag not in before))
+                for tag, now in changed.items()
+            ]
+            for tag in gone:
+                terms = {site: each for site, each in before[tag].terms.items() if each.delete}
+                if terms:
+                    news.append((name, tag, partial(self._deleted, terms, born_at)))
+            return await self._take_in(connection, news, "")
 
     async def cursor(self, site: str, journal: str) -> int:
         """The last number of that journal that was taken in; 0: none, or it is another journal. Raises StorageError."""
@@ -136,10 +138,9 @@ class Ledger:
         Raises:
             StorageError.
         """
-        count = 0
         async with self._journal.changing() as connection:
-            for record in records:
-                count += await self._note(connection, site, record)
+            news: list[_News] = [(each.name, each.tag, partial(self._for_us, told=each.meaning)) for each in records]
+            count = await self._take_in(connection, news, site)
             await connection.execute(sa.delete(CURSORS).where(CURSORS.c.site == site))
             values = {"site": site, "journal": journal, "sequence": sequence}
             await connection.execute(sa.insert(CURSORS).values(values))
@@ -148,7 +149,7 @@ class Ledger:
     async def judge(self, record: TagRecord) -> Meaning | None:
         """What a record of another site would have done here; None: nothing. Changes nothing. Raises StorageError."""
         async with self._database.transaction() as connection:
-            held = await self._wanted(connection, record.name, record.tag)
+            held = (await self._wanted(connection, [(record.name, record.tag)])).get((record.name, record.tag))
         told = self._for_us(held, record.meaning)
         return settle(held, told).meaning if told is not None else None
 
@@ -231,34 +232,35 @@ class Ledger:
             rows = await connection.execute(sa.select(CONFLICTS).order_by(CONFLICTS.c.number.desc()))
             return [Conflict(*tuple(row)[1:]) for row in rows]
 
-    async def _note(self, connection: AsyncConnection, site: str, record: TagRecord) -> bool:
-        held = await self._wanted(connection, record.name, record.tag)
-        told = self._for_us(held, record.meaning)
-        return told is not None and await self._settle(connection, record.name, record.tag, held, told, site)
+    async def _take_in(self, connection: AsyncConnection, news: Sequence[_News], source: str) -> int:
+        """Queues what the tags mean now that this is known; how many that are. What is held stays where it is newer."""
+        count = 0
+        for at in range(0, len(news), _PAGE):
+            some = news[at : at + _PAGE]
+            held = await self._wanted(connection, [(name, tag) for name, tag, _ in some])
+            wanted: dict[tuple[str, str], Meaning] = {}
+            for name, tag, tell in some:
+                told = tell(held.get((name, tag)))
+                settled = settle(held.get((name, tag)), told) if told is not None else None
+                if settled is None or settled.meaning is None:
+                    continue
+                if settled.lost is not None:
+                    await self._report(connection, name, tag, settled.meaning, settled.lost)
+                wanted[name, tag] = held[name, tag] = settled.meaning
+            await _queue(connection, wanted, source)
+            count += len(wanted)
+        return count
 
-    async def _note_move(
-        self, connection: AsyncConnection, name: str, tag: str, now: Seen, born_at: int, *, is_first: bool
-    ) -> bool:
+    def _moved(self, now: Seen, born_at: int, held: Meaning | None, *, is_first: bool) -> Meaning:
         """What our registry says anew. Of a tag that it had never told nobody knows whether it is older than what
         another site has told of that tag: that is a conflict."""
-        held = await self._wanted(connection, name, tag)
         versions = moved(held.versions if held else {}, self.site, born_at)
         if is_first and held is not None and held.origin != self.site:
             versions = {self.site: versions[self.site]}
-        told = Meaning(now.digest, self.site, versions, now.terms)
-        return await self._settle(connection, name, tag, held, told, "")
+        return Meaning(now.digest, self.site, versions, now.terms)
 
-    async def _settle(
-        self, connection: AsyncConnection, name: str, tag: str, held: Meaning | None, told: Meaning, source: str
-    ) -> bool:
-        """Queues what the tag means now that this was told. False: what is held stays."""
-        settled = settle(held, told)
-        if settled.meaning is None:
-            return False
-        if settled.lost is not None:
-            await self._report(connection, name, tag, settled.meaning, settled.lost)
-        await self._queue(connection, name, tag, settled.meaning, source)
-        return True
+    def _deleted(self, terms: Mapping[str, Terms], born_at: int, held: Meaning | None) -> Meaning:
+        return Meaning(None, self.site, moved(held.versions if held else {}, self.site, born_at), terms)
 
     def _for_us(self, held: Meaning | None, told: Meaning) -> Meaning | None:
         """What a site tells as it concerns this one: a tag that we are not to have any more is one that goes, if its
@@ -271,19 +273,17 @@ class Ledger:
         is_newer = relation(told.versions, held.versions) == "newer"
         return replace(told, digest=None, terms={**told.terms, self.site: ours}) if is_newer else None
 
-    async def _wanted(self, connection: AsyncConnection, name: str, tag: str) -> Meaning | None:
-        """What the tag means here when the queue is done."""
-        this = (TASKS.c.name == name) & (TASKS.c.tag == tag)
-        row = (await connection.execute(sa.select(TASKS).where(this))).first()
-        if row is not None:
-            return load_meaning(row.digest, row.move)
-        record = await self._journal.get(connection, name, tag)
-        return record.meaning if record is not None else None
-
-    async def _queue(self, connection: AsyncConnection, name: str, tag: str, wanted: Meaning, source: str) -> None:
-        await connection.execute(sa.delete(TASKS).where((TASKS.c.name == name) & (TASKS.c.tag == tag)))
-        row = {"name": name, "tag": tag, "digest": str(wanted.digest or ""), "move": dump_move(wanted)}
-        await connection.execute(sa.insert(TASKS).values(**row, source=source))
+    async def _wanted(
+        self, connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], Meaning]:
+        """What tags, at most a page of them, mean here when the queue is done; by name and tag."""
+        records = await self._journal.get_some(connection, keys)
+        found = {(record.name, record.tag): record.meaning for record in records}
+        names, tags = {name for name, _ in keys}, {tag for _, tag in keys}
+        query = sa.select(TASKS).where(TASKS.c.name.in_(names) & TASKS.c.tag.in_(tags))
+        for row in await connection.execute(query):
+            found[row.name, row.tag] = load_meaning(row.digest, row.move)
+        return found
 
     async def _report(self, connection: AsyncConnection, name: str, tag: str, kept: Meaning, lost: Meaning) -> None:
         SYNC_CONFLICTS.inc()
@@ -319,14 +319,35 @@ async def _seen(connection: AsyncConnection, name: str) -> dict[str, Seen]:
     return {row.tag: Seen(Digest.parse(row.digest), _load_terms(row.terms)) for row in rows}
 
 
-async def _put_seen(connection: AsyncConnection, name: str, tag: str, seen: Seen) -> None:
-    await _drop_seen(connection, name, tag)
-    terms = json.dumps({site: each.model_dump(mode="json") for site, each in sorted(seen.terms.items())})
-    await connection.execute(sa.insert(SEEN).values(name=name, tag=tag, digest=str(seen.digest), terms=terms))
+async def _put_seen(connection: AsyncConnection, name: str, changed: Mapping[str, Seen], gone: Sequence[str]) -> None:
+    for tags in (list(changed), list(gone)):
+        if tags:
+            this = (SEEN.c.name == name) & (SEEN.c.tag == sa.bindparam("old"))
+            await connection.execute(sa.delete(SEEN).where(this), [{"old": tag} for tag in tags])
+    rows = [
+        {
+            "name": name,
+            "tag": tag,
+            "digest": str(seen.digest),
+            "terms": json.dumps({site: each.model_dump(mode="json") for site, each in sorted(seen.terms.items())}),
+        }
+        for tag, seen in changed.items()
+    ]
+    if rows:
+        await connection.execute(sa.insert(SEEN), rows)
 
 
-async def _drop_seen(connection: AsyncConnection, name: str, tag: str) -> None:
-    await connection.execute(sa.delete(SEEN).where((SEEN.c.name == name) & (SEEN.c.tag == tag)))
+async def _queue(connection: AsyncConnection, wanted: Mapping[tuple[str, str], Meaning], source: str) -> None:
+    """In the place of what was wanted of these tags before."""
+    if not wanted:
+        return
+    this = (TASKS.c.name == sa.bindparam("old_name")) & (TASKS.c.tag == sa.bindparam("old_tag"))
+    await connection.execute(sa.delete(TASKS).where(this), [{"old_name": name, "old_tag": tag} for name, tag in wanted])
+    rows = [
+        {"name": name, "tag": tag, "digest": str(each.digest or ""), "move": dump_move(each), "source": source}
+        for (name, tag), each in wanted.items()
+    ]
+    await connection.execute(sa.insert(TASKS), rows)
 
 
 def _load_terms(text: str) -> dict[str, Terms]:
