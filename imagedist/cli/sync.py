@@ -65,6 +65,9 @@ def plan(
 @explained
 def run(
     wait: Annotated[bool, typer.Option("--wait", help="Until all of it is done, at the other sites as well.")] = False,
+    allow_deletions: Annotated[
+        bool, typer.Option("--allow-deletions", help="Even of most tags of a repository, which are held back else.")
+    ] = False,
     seeder: Seeder = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -79,7 +82,7 @@ def run(
     from imagedist.site_sync import SyncStatus
 
     async def ask(site: Seeders) -> SyncStatus:
-        begun = await site.call("POST", "syncs/run", SyncStatus)
+        begun = await site.call("POST", f"syncs/run{'?deletions=1' if allow_deletions else ''}", SyncStatus)
         return await _followed(site) if wait else begun
 
     found = ask_seeder(ask, seeder, token_file, config, socket)

@@ -49,6 +49,7 @@ class Looking:
         self._hinted = asyncio.Event()
         self._called = asyncio.Event()
         self._wanted: set[int] = {rule.number for rule in rules}
+        self._may_delete: set[int] = set()
         self._busy = 0
         self._scanned_at: dict[int, float] = {}
         self._tags: dict[int, int] = {}
@@ -62,8 +63,14 @@ class Looking:
         """Whether something is being looked at, or will be at once."""
         return bool(self._busy or self._hints or self._wanted)
 
-    def all_now(self) -> None:
-        """Every rule's registry is looked through."""
+    def all_now(self, *, may_delete: bool = False) -> None:
+        """Every rule's registry is looked through.
+
+        Args:
+            may_delete: this once most tags of a repository may go.
+        """
+        if may_delete:
+            self._may_delete.update(rule.number for rule in self._rules)
         self._wanted.update(rule.number for rule in self._rules)
         self._called.set()
 
@@ -140,7 +147,7 @@ class Looking:
         tags = 0
         try:
             async for repository in self._scans.repositories(rule):
-                if await self._scans.scan(rule.upstream, repository):
+                if await self._scans.scan(rule.upstream, repository, may_delete=rule.number in self._may_delete):
                     self._found()
                 tags += await self._scans.count(rule.upstream, repository)
             self._errors.pop(rule.number, None)
@@ -149,6 +156,7 @@ class Looking:
             self._errors[rule.number] = str(error)
         finally:
             self._busy -= 1
+            self._may_delete.discard(rule.number)
             self._tags[rule.number] = tags
             self._scanned_at[rule.number] = time.time()
 

@@ -26,8 +26,8 @@ def add_sync_routes(app: web.Application) -> None:
         return _json(await request.app[SYNC_KEY].plan())
 
     async def run(request: web.Request) -> web.Response:
-        """202: it has begun."""
-        await request.app[SYNC_KEY].run_now()
+        """``?deletions=1``: even most tags of a repository at a time. 202: it has begun."""
+        await request.app[SYNC_KEY].run_now(may_delete=request.query.get("deletions") == "1")
         return _json(await request.app[SYNC_KEY].status(with_destinations=False), 202)
 
     async def webhook(request: web.Request) -> web.Response:

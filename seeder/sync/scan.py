@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from imagedist.errors import NotFoundError, SourceError, UnauthorizedError
+from imagedist.errors import NotFoundError, PreconditionError, SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from seeder.sync.facts import Facts
 from seeder.sync.gather import all_of
@@ -18,6 +18,8 @@ from seeder.sync.rules import ImageFacts, Rule, is_about_subject, subject_of, te
 
 _AT_ONCE = 16
 """Questions to the registry."""
+_FEW_TAGS = 10
+"""Fewer may go at once, whatever their share."""
 _MAX_REMEMBERED = 200_000
 
 
@@ -66,20 +68,36 @@ class Scans:
             if repository not in told and rule.has_repository(rule.upstream, repository):
                 yield repository
 
-    async def scan(self, upstream: str, repository: str, only: str | None = None) -> int:
+    async def scan(self, upstream: str, repository: str, only: str | None = None, *, may_delete: bool = False) -> int:
         """Looks at a repository, or at one tag of it, and queues what has moved.
+
+        Args:
+            may_delete: even most of its tags at a time.
 
         Returns:
             How many tags that is.
 
         Raises:
             SourceError, IntegrityError: the registry cannot be asked. StorageError.
+            PreconditionError: most of the tags would be deleted elsewhere; nothing was noted.
         """
         name = f"{upstream}/{repository}"
         turn = self._turns.setdefault(name, asyncio.Lock())
         async with turn:
             found = await self.find(upstream, repository, only)
+            if found.judged is None and not may_delete:
+                await self._check_deletions(name, found.covered)
             return await self._ledger.note_scan(name, found.covered, found.judged)
+
+    async def _check_deletions(self, name: str, covered: Mapping[str, Seen]) -> None:
+        """A registry that has lost its disk, or a rule that lost a letter, is no order to delete all there is."""
+        seen = await self._ledger.seen(name)
+        gone = [tag for tag in seen.keys() - covered.keys() if any(each.delete for each in seen[tag].terms.values())]
+        if len(gone) >= _FEW_TAGS and 2 * len(gone) > len(seen):
+            raise PreconditionError(
+                f"{len(gone)} of the {len(seen)} tags of {name} are gone, or covered no more, and would be deleted at "
+                "other sites: held back; if that is meant, `imagedist sync run --allow-deletions`"
+            )
 
     async def count(self, upstream: str, repository: str) -> int:
         """How many tags of it are covered, as last seen. Raises StorageError."""

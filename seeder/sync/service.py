@@ -30,6 +30,7 @@ from seeder.tags import TagJournal
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 2.0
+_BEGIN_ANEW_SECONDS = 5.0
 _DESTINATION_SECONDS = 5.0
 _SHOWN_CONFLICTS = 100
 
@@ -71,10 +72,10 @@ class Sync:
 
     async def __aenter__(self) -> Self:
         if self._config.seeder.site_proxies:  # else nobody could fetch: siblings are for misses alone
-            self._run(self._look(), "sync looks")
-            self._run(self._work.run(), "sync works")
+            self._run(self._look, "sync looks")
+            self._run(self._work.run, "sync works")
             for follow in self._follows:
-                self._run(follow.run(), "sync follows")
+                self._run(follow.run, "sync follows")
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -85,15 +86,18 @@ class Sync:
         for sibling in self._siblings.values():
             await sibling.close()
 
-    async def run_now(self) -> None:
+    async def run_now(self, *, may_delete: bool = False) -> None:
         """The registry is looked through, sites are asked, and what has failed is due again. Returns at once.
+
+        Args:
+            may_delete: even most tags of a repository at a time.
 
         Raises:
             StorageError. OverloadedError: not ready yet.
         """
         looking, _ = self._ready()
         await self._ledger.retry()
-        looking.all_now()
+        looking.all_now(may_delete=may_delete)
         for follow in self._follows:
             follow.hurry()
         self._work.call()
@@ -143,7 +147,7 @@ class Sync:
 
     def _begin_anew(self) -> None:
         """A site is back: what failed for want of it may succeed."""
-        self._run(self._retry(), "sync begins anew")
+        self._run(self._retry, "sync begins anew")
 
     async def _retry(self) -> None:
         await self._ledger.retry()
@@ -222,12 +226,18 @@ class Sync:
             error=ours.error,
         )
 
-    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        task = asyncio.create_task(_kept_up(work, name), name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._tasks.discard)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: it ended with %r; restart the seeder", task.get_name(), error)
+
+async def _kept_up(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """A mistake of ours in one place does not end sync: it is told, and begun anew."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("%s failed and begins anew", name)
+            await asyncio.sleep(_BEGIN_ANEW_SECONDS)

@@ -125,6 +125,26 @@ async def test_a_deleted_tag_is_deleted_if_the_rule_says_so(bj: SyncSite, sh: Sy
         assert (await sh.journal())["local/team/app:1"] == (None if deletes else str(digest))
 
 
+async def test_that_most_tags_are_gone_is_held_back_until_somebody_means_it(bj: SyncSite, sh: SyncSite) -> None:
+    bj.rules = [{**TEAM, "delete": True}]
+    tags = [f"{number}" for number in range(12)]
+    for tag in tags:
+        bj.registry.add_image("team/app", tag, b"layer")
+    async with bj, sh:
+        await until_quiet([bj, sh])
+        for tag in tags[1:]:
+            bj.registry.delete_tag("team/app", tag)
+        await bj.run()
+        await until_quiet([bj, sh])
+        (rule,) = (await bj.status()).rules
+        assert "11 of the 12 tags of local/team/app are gone" in rule.error
+        assert None not in (await sh.journal()).values()
+        await bj.ask("POST", "syncs/run?deletions=1")
+        await until_quiet([bj, sh])
+        assert (await bj.status()).rules[0].error == ""
+        assert [name for name, digest in (await sh.journal()).items() if digest is not None] == ["local/team/app:0"]
+
+
 async def test_a_tag_that_falls_out_of_the_newest_goes_where_deletion_is_wanted(bj: SyncSite, sh: SyncSite) -> None:
     bj.rules = [{**TEAM, "delete": True, "tags": {"semver": "*", "newest": 2}}]
     for version in ("1.0.0", "1.1.0"):
