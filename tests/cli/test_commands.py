@@ -75,7 +75,8 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
-    rooted = arguments[0] not in ("agent", "swarm", "limit", "purge", "frobnicate") and "--root" not in arguments
+    rootless = ("agent", "swarm", "limit", "purge", "sync", "verify", "frobnicate")
+    rooted = arguments[0] not in rootless and "--root" not in arguments
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr
