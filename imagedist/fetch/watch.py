@@ -16,6 +16,8 @@ from imagedist.fetch.web_seed import Ask, HelpingWebSeed
 from imagedist.swarm.session import Transfer, TransferStatus
 
 _SLOW_TIMES = 4
+_COMING_SECONDS = 1.5
+"""Without a byte nothing comes any more: a session tells twice a second what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,15 @@ class Patience:
             table.swarm_given_up.total_seconds(),
         )
 
-    def with_nothing_from(self, status: TransferStatus) -> float:
-        """How long a transfer in this state may be without a verified piece."""
+    def with_nothing_from(self, status: TransferStatus, *, is_coming: bool) -> float:
+        """How long a transfer in this state may be without a verified piece.
+
+        Args:
+            is_coming: whether bytes come that are no whole piece yet.
+        """
         if not status.peers:
             return self.alone
-        return _SLOW_TIMES * self.stalled if status.download_rate else self.stalled
+        return _SLOW_TIMES * self.stalled if is_coming else self.stalled
 
 
 class Watch:
@@ -90,6 +96,7 @@ class Watch:
         counted: Counter[str] = Counter()
         present, moved_at = 0, loop.time()
         web_seed = HelpingWebSeed(transfer, self._ask)
+        downloaded, came_at = 0, moved_at
         web: _Help | None = None
         try:
             while True:
@@ -98,18 +105,21 @@ class Watch:
                 self._received.count_new(status.received_bytes, counted)
                 if status.present_bytes > present or status.present_bytes == status.size_bytes:
                     moved_at = now  # all here: only the flush is missing
-                present = status.present_bytes
+                if status.downloaded_bytes > downloaded:
+                    came_at = now
+                present, downloaded = status.present_bytes, status.downloaded_bytes
+                is_coming = now - came_at < _COMING_SECONDS
                 if web is not None:
                     web_seed.help(now)
                 if web is None:
-                    if now - moved_at >= patience.with_nothing_from(status):
+                    if now - moved_at >= patience.with_nothing_from(status, is_coming=is_coming):
                         web = _Help(now, counted)
                         web_seed.help(now)
                 elif now - web.since >= patience.hold:
                     if web.is_needless(counted):
                         web, moved_at = None, now
                         web_seed.end()
-                    elif now - moved_at >= patience.give_up and not status.download_rate:
+                    elif now - moved_at >= patience.give_up and not is_coming:
                         raise SourceError(f"no byte of {transfer.digest} came for {patience.give_up:g} s")
                     else:
                         web = _Help(now, counted)

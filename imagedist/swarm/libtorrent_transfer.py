@@ -119,6 +119,7 @@ class LibtorrentTransfer:
             upload_rate=latest.upload_payload_rate if latest else 0,
             uploaded_bytes=latest.total_payload_upload if latest else 0,
             received_bytes=self.arrival.received_bytes,
+            downloaded_bytes=latest.total_payload_download if latest else 0,
         )
 
     async def piece(self, index: int) -> bytes:

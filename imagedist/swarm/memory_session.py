@@ -113,6 +113,7 @@ class MemoryTransfer:
             upload_rate=0,
             uploaded_bytes=self.uploaded_bytes,
             received_bytes=self.arrival.received_bytes,
+            downloaded_bytes=sum(self.arrival.received_bytes.values()),
         )
 
     async def piece(self, index: int) -> bytes:

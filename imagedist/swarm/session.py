@@ -28,6 +28,8 @@ class TransferStatus:
     uploaded_bytes: int
     received_bytes: Mapping[str, int]
     """By source: ``peer``, ``seeder``, ``webseed``; ``disk`` is what an earlier process had left."""
+    downloaded_bytes: int = 0
+    """All that came from anybody, verified or not; libtorrent's rates go on for ten seconds after the last byte."""
 
 
 class Transfer(Protocol):

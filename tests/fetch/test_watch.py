@@ -34,7 +34,7 @@ class ScriptedTransfer:
         self._step = step
         self._done = asyncio.Event()
         self.peers = peers
-        self.download_rate = 0
+        self.wasted_bytes = 0
         self.present_bytes = 0
         self.received = {"peer": 0, "seeder": 0, "webseed": 0}
         self.web_seeds: list[str | None] = []
@@ -59,10 +59,11 @@ class ScriptedTransfer:
             is_complete=self._done.is_set(),
             peers=self.peers,
             seeds=0,
-            download_rate=self.download_rate,
+            download_rate=1000,  # as libtorrent's, long after the last byte
             upload_rate=0,
             uploaded_bytes=0,
             received_bytes=dict(self.received),
+            downloaded_bytes=self.present_bytes + self.wasted_bytes,
         )
 
     def set_web_seed(self, url: str | None) -> None:
@@ -124,11 +125,21 @@ async def test_help_stays_while_peers_bring_less() -> None:
 
 def test_bytes_that_make_no_piece_are_waited_for_longer_but_not_for_ever() -> None:
     transfer = ScriptedTransfer(lambda transfer: None)
-    assert PATIENCE.with_nothing_from(transfer.status()) == PATIENCE.stalled
-    transfer.download_rate = 500
-    assert PATIENCE.with_nothing_from(transfer.status()) == 4 * PATIENCE.stalled
+    assert PATIENCE.with_nothing_from(transfer.status(), is_coming=False) == PATIENCE.stalled
+    assert PATIENCE.with_nothing_from(transfer.status(), is_coming=True) == 4 * PATIENCE.stalled
     transfer.peers = 0
-    assert PATIENCE.with_nothing_from(transfer.status()) == PATIENCE.alone
+    assert PATIENCE.with_nothing_from(transfer.status(), is_coming=True) == PATIENCE.alone
+
+
+async def test_bytes_that_never_make_a_piece_are_helped_by_the_web_seed() -> None:
+    def step(transfer: ScriptedTransfer) -> None:
+        transfer.wasted_bytes += 100
+        if transfer.has_web_seed:
+            transfer.finish()
+
+    transfer = ScriptedTransfer(step)
+    await watched(transfer)
+    assert transfer.web_seeds == ["http://proxy/blob", None]
 
 
 async def test_a_swarm_in_which_nothing_comes_by_any_way_is_given_up() -> None:
