@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def network() -> Iterator[Network]:
 def _serve(node: Node) -> socket.socket:
     """A listening socket of the node; what connects is never accepted, but connected all the same."""
     with node.namespace.entered():
-        return socket.create_server((node.address, _PORT), backlog=8)
+        return socket.create_server((node.address, _PORT), backlog=64)
 
 
 def _reaches(node: Node, other: Node, seconds: float = _PATIENCE_SECONDS) -> bool:
@@ -93,6 +94,19 @@ def test_nodes_of_a_site_reach_each_other_and_another_site_only_by_a_link(networ
         assert _loses(one, far)
         network.link(here, there)
         assert _reaches(one, far)
+
+
+def test_more_nodes_than_the_machine_remembers_neighbours_reach_each_other_at_once(network: Network) -> None:
+    site = network.site("one")
+    nodes = [site.node(f"n{number}") for number in range(40)]  # 1,560 pairs; the kernel has room for 1,024
+    with ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(_serve(node))
+        for node in nodes:
+            with node.namespace.entered():
+                for other in nodes:
+                    if other is not node:
+                        socket.create_connection((other.address, _PORT), _PATIENCE_SECONDS).close()
 
 
 def test_the_machine_itself_has_no_address_of_the_network(network: Network) -> None:
