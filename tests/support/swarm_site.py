@@ -26,12 +26,13 @@ from imagedist.oci.digest import Digest
 from imagedist.swarm.session import TransferStatus
 from imagedist.swarm.torrent import TorrentFacts, parse
 from tests.support.bad_peer import BadPeer, Manner
+from tests.support.counts import count
 from tests.support.pulling import Pull
 
 AGENT_PORT, SEEDER_PORT = 6882, 6881
 SITE_TIMES = 10
 """The site's host has so many times a node's link."""
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = float(count(60, 120))
 """The longest that a client waits for a byte, and a test for what must come."""
 _POLL_SECONDS = 0.02
 
