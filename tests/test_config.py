@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from imagedist.config import (
     Address,
@@ -268,3 +268,14 @@ def test_networks_of_peers_are_networks_and_empty_means_everywhere(tmp_path: Pat
     ]
     with pytest.raises(ConfigError, match=r"agent\.peer_networks"):
         loaded(tmp_path, named.replace("10.0.0.0/8", "10.0.0.1/8"), AgentConfig)
+
+
+def test_a_seeder_gives_one_copy_and_each_blob_has_two_of_them() -> None:
+    seeder = {"site": "bj", "listen": "0.0.0.0:5002", "bittorrent": "0.0.0.0:6881", "site_blobs": "/srv/site"}
+    assert SeederConfig.model_validate({"seeder": seeder}).seeder.copies == 1.0
+    proxy = {"listen": "0.0.0.0:5001", "site_blobs": "/srv/site", "allow_any": True}
+    assert ProxyConfig.model_validate({"proxy": proxy}).proxy.seeder_replicas == 2
+    with pytest.raises(ValidationError):
+        SeederConfig.model_validate({"seeder": seeder | {"copies": -1}})
+    with pytest.raises(ValidationError):
+        ProxyConfig.model_validate({"proxy": proxy | {"seeder_replicas": 0}})
