@@ -88,10 +88,14 @@ class Egress:
 
     async def _take(self, size_bytes: int) -> None:
         moment, rate = self._pay(size_bytes)
-        while rate and (left_seconds := moment - self._clock()) > 0:
-            await self._sleep(min(left_seconds, _LOOK_SECONDS))
-            if self._read()[2] != rate:
-                moment, rate = self._pay(size_bytes)
+        try:
+            while rate and (left_seconds := moment - self._clock()) > 0:
+                await self._sleep(min(left_seconds, _LOOK_SECONDS))
+                if self._read()[2] != rate:
+                    moment, rate = self._pay(size_bytes)
+        except BaseException:
+            self._give_back(size_bytes, rate)
+            raise
 
     def _pay(self, size_bytes: int) -> tuple[float, float]:
         """Puts the bytes on the account. Returns the moment from which on they may be sent, and the rate; 0: no cap."""
@@ -105,6 +109,13 @@ class Egress:
             paid_until = max(paid_until, now - _BURST_SECONDS) + size_bytes / rate
             self._write(paid_until, rate, configured)
             return paid_until, rate
+
+    def _give_back(self, size_bytes: int, rate: float) -> None:
+        """Who waited has gone, and nothing is sent: else clients that come and go would use up the cap for nothing."""
+        with self._locked():
+            boot, paid_until, now_rate, configured = self._read()
+            if boot == self._boot and rate and now_rate == rate:
+                self._write(paid_until - size_bytes / rate, rate, configured)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

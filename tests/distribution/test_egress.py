@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,6 +59,21 @@ async def test_a_pause_is_worth_a_burst_and_no_more(caps: list[Egress], clock: C
     for _ in range(10):
         await caps[1].take(100)
     assert clock.now - began == pytest.approx(0.9, abs=0.05)
+
+
+async def test_who_goes_away_while_waiting_uses_up_nothing(caps: list[Egress], clock: Clock) -> None:
+    def go_away() -> None:
+        raise asyncio.CancelledError
+
+    await caps[0].take(1000)
+    clock.on_sleep = go_away
+    for _ in range(100):
+        with pytest.raises(asyncio.CancelledError):
+            await caps[1].take(1000)
+    clock.on_sleep = None
+    began = clock.now
+    await caps[2].take(1000)
+    assert clock.now - began < 2
 
 
 async def test_without_a_cap_nobody_waits(caps: list[Egress], clock: Clock) -> None:
