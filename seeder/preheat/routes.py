@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -14,6 +15,8 @@ from imagedist.service import site_error, wait_unless_stopping
 from seeder.node_routes import read_shape
 from seeder.preheat.images import Images
 from seeder.preheat.preheats import MAX_WAIT_SECONDS, PREHEATS_KEY
+
+NumberT = TypeVar("NumberT", int, float)
 
 
 def add_preheat_routes(app: web.Application, images: Images) -> None:
@@ -42,7 +45,7 @@ def add_preheat_routes(app: web.Application, images: Images) -> None:
         return _json(PreheatList(preheats=tuple(request.app[PREHEATS_KEY].all())))
 
     async def suggested(request: web.Request) -> web.Response:
-        share, count = _number(request, "share", 0.5), int(_number(request, "images", 5))
+        share, count = _number(request, "share", float, 0.5), _number(request, "images", int, 5)
         if not 0 < share <= 1 or not 1 <= count <= 50:
             raise InputError("expected a share above 0 and up to 1, and 1 to 50 images")
         return _json(await images.suggestions(share, count))
@@ -77,8 +80,8 @@ def _json(shape: BaseModel) -> web.Response:
     return web.json_response(body=shape.model_dump_json().encode())
 
 
-def _number(request: web.Request, name: str, default: float) -> float:
+def _number(request: web.Request, name: str, kind: type[NumberT], default: NumberT) -> NumberT:
     try:
-        return float(request.query.get(name, default))
+        return kind(request.query.get(name, default))
     except ValueError:
         raise InputError(f"bad {name}: expected a number, got {request.query[name][:40]!r}") from None

@@ -16,7 +16,23 @@ up team app 1 latest manifests blobs tags list referrers uploads _catalog v2 sit
 upstreams announce scrape livez readyz metrics .. . ... %2e%2e %252e%252e %2F %2f..%2f ..%5c .%00 %00 %ff %c0%af
 %0d%0a %0d%0aX-Injected:%20yes \ ; : :: @ ~ * ' sha256: sha256:.. md5:00 %F0%9F%A6%8A %ed%a0%80 %zz % //
 """
-_NAMES = ("ns", "n", "last", "artifactType", "wait", "repo", "since", "info_hash", "peer_id", "port", "left", "event")
+_NAMES = (
+    "ns",
+    "n",
+    "last",
+    "artifactType",
+    "wait",
+    "repo",
+    "share",
+    "images",
+    "layers",
+    "since",
+    "info_hash",
+    "peer_id",
+    "port",
+    "left",
+    "event",
+)
 _URL_TEXT = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#?"), max_size=12)
 
 _digest = st.sampled_from([str(digest) for digest in _DIGESTS])
@@ -39,6 +55,10 @@ _skeleton = st.sampled_from(
         "/site/v1/blobs/{}/fetch",
         "/site/v1/seeds/{}",
         "/site/v1/nodes/{}",
+        "/site/v1/nodes/{}/work",
+        "/site/v1/preheats/{}",
+        "/site/v1/images",
+        "/site/v1/suggested-preheats",
         "/site/v1/tags/{}:1",
         "/site/v1/tags",
         "/site/v1/{}",

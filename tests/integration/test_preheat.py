@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,19 @@ BASE, APP = image(LAYERS), image([*LAYERS, [file("c", os.urandom(50_000))]])
 CHECK = {"preheat_check": "100ms", "heartbeat": "200ms"}
 
 
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    made = Site(tmp_path / "s")
-    made.seeder_tables = {"nodes": {"gone_after": "5s"}}
-    (tmp_path / "s").mkdir()
+@asynccontextmanager
+async def started(directory: Path, gone_after: str = "10m") -> AsyncIterator[Site]:
+    made = Site(directory)
+    made.seeder_tables = {"nodes": {"gone_after": gone_after}}
+    directory.mkdir()
     async with made:
         made.put(BASE, "team/base", "1")
+        yield made
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with started(tmp_path / "s") as made:
         yield made
 
 
@@ -141,22 +147,23 @@ async def test_a_rule_that_only_reports_says_missing_and_its_next_run_repairs(si
         assert len(OverlayStore(store).images()) == 1
 
 
-async def test_a_gone_node_and_one_without_room_are_named_and_later_nodes_catch_up(site: Site, tmp_path: Path) -> None:
-    labels = {"labels": {"zone": "a"}}
-    small = {**CHECK, **labels, "node_blobs_quota": 150_000}
-    async with site.agent(agent={**CHECK, **labels}), site.agent(agent=small), site.agent(agent=CHECK):
-        async with site.agent(agent={**CHECK, **labels}):
-            await known(site, 4)
-        tables = '[nodes]\nlabels = { zone = "a" }\n[waves]\nsize = 1'
-        written = rule(tmp_path, into=["blobs"], tables=tables)
-        done = await preheat(site, "run", written, "--wait")
-        assert done.exit_code == 1
-        assert "nodes     3: 1 done, 1 failed, 1 gone" in done.output
-        (failed,) = [line for line in done.output.splitlines() if ": failed, " in line]
-        assert "no room for" in failed
-        assert sum(": gone, not heard of for" in line for line in done.output.splitlines()) == 1
-        async with site.agent(agent={**CHECK, **labels}):
-            await until(site, done=2, failed=1, gone=1)
+async def test_a_gone_node_and_one_without_room_are_named_and_later_nodes_catch_up(tmp_path: Path) -> None:
+    async with started(tmp_path / "s", gone_after="10s") as site:
+        labels = {"labels": {"zone": "a"}}
+        small = {**CHECK, **labels, "node_blobs_quota": 150_000}
+        async with site.agent(agent={**CHECK, **labels}), site.agent(agent=small), site.agent(agent=CHECK):
+            async with site.agent(agent={**CHECK, **labels}):
+                await known(site, 4)
+            tables = '[nodes]\nlabels = { zone = "a" }\n[waves]\nsize = 1'
+            written = rule(tmp_path, into=["blobs"], tables=tables)
+            done = await preheat(site, "run", written, "--wait")
+            assert done.exit_code == 1
+            assert "nodes     3: 1 done, 1 failed, 1 gone" in done.output
+            (failed,) = [line for line in done.output.splitlines() if ": failed, " in line]
+            assert "no room for" in failed
+            assert sum(": gone, not heard of for" in line for line in done.output.splitlines()) == 1
+            async with site.agent(agent={**CHECK, **labels}):
+                await until(site, done=2, failed=1, gone=1)
 
 
 async def test_a_paused_rule_rests_and_a_cancelled_one_ends(site: Site, tmp_path: Path) -> None:

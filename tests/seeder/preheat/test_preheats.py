@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from imagedist.errors import InputError, NotFoundError
 from imagedist.nodes import Heartbeat
 from imagedist.oci.digest import Digest
 from imagedist.preheat.rule import PreheatRule
 from imagedist.preheat.shapes import ImageReport, Orders, PreheatStatus, Report, RuleReport, Wanted
+from imagedist.service import render_site_errors
 from seeder.database import Database
 from seeder.nodes import GONE_SECONDS, Nodes
 from seeder.preheat.images import Images
 from seeder.preheat.preheats import Preheats
+from seeder.preheat.routes import add_preheat_routes
 from seeder.preheat.rows import SCHEMA, RunRows
 
 APP = Digest.of(b"app")
@@ -251,3 +255,12 @@ async def test_an_unknown_node_gets_no_orders_and_leaves_nothing_behind(world: W
 async def test_a_node_that_a_restarted_seeder_has_not_heard_of_yet_keeps_its_orders(world: World) -> None:
     await world.run()
     assert (await world.preheats.work("a", b'{"version": "of before"}')).version == "of before"
+
+
+@pytest.mark.parametrize("query", ["share=nan", "share=2", "images=inf", "images=0", "images=x", "share=-1"])
+async def test_a_suggestion_asked_for_with_nonsense_is_refused(query: str) -> None:
+    app = web.Application(middlewares=[render_site_errors])
+    add_preheat_routes(app, Answers())
+    async with TestClient(TestServer(app)) as client:
+        answer = await client.get(f"/site/v1/suggested-preheats?{query}")
+        assert answer.status == 400
