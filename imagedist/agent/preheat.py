@@ -110,8 +110,10 @@ class NodePreheat:
             self._reports_changed.clear()
             try:
                 orders = await self._asked()
-            except ImagedistError as error:
-                if str(error) != said:
+            except Exception as error:
+                if not isinstance(error, ImagedistError):
+                    _LOG.exception("cannot ask the site for orders")
+                elif str(error) != said:
                     _LOG.info("the site gives no orders: %s", error)
                 said = str(error)
                 await self._sleep(pause_seconds * random.uniform(0.5, 1.0))

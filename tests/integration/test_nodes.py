@@ -6,6 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
+import aiohttp
+
 from imagedist import __version__
 from imagedist.agent.protocol import PullRequest
 from tests.support.command import imagedist
@@ -22,15 +24,25 @@ async def listed(site: Site, *options: str) -> list[dict[str, object]]:
     return nodes
 
 
+async def known(site: Site, count: int) -> None:
+    """Returns when the site knows so many nodes."""
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+        while True:
+            async with http.get(f"http://{site.seeder}/site/v1/nodes") as answer:
+                if len((await answer.json())["nodes"]) == count:
+                    return
+
+
 async def test_nodes_are_listed_with_what_they_are_paused_and_forgotten(tmp_path: Path) -> None:
     async with Site(tmp_path) as site:
         site.put(BUILT, "team/app", "1")
         kept = {"node_blobs": tmp_path / "kept", "labels": {"zone": "a"}}
         async with site.agent(agent=kept) as (agent, _, _):
             await asyncio.to_thread(lambda: agent.pull(pull_request(), lambda event: None))
-        async with site.agent(agent=kept), site.agent(agent={"labels": {"zone": "b"}}), asyncio.timeout(60):
-            while len(await listed(site, "--label", "zone=b")) < 1 or len(nodes := await listed(site)) < 3:
-                pass
+        async with site.agent(agent=kept), site.agent(agent={"labels": {"zone": "b"}}):
+            await known(site, 3)
+            nodes = await listed(site)
+            assert len(await listed(site, "--label", "zone=b")) == 1
             again = [node for node in nodes if node["cached_blobs"]]
             assert len(again) == 1
             assert again[0]["version"] == __version__
