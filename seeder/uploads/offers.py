@@ -277,10 +277,13 @@ class Offers:
                     taker.pieces[piece] = _LATE
                     self.under_way_bytes -= self.piece_bytes(piece)
                     self._count(piece, -1)
+        expired = 0
         while self._graduates and now - self._graduates[0] > _GRADUATE_SECONDS:
             self._graduates.popleft()
+            expired += 1
+        if expired:  # a thousand at once, after a burst of as many
             for piece in range(self.facts.piece_count):
-                self._count(piece, -1)
+                self._count(piece, -expired)
 
     def piece_bytes(self, piece: int) -> int:
         length = self.facts.piece_length
