@@ -60,7 +60,7 @@ class TagEntry(BaseModel):
 
 
 class JournalPage(BaseModel):
-    """``GET /site/v1/tags?since=SEQUENCE&limit=N&wait=SECONDS``.
+    """``GET /site/v1/tags?since=SEQUENCE&limit=N&wait=SECONDS&journal=WHOSE``.
 
     Attributes:
         journal: which one: another means that its numbers begin anew. sequence: to be given as ``since`` next time.
@@ -95,7 +95,9 @@ def add_tag_routes(app: web.Application) -> None:
         wait_seconds = min(_number(request, "wait", 0), LONGEST_WAIT_SECONDS)
         journal, limit = request.app[JOURNAL_KEY], min(limit, MAX_PAGE)
         records = await journal.newer_than(since, limit)
-        if not records and wait_seconds and waiting < _MAX_WAITING:
+        identity = (await journal.identity()).journal
+        is_known = request.query.get("journal", "") in ("", identity)  # else its number means nothing here
+        if not records and wait_seconds and is_known and waiting < _MAX_WAITING:
             coming = asyncio.create_task(journal.wait_newer(since, limit, wait_seconds))
             waiting += 1
             try:
@@ -106,7 +108,7 @@ def add_tag_routes(app: web.Application) -> None:
                 coming.cancel()
         page = JournalPage(
             site=journal.site,
-            journal=(await journal.identity()).journal,
+            journal=identity,
             sequence=records[-1].sequence if records else since,
             tags=tuple(map(TagEntry.of, records)),
         )

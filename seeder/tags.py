@@ -67,7 +67,7 @@ class TagRecord:
 
 
 class Identity(NamedTuple):
-    """Which journal this is: one that was made anew has other numbers. ``born_at``: seconds since the epoch."""
+    """Which journal this is: one that was made anew has other numbers. ``born_at``: milliseconds since the epoch."""
 
     journal: str
     born_at: int
@@ -97,7 +97,7 @@ class TagJournal:
             async with self._writing, self._database.transaction() as connection:
                 row = (await connection.execute(sa.select(_IDENTITY))).first()
                 if row is None:
-                    values = {"number": 1, "journal": uuid.uuid4().hex, "born_at": int(self._clock())}
+                    values = {"number": 1, "journal": uuid.uuid4().hex, "born_at": int(self._clock() * 1000)}
                     await connection.execute(sa.insert(_IDENTITY).values(values))
                     row = (await connection.execute(sa.select(_IDENTITY))).one()
             self._identity = Identity(row.journal, row.born_at)

@@ -33,6 +33,7 @@ class Follow:
         self._ledger = ledger
         self._told = told
         self._back = back
+        self._journal = ""
         self._sequence = 0
         self._told_at: float | None = None
         self._error = ""
@@ -49,7 +50,7 @@ class Follow:
         """For ever."""
         failing = SYNC_FOLLOW_FAILING.labels(site=self._sibling.name)
         failing.set(0)
-        self._sequence = await self._ledger.cursor(self._sibling.name, "")
+        self._journal, self._sequence = await self._ledger.followed(self._sibling.name)
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -72,8 +73,10 @@ class Follow:
     async def _step(self) -> None:
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        page = await self._sibling.page(self._sequence, 0 if self._error else _WAIT_SECONDS)
+        wait_seconds = 0 if self._error else _WAIT_SECONDS
+        page = await self._sibling.page(self._sequence, wait_seconds, self._journal)
         self._told_at = time.time()
+        self._journal = page.journal
         known = await self._ledger.cursor(self._sibling.name, page.journal)
         if known != self._sequence:
             self._sequence = known  # it is another journal than that whose numbers we know

@@ -129,6 +129,12 @@ class Ledger:
             row = (await connection.execute(sa.select(CURSORS).where(CURSORS.c.site == site))).first()
         return row.sequence if row is not None and journal in ("", row.journal) else 0
 
+    async def followed(self, site: str) -> tuple[str, int]:
+        """Which journal of the site was read, and up to which number. Raises StorageError."""
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(sa.select(CURSORS).where(CURSORS.c.site == site))).first()
+        return (row.journal, row.sequence) if row is not None else ("", 0)
+
     async def note_page(self, site: str, journal: str, sequence: int, records: Sequence[TagRecord]) -> int:
         """What another site's journal told up to ``sequence``; what is news here is queued.
 

@@ -34,13 +34,16 @@ class Sibling:
     async def close(self) -> None:
         await self._questions.close()
 
-    async def page(self, since: int, wait_seconds: int) -> JournalPage:
+    async def page(self, since: int, wait_seconds: int, journal: str = "") -> JournalPage:
         """The next page of its journal, held back until there is something new.
+
+        Args:
+            journal: whose number ``since`` is: another one answers at once. Empty: unknown.
 
         Raises:
             SourceError: it does not answer, is another site, or too old to tell how tags move.
         """
-        query = {"since": str(since), "limit": str(MAX_PAGE), "wait": str(wait_seconds)}
+        query = {"since": str(since), "limit": str(MAX_PAGE), "wait": str(wait_seconds), "journal": journal}
         page = await self._get("tags", query, JournalPage, wait_seconds)
         if not page.journal:
             raise SourceError(f"the seeder of site {self.name} is too old for sync: bring it to this version")

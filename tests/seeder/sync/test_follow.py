@@ -17,10 +17,13 @@ class Hasty:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def page(self, since: int, wait_seconds: int) -> JournalPage:
+    async def page(self, since: int, wait_seconds: int, journal: str) -> JournalPage:
         self.asked += 1
         await asyncio.sleep(0)
         return JournalPage(site=self.name, journal="one", sequence=since, tags=())
+
+    async def followed(self, site: str) -> tuple[str, int]:
+        return "", 0
 
     async def cursor(self, site: str, journal: str) -> int:
         return 0

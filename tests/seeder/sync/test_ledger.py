@@ -119,7 +119,7 @@ async def test_a_registrys_move_is_a_move_and_the_same_again_none(ledger: Ledger
     assert await ledger.note_scan(NAME, seen, None) == 0
     assert await ledger.note_scan(NAME, {"a": Seen(TWO, {"gz": Terms()})}, frozenset(["a"])) == 1
     (task,) = await ledger.due(10, [])
-    assert task.meaning.versions == {"sh": 1001}
+    assert task.meaning.versions == {"sh": 1_000_001}
 
 
 async def test_other_terms_are_told_as_well(ledger: Ledger) -> None:
