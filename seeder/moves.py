@@ -66,8 +66,8 @@ def moved(versions: Versions, site: str, born_at: int) -> Versions:
     """After one more move of ``site``.
 
     Args:
-        born_at: when the site's journal was made, in milliseconds since the epoch: a journal that had to be made anew counts
-            on from there, and so never below what its predecessor told.
+        born_at: when the site's journal was made, in milliseconds since the epoch: one that had to be made anew
+            counts on from there, and so never below what its predecessor told.
     """
     return {**versions, site: max(versions.get(site, 0) + 1, born_at)}
 
