@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from imagedist.errors import InputError
+from imagedist.errors import InputError, StorageError
 from imagedist.locking import LockFile
 from imagedist.oci.digest import Digest
 from imagedist.oci.retries import TransientError, retrying
@@ -123,11 +123,14 @@ class Seeds:
         while True:
             await asyncio.gather(*(self._look(seeder) for seeder in self._seeders))
             now = {seeder: self._sessions.get(seeder, "") for seeder in self._up()}
-            if now != before and self._is_watchman():
-                if now.keys() != before.keys():
-                    log.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
-                await self._assign(before, now)
-                before = now
+            try:
+                if now != before and self._is_watchman():
+                    if now.keys() != before.keys():
+                        log.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
+                    await self._assign(before, now)
+                    before = now
+            except (OSError, StorageError) as error:
+                log.warning("cannot look after who seeds what, trying again: %s", error)
             await asyncio.sleep(self._look_seconds)
 
     def _is_watchman(self) -> bool:

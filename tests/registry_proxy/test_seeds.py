@@ -56,3 +56,33 @@ async def test_order_to_seed_is_not_repeated_after_the_order_to_let_go(tmp_path:
         await putting  # nothing of it goes on in the background
         assert asked == ["PUT", "DELETE"]
         await seeds.close()
+
+
+async def test_a_disk_that_fails_for_a_while_does_not_end_the_watch_over_seeders(tmp_path: Path) -> None:
+    digest, torrents, told = Digest.of(b"blob"), tmp_path / "torrents", asyncio.Event()
+    torrents.mkdir()
+    (torrents / f"{digest.hex}.torrent").write_bytes(b"torrent")
+    in_the_way = torrents / ".seeders"
+    in_the_way.mkdir()
+    looks = 0
+
+    async def say(request: web.Request) -> web.Response:
+        nonlocal looks
+        looks += 1
+        if looks == 6 and in_the_way.is_dir():
+            in_the_way.rmdir()
+        return web.json_response({"session": "first"})
+
+    async def take(request: web.Request) -> web.Response:
+        told.set()
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_get("/site/v1/seeding", say)
+    app.router.add_put("/site/v1/seeds/{digest}", take)
+    async with TestServer(app) as first, TestServer(app) as second:
+        urls = [str(server.make_url("")).rstrip("/") for server in (first, second)]
+        seeds = Seeds(urls, None, torrents, look_seconds=0)
+        seeds.start()
+        await told.wait()
+        await seeds.close()
