@@ -52,11 +52,15 @@ class Pace:
 
     Args:
         copies: whole blobs that a burst gets without need.
-        starving_share: of its best rate; a peer that gets less from others gets from us.
+        starving_share: of its best rate; a peer that gets less from others gets from us,
+        relief_copies: until so many more whole blobs were sent; then it must get less than ``destitute_share``. As many
+            again are for the last ones of a burst.
     """
 
     copies: float = 1.0
     starving_share: float = 0.5
+    relief_copies: float = 0.5
+    destitute_share: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +297,7 @@ class Offers:
         is_generous = (
             not taker.is_late and not self._has_seeds and self.copies_sent < self._pace.copies / self.part.replicas
         )
-        is_in_need = taker.host.is_starving(self._pace.starving_share) or self._is_straggling(taker)
+        is_in_need = taker.host.is_starving(self._share()) or self._is_straggling(taker)
         if not is_generous and not is_in_need:
             return None if self._has_seeds else self._lacked(taker, 0)
         for holders in range(_RARE):
@@ -313,10 +317,21 @@ class Offers:
                 piece = self._rarity.find(holders, piece + 1, end)
         return None
 
+    def _share(self) -> float:
+        """Once much was sent, only who gets next to nothing is in need.
+
+        A site whose nodes are all slow, for want of CPU or for their upload caps, is not served by the seeder alone.
+        """
+        return self._pace.destitute_share if self._has_sent_beyond(1) else self._pace.starving_share
+
     def _is_straggling(self, taker: Taker) -> bool:
         """Half of the burst has everything, and this one most of it: it shall not be much later."""
         is_second_half = len(self._graduates) >= len(self._takers)
-        return is_second_half and 2 * taker.has_count > self.facts.piece_count
+        has_most = 2 * taker.has_count > self.facts.piece_count
+        return is_second_half and has_most and not self._has_sent_beyond(2)
+
+    def _has_sent_beyond(self, reliefs: int) -> bool:
+        return self.copies_sent >= (self._pace.copies + reliefs * self._pace.relief_copies) / self.part.replicas
 
     @property
     def _has_seeds(self) -> bool:

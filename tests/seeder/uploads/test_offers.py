@@ -153,6 +153,16 @@ def test_a_peer_that_gets_much_less_from_others_than_it_once_did_gets_the_rest_f
     assert swarm.takers["a"].has_count == 10
 
 
+def test_once_much_was_sent_only_who_gets_next_to_nothing_is_helped() -> None:
+    swarm = Swarm(Pace(copies=0.0, relief_copies=1.0))
+    fed_by_others(swarm, "a", "b", "c")
+    swarm.pass_seconds(6)
+    swarm.offers.sent(swarm.takers["a"], 0, 10 * PIECE_BYTES)
+    assert not any(name in "abc" for name, _ in swarm.offer_all())
+    swarm.pass_seconds(6)
+    assert any(name in "abc" for name, _ in swarm.offer_all())
+
+
 def test_a_peer_that_does_not_take_what_it_is_offered_keeps_it_from_nobody() -> None:
     swarm = Swarm(Pace(copies=0.0), pieces=2)
     swarm.join("dead")
@@ -243,6 +253,7 @@ def test_when_half_of_a_burst_has_everything_who_has_most_of_it_gets_the_rest_fr
         swarm.get(name, *range(6, 10))
     assert swarm.offer_all() == []
     swarm.get("c", *range(6, 10))
+    swarm.offers.sent(swarm.takers["d"], 0, 9 * PIECE_BYTES)
     assert {name for name, _ in swarm.offer_all()} == {"d"}
 
 
