@@ -68,13 +68,14 @@ def run(scale: Scale, say: Say) -> Result:
             at_rest = _anonymous_bytes(alone)
             say(f"{scale.seeded} torrents for one node")
             network.offer([_BLOB_BYTES] * scale.seeded)
-            _ask(network, [alone])
+            _ask(network, [alone], [])
             seeded = _wait_for_seeds(alone, scale.seeded)
             seeding = _anonymous_bytes(alone)
             say(f"{scale.torrents} torrents for {scale.nodes} nodes")
             network.offer([_BLOB_BYTES] * scale.torrents)
             cpu, began = network.cpu_seconds(), time.perf_counter()
-            tally = _ask(network, nodes)
+            failures: list[str] = []
+            tally = _ask(network, nodes, failures)
             took, cpu = time.perf_counter() - began, network.cpu_seconds() - cpu
         machine = describe_machine(directory)
     wanted = scale.nodes * scale.torrents
@@ -90,6 +91,7 @@ def run(scale: Scale, say: Say) -> Result:
             "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, the site's 10 times as wide",
             "clients": f"{_CONNECTIONS} connections of each node, which ask for one blob after another",
             **_EVERYTHING.facts(),
+            **({"first_failure": failures[0]} if failures else {}),
             "load_at_start": f"{load:.2f}",
         },
         contestants=(Contestant(name=f"{scale.torrents} torrents, {scale.nodes} nodes", runs=(requests,)),),
@@ -128,7 +130,7 @@ def _anonymous_bytes(agent: Agent) -> int:
     return sum(anonymous_bytes(process) for process in (agent.process, *descendants(agent.process)))
 
 
-def _ask(network: SwarmNetwork, agents: Sequence[Agent]) -> Tally:
+def _ask(network: SwarmNetwork, agents: Sequence[Agent], failures: list[str]) -> Tally:
     """Every node asks for every blob, each of its connections for the next one. An answer that fails is counted."""
     tally = Tally()
     with selectors.DefaultSelector() as selector, ExitStack() as stack:
@@ -140,8 +142,9 @@ def _ask(network: SwarmNetwork, agents: Sequence[Agent]) -> Tally:
                         connection = Connection(MIRROR + paths.pop(), tally)
                     stack.enter_context(connection.socket)
                     connection.start()
-                except OSError:
+                except OSError as error:
                     tally.errors += 1
+                    failures.append(f"{agent.node.name} did not let in: {error}")
                     continue
                 selector.register(connection.socket, selectors.EVENT_READ, (agent, paths, connection))
                 return
@@ -154,13 +157,15 @@ def _ask(network: SwarmNetwork, agents: Sequence[Agent]) -> Tally:
             ready = selector.select(_STALL_SECONDS)
             if not ready:
                 tally.errors += len(selector.get_map())
+                failures.append(f"nothing came for {_STALL_SECONDS:.0f} s")
                 break
             for key, _ in ready:
                 agent, paths, connection = key.data
                 try:
                     is_over = connection.receive()
-                except OSError:
+                except OSError as error:
                     tally.errors += 1
+                    failures.append(f"{agent.node.name}: {error}")
                     is_over = True
                 if is_over:
                     selector.unregister(key.fileobj)
