@@ -102,16 +102,17 @@ class Preheats:
                 await self._advance(name)
 
     async def run(self, rule: PreheatRule) -> PreheatStatus:
-        """Begins a run of a rule; one of the very rule that is under way is joined instead.
+        """Begins a run of a rule; one of the very rule under way is joined instead, unless a node failed.
 
         Raises:
             InputError: nothing can be asked about images. OverloadedError: too many rules. StorageError.
         """
         async with self._changing:
             before = self._runs.get(rule.name)
-            is_same = before is not None and before.rule == rule and before.state == "active"
-            if is_same and not self._look(rule.name)[0].is_over:
-                return self.status(rule.name)
+            if before is not None and before.rule == rule and before.state == "active":
+                standing, outcomes = self._look(rule.name)
+                if not standing.is_over and "failed" not in outcomes.values():
+                    return self.status(rule.name)
             if before is None and len(self._runs) >= MAX_RULES:
                 raise OverloadedError(f"no room for preheat {rule.name}: there are {MAX_RULES}; remove some")
             images, problems = await self._images.resolve(rule, before.images if before is not None else ())

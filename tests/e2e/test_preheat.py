@@ -145,7 +145,7 @@ def test_nine_nodes_with_one_stopped_and_one_disk_full_then_repaired_then_scaled
         before = [agent.received_bytes() for agent in agents]
         done = nodes.run("preheat", "run", rule, "--wait", "--json")
         status = json.loads(done.stdout)
-        assert (done.returncode, set(_outcomes(status).values())) == (0, {"done"})
+        assert (done.returncode, set(_outcomes(status).values())) == (0, {"done"}), done.stdout
         moved = [
             sum(agent.received_bytes().values()) - sum(old.values()) for agent, old in zip(agents, before, strict=True)
         ]
@@ -197,7 +197,7 @@ def test_a_run_goes_on_after_seeder_and_agents_were_killed_in_the_middle_of_it(n
 @pytest.fixture
 def own_docker(base: Path) -> Iterator[Docker]:
     """One that a test may stop."""
-    daemon = Docker(Node(base / "pd", HOSTS))
+    daemon = Docker(Node(base / "pre", HOSTS))
     yield daemon
     daemon.stop()
 

@@ -155,6 +155,17 @@ async def test_a_run_of_the_same_rule_is_joined_while_it_is_under_way_and_begun_
     assert (begun.run, begun.images[0].digest, begun.is_confirmed) == (3, Digest.of(b"moved"), False)
 
 
+async def test_a_run_in_which_a_node_failed_is_not_joined_so_that_it_tries_again(world: World) -> None:
+    world.join("a", "b")
+    first = await world.run()
+    await world.ask("a")
+    await world.ask("a", "failed", "no room")
+    assert world.outcomes() == {"a": "failed", "b": "working"}
+    again = await world.run()
+    assert again.run == first.run + 1
+    assert await world.at_work("a", "b") == ["a", "b"]
+
+
 async def test_a_node_that_comes_later_catches_up_by_itself(world: World) -> None:
     world.join("a", zone="1")
     await world.run(nodes={"labels": {"zone": "1"}}, limits={"deadline": "10s"})
