@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.directories import remove_abandoned, short_directory
@@ -61,7 +62,7 @@ def run(scale: Scale, say: Say) -> Result:
         ports = {giver: free_port() for _, giver in _WAYS.values()}
         for what, port in ports.items():
             command = [*_program(what, port, file), "--torrent", str(torrent)]
-            stack.enter_context(daemon(command, directory / f"{what}.log", lambda port=port: _listens(port)))  # type: ignore[misc]
+            stack.enter_context(daemon(command, directory / f"{what}.log", partial(_listens, port)))
         for number in range(scale.rounds):
             for name in rotated(list(_WAYS), number):
                 say(f"round {number + 1} of {scale.rounds}: {name}")

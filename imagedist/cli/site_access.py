@@ -12,6 +12,7 @@ import typer
 from imagedist.errors import InputError
 
 if TYPE_CHECKING:
+    from imagedist.config.agent import AgentTable
     from imagedist.site import Site
 
 CONFIG = Path("/etc/imagedist/agent.toml")
@@ -58,12 +59,10 @@ def site_access(
     Raises:
         InputError: nobody says which proxy, or a URL is none. ConfigError: a file cannot be read.
     """
-    from imagedist.config import AgentConfig, load, parse_url, read_secret
+    from imagedist.config import parse_url
 
-    path = config or (CONFIG if CONFIG.exists() and not (proxy and token_file) else None)
-    table = load(path, AgentConfig).agent if path is not None else None
+    table, token = _defaults(bool(proxy), token_file, config)
     proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
-    token = read_secret(token_file or (table.site_token_file if table else None))
     return SiteAccess(proxies or _agents_proxies(socket), token, table.site_ca_file if table else None)
 
 
@@ -71,13 +70,20 @@ def seeder_access(
     seeder: list[str] | None, token_file: Path | None, config: Path | None, socket: Path | None
 ) -> SiteAccess:
     """The same for a command that asks the seeder. Raises as ``site_access``."""
-    from imagedist.config import AgentConfig, load, parse_url, read_secret
+    from imagedist.config import parse_url
 
-    path = config or (CONFIG if CONFIG.exists() and not (seeder and token_file) else None)
-    table = load(path, AgentConfig).agent if path is not None else None
+    table, token = _defaults(bool(seeder), token_file, config)
     seeders = [parse_url(url, "--seeder") for url in seeder or ()] or list(table.site_seeders if table else ())
-    token = read_secret(token_file or (table.site_token_file if table else None))
     return SiteAccess([], token, table.site_ca_file if table else None, seeders or _agents_seeders(socket))
+
+
+def _defaults(has_url: bool, token_file: Path | None, config: Path | None) -> tuple[AgentTable | None, str | None]:
+    """What agent.toml has for a command, where its options do not say everything; and the token, from either."""
+    from imagedist.config import AgentConfig, load, read_secret
+
+    path = config or (CONFIG if CONFIG.exists() and not (has_url and token_file) else None)
+    table = load(path, AgentConfig).agent if path is not None else None
+    return table, read_secret(token_file or (table.site_token_file if table else None))
 
 
 def _agents_seeders(socket: Path | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,11 @@ from imagedist.agent.preheat_state import KeptImage, KeptLayer, PreheatState
 from imagedist.errors import FullError, ImagedistError, SourceError
 from imagedist.oci.digest import Digest
 from imagedist.preheat.shapes import LayerReport, Order, Orders, Report, Wanted
+from tests.support.waiting import until
 
 APP = Wanted(reference="r.example/app:1", digest=Digest.of(b"app"))
 LAYER = KeptLayer(digest=Digest.of(b"layer"), size_bytes=10, layer_id="l1")
 KEPT = KeptImage(index=APP.digest, manifest=APP.digest, config=Digest.of(b"config"), config_bytes=5, layers=(LAYER,))
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not is_so():  # noqa: ASYNC110  # nobody tells when
-            await asyncio.sleep(0.001)
 
 
 class Site:

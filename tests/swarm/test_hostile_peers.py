@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from imagedist.swarm.torrent import TorrentFacts, parse
 from tests.support import wire
 from tests.support.bad_peer import BadPeer, Manner
 from tests.support.counts import count
+from tests.support.waiting import until
 from tests.support.wire import Wire, message
 from tests.swarm.blobs import Blob, make_blob, make_directory
 
@@ -199,12 +200,6 @@ async def fetch(seed: LibtorrentSession, blob: Blob, directory: Path) -> None:
         assert (directory / blob.digest.hex).read_bytes() == blob.content
     finally:
         await node.close()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(_WAIT_SECONDS):
-        while not is_so():  # noqa: ASYNC110  # counters have no event to wait for
-            await asyncio.sleep(0.01)
 
 
 def refused(reason: str) -> float:
