@@ -28,21 +28,20 @@ from seeder.nodes import Nodes
 from seeder.preheat.images import Images
 from seeder.preheat.preheats import PREHEATS_KEY, Preheats, preheating
 from seeder.preheat.routes import add_preheat_routes
-from seeder.preheat.rows import SCHEMA as PREHEAT_SCHEMA
 from seeder.preheat.rows import RunRows
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
 from seeder.sync.routes import SYNC_KEY, WEBHOOK_PATH, add_sync_routes
 from seeder.sync.service import Sync
-from seeder.sync.tables import SCHEMA as SYNC_SCHEMA
 from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
-from seeder.tags import SCHEMA as TAGS_SCHEMA
 from seeder.tags import TagJournal
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
 from seeder.uploads import Pace, UploadSession
 
 _LOG = logging.getLogger(__name__)
+
+_DATABASE = web.AppKey("database", Database)
 
 
 def create_app(config: SeederConfig) -> web.Application:
@@ -75,7 +74,7 @@ def create_app(config: SeederConfig) -> web.Application:
     images = Images(asking if settings.site_proxies else None)
 
     async def rows(app: web.Application) -> AsyncIterator[None]:
-        database = await Database.open(settings.database, TAGS_SCHEMA, SYNC_SCHEMA, node_rows.SCHEMA, PREHEAT_SCHEMA)
+        app[_DATABASE] = database = await Database.open(settings.database)
         try:
             app[JOURNAL_KEY] = TagJournal(database, settings.site)
             app[SYNC_KEY] = sync = Sync(config, database, app[JOURNAL_KEY])
@@ -122,7 +121,9 @@ def create_app(config: SeederConfig) -> web.Application:
         egress.close()
 
     async def ready() -> str | None:
-        return None if app[SEEDS_KEY].is_restored else "still adding the seeds of the site's blob store"
+        if not app[SEEDS_KEY].is_restored:
+            return "still adding the seeds of the site's blob store"
+        return await app[_DATABASE].check()
 
     app.cleanup_ctx.extend([rows, tracking, seeds])
     trace_hops(app, "seeder")

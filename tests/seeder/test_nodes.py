@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from aiohttp import web
 
@@ -115,11 +113,11 @@ def test_who_comes_goes_is_paused_or_has_other_labels_is_told() -> None:
         nodes.pause("n1", True)
 
 
-async def test_the_inventory_outlives_the_seeder_with_pauses_and_without_the_forgotten(tmp_path: Path) -> None:
-    url, clock = f"sqlite:///{tmp_path}/seeder.db", Clock(1000.0)
+async def test_the_inventory_outlives_the_seeder_with_pauses_and_without_the_forgotten(database_url: str) -> None:
+    clock = Clock(1000.0)
     disks = {"blobs": Disk(total_bytes=10, free_bytes=3)}
     first = inventory(clock)
-    database = await Database.open(url, node_rows.SCHEMA)
+    database = await Database.open(database_url)
     first.beat("gone", Heartbeat(labels={"zone": "b"}))
     clock.now += GONE_SECONDS + 1
     first.beat("n1", Heartbeat(labels={"zone": "a"}, disks=disks), "10.0.0.1")
@@ -132,7 +130,7 @@ async def test_the_inventory_outlives_the_seeder_with_pauses_and_without_the_for
     await database.close()  # killed: nothing more is written
 
     clock.now += 10 * GONE_SECONDS  # the seeder was down: no node's fault
-    database = await Database.open(url, node_rows.SCHEMA)
+    database = await Database.open(database_url)
     again = inventory(clock)
     async with node_rows.kept(again, database):
         assert states(again) == [("gone", True, False), ("n1", False, True), ("n2", False, False)]
@@ -143,7 +141,7 @@ async def test_the_inventory_outlives_the_seeder_with_pauses_and_without_the_for
     await database.close()
 
 
-async def test_a_row_is_written_when_something_matters_or_a_minute_has_passed(tmp_path: Path) -> None:
+async def test_a_row_is_written_when_something_matters_or_a_minute_has_passed() -> None:
     clock = Clock()
     nodes = inventory(clock)
     nodes.beat("n1", Heartbeat())

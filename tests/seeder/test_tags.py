@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
 from seeder.database import Database
-from seeder.tags import SCHEMA, TagJournal
+from seeder.tags import TagJournal
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/new/seeder.db"
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url)
+    yield database
+    await database.close()
 
 
 @pytest.fixture
-async def journal(url: str) -> AsyncIterator[TagJournal]:
-    database = await Database.open(url, SCHEMA)
-    yield TagJournal(database)
-    await database.close()
+def journal(database: Database) -> TagJournal:
+    return TagJournal(database)
 
 
 async def test_a_change_gets_the_next_number_and_the_same_digest_again_none(journal: TagJournal) -> None:
@@ -44,14 +43,17 @@ async def test_a_follower_resumes_where_it_stopped(journal: TagJournal) -> None:
     assert await journal.newer_than(records[-1].sequence, 10) == []
 
 
-async def test_numbers_are_never_used_again_after_a_restart(journal: TagJournal, url: str) -> None:
+async def test_numbers_are_never_used_again_after_a_restart(
+    journal: TagJournal, database: Database, database_url: str
+) -> None:
     await journal.put("team/app", "v1", ONE)
     last = await journal.put("team/app", "v1", TWO)
-    database = await Database.open(url, SCHEMA)
-    reopened = TagJournal(database)
+    await database.close()
+    again = await Database.open(database_url)
+    reopened = TagJournal(again)
     assert await reopened.newer_than(0, 10) == [last]
     assert (await reopened.put("team/app", "v1", ONE)).sequence > last.sequence
-    await database.close()
+    await again.close()
 
 
 async def test_concurrent_changes_all_get_a_number_of_their_own(journal: TagJournal) -> None:

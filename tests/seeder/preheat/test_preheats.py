@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from seeder.nodes import GONE_SECONDS, Nodes
 from seeder.preheat.images import Images
 from seeder.preheat.preheats import Preheats
 from seeder.preheat.routes import add_preheat_routes
-from seeder.preheat.rows import SCHEMA, RunRows
+from seeder.preheat.rows import RunRows
 
 APP = Digest.of(b"app")
 
@@ -103,8 +102,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    database = await Database.open(f"sqlite:///{tmp_path}/seeder.db", SCHEMA)
+async def world(database_url: str) -> AsyncIterator[World]:
+    database = await Database.open(database_url)
     yield World(database, Clock())
     await database.close()
 

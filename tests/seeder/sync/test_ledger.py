@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,6 @@ from imagedist.oci.digest import Digest
 from seeder.database import Database
 from seeder.moves import Meaning, Terms
 from seeder.sync.ledger import MAX_CONFLICTS, Ledger, Seen
-from seeder.sync.tables import SCHEMA
-from seeder.tags import SCHEMA as TAGS
 from seeder.tags import TagJournal, TagRecord
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
@@ -33,8 +30,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(f"sqlite:///{tmp_path}/seeder.db", TAGS, SCHEMA)
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url)
     yield database
     await database.close()
 
@@ -147,10 +144,10 @@ async def test_conflicts_are_reported_the_latest_ones(ledger: Ledger) -> None:
     assert (conflicts[0].kept, conflicts[0].kept_of, conflicts[0].lost_of) == (str(TWO), "bj", "sh")
 
 
-async def test_the_queue_outlives_the_process(ledger: Ledger, database: Database, tmp_path: Path) -> None:
+async def test_the_queue_outlives_the_process(ledger: Ledger, database: Database, database_url: str) -> None:
     await ledger.note_page("bj", "j1", 7, [told("a")])
     await database.close()
-    reopened = await Database.open(f"sqlite:///{tmp_path}/seeder.db", TAGS, SCHEMA)
+    reopened = await Database.open(database_url)
     later = Ledger(reopened, TagJournal(reopened, "sh"))
     assert await tags_of(later) == ["a"]
     assert await later.cursor("bj", "j1") == 7
