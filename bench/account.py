@@ -14,6 +14,8 @@ from typing import Protocol
 _ENTER = 'echo $$ >"$0" && exec "$@"'
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _NUMBERS = itertools.count()
+_PREFIX = "imagedist-bench-"
+"""Of cgroups; then come the process that owns it and a number."""
 
 
 class Account(Protocol):
@@ -43,7 +45,15 @@ class CgroupAccount:
         return int(first.removeprefix("usage_usec ")) / 1e6
 
     def processes(self) -> list[int]:
-        return [int(line) for line in (self._directory / "cgroup.procs").read_text().split()]
+        try:
+            return [int(line) for line in (self._directory / "cgroup.procs").read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def remove(self) -> None:
+        """Unless something in it still ends."""
+        with contextlib.suppress(OSError):
+            self._directory.rmdir()
 
 
 class TreeAccount:
@@ -92,7 +102,7 @@ def cgroup_account() -> Iterator[CgroupAccount | None]:
     if above is None:
         yield None
         return
-    directory = above / f"imagedist-bench-{os.getpid()}-{next(_NUMBERS)}"
+    directory = above / f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
     try:
         directory.mkdir()
         account = CgroupAccount(directory)
@@ -105,8 +115,14 @@ def cgroup_account() -> Iterator[CgroupAccount | None]:
     try:
         yield account
     finally:
-        with contextlib.suppress(OSError):  # a process that is still ending keeps it
-            directory.rmdir()
+        account.remove()
+
+
+def abandoned_cgroups() -> list[CgroupAccount]:
+    """Those of benchmarks that no longer run."""
+    above = own_cgroup()
+    found = [(path, path.name.split("-")[2]) for path in above.glob(f"{_PREFIX}*")] if above else []
+    return [CgroupAccount(path) for path, owner in found if not Path(f"/proc/{owner}").exists()]
 
 
 def own_cgroup() -> Path | None:

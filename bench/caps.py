@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,6 +15,8 @@ from tempfile import TemporaryDirectory
 
 from aiohttp import web
 
+from bench.machine import described
+from bench.result import ImageFacts, Result, Verdict
 from imagedist.agent.limits import NodeLimits
 from imagedist.config import Address, LimitsTable
 from imagedist.distribution.backend import Target
@@ -42,6 +45,21 @@ class Kept:
     @property
     def deviation(self) -> float:
         return self.measured / self.allowed - 1
+
+
+def run(upload: int, download: int, seconds: float, place: Path) -> Result:
+    """``measure`` as a result."""
+    load = os.getloadavg()[0]
+    return described(
+        "caps",
+        place,
+        ImageFacts(name="blobs of one letter", manifest_digest="", layers=1, compressed_bytes=0),
+        {"registry": "none, on loopback", "seconds": f"{seconds:g} each way", "load_at_start": f"{load:.2f}"},
+        verdicts=[
+            Verdict(what=kept.way, value=kept.measured / 1e6, unit="MB/s", aim=f"{kept.allowed / 1e6:g}")
+            for kept in asyncio.run(measure(upload, download, seconds, place))
+        ],
+    )
 
 
 async def measure(

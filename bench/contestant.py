@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 import imagedist
 from bench.account import Account
 from bench.directories import short_directory
+from imagedist.progress import Event
 
 Command = Callable[[str], list[str]]
 """A reference → the program and arguments that pull it."""
@@ -30,6 +31,7 @@ class Ready:
         prepare: puts on the node what is to be there beforehand; None: by a pull of its own.
         site: account of what works for it on other hosts, if it needs any; here they share this machine's CPUs.
         figures: read after the run: what else is to be known, units in the names.
+        figures_of: the same from what the client printed.
     """
 
     command: Command | None = None
@@ -39,9 +41,10 @@ class Ready:
     prepare: Command | None = None
     site: Account | None = None
     figures: Callable[[], Mapping[str, float]] = dict
+    figures_of: Callable[[str], Mapping[str, float]] = lambda said: {}
 
 
-class Contestant(Protocol):
+class Contestant(Hashable, Protocol):
     """One way to turn a reference into an unpacked image."""
 
     @property
@@ -95,7 +98,14 @@ class Imagedist:
             ramdisk.mkdir()
             where = () if "disk" in self.options else ("--ramdisk", str(ramdisk))
             flags = ["--no-agent", "--plain-http", "--json", "--root", str(store), *where, *self.options]
-            yield Ready(lambda reference: [*PROGRAM, "pull", reference, *flags], ramdisk=ramdisk)
+            pull = [*PROGRAM, "pull"]
+            yield Ready(lambda reference: [*pull, reference, *flags], ramdisk=ramdisk, figures_of=stages)
+
+
+def stages(said: str) -> Mapping[str, float]:
+    """The seconds that each stage was busy, summed over layers, from the events that ``pull --json`` printed."""
+    told = Event.parse(said.strip().rpartition("\n")[2])
+    return {f"{stage}_seconds": seconds for stage, seconds in (told.stages or {}).items()} if told else {}
 
 
 def own_version() -> str:

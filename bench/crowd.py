@@ -17,8 +17,10 @@ from tempfile import TemporaryDirectory
 
 import aiohttp
 
+from bench.machine import described
 from bench.peaks import anonymous_bytes
 from bench.processes import daemon, succeeds
+from bench.result import ImageFacts, Result, Verdict
 from imagedist.nodes import Disk, Heartbeat
 from imagedist.oci.digest import Digest
 from imagedist.preheat.rule import PreheatRule
@@ -57,6 +59,31 @@ class Crowd:
     confirmed: int
     heartbeat_ms: float
     """Median of one heartbeat's answer."""
+
+
+def run(nodes: int, seconds: float, beat_seconds: float) -> Result:
+    """``measure`` as a result. Raises as that."""
+    load = os.getloadavg()[0]
+    found = asyncio.run(measure(nodes, seconds, beat_seconds))
+    figures = (
+        ("seeder's CPU, of one core", 100 * found.cpu, "%", "at most 50"),
+        ("the same while they came", 100 * found.start_cpu, "%", ""),
+        ("anonymous memory at most", found.anonymous_bytes / 1e6, "MB", "at most 300"),
+        ("a heartbeat's answer, median", found.heartbeat_ms, "ms", ""),
+        ("nodes that confirmed their preheat", found.confirmed, f"of {found.nodes}", "all"),
+    )
+    return described(
+        "crowd",
+        Path("/dev/shm"),
+        ImageFacts(name="none", manifest_digest="", layers=_LAYERS, compressed_bytes=0),
+        {
+            "registry": "none",
+            "nodes": f"{nodes}, a heartbeat each {beat_seconds:g} s and a long poll of {_POLL_SECONDS:g} s each",
+            "answered": ", ".join(f"{count} {what}" for what, count in sorted(found.answered.items())),
+            "load_at_start": f"{load:.2f}",
+        },
+        verdicts=[Verdict(what=what, value=value, unit=unit, aim=aim) for what, value, unit, aim in figures],
+    )
 
 
 async def measure(nodes: int, seconds: float, beat_seconds: float) -> Crowd:

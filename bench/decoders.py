@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import json
 import os
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.directories import short_directory
-from bench.machine import describe_image, describe_machine, versions
+from bench.machine import describe_image, described
 from bench.processes import RUN_SECONDS
 from bench.result import Contestant, Result, Run, Verdict, comparisons
 from bench.session import Settings, image_of
@@ -62,11 +61,27 @@ def run(settings: Settings, size_bytes: int) -> Result:
         ImagedistError: a decoder failed, or gave other bytes.
     """
     built = image_of(settings)
-    measured: dict[str, list[Run]] = {}
+    load = os.getloadavg()[0]
+    runs: dict[str, list[Run]] = {}
     chosen = ways(len(os.sched_getaffinity(0)))
     with short_directory() as memory:
         settings.say("compressing the tar in each form")
         plain_bytes = _compressed(built, memory, size_bytes)
+
+        def known() -> Result:
+            rows = tuple(
+                Contestant(name=way.name, runs=tuple(runs.get(way.name, ())), not_run=way.cannot()) for way in chosen
+            )
+            facts = {
+                "rounds": str(settings.rounds),
+                "tar_bytes": str(plain_bytes),
+                "registry": "no registry",
+                "load_at_start": f"{load:.2f}",
+            }
+            verdicts = [verdict for one in rows for verdict in _verdicts(one)]
+            found = described("decoders", memory, describe_image(built, settings.image), facts, rows, verdicts)
+            return found.model_copy(update={"comparisons": comparisons(rows, chosen[1].name)})
+
         expected: set[str] = set()
         for number in range(settings.rounds):
             for way in rotated(chosen, number):
@@ -74,23 +89,11 @@ def run(settings: Settings, size_bytes: int) -> Result:
                     settings.say(f"round {number + 1} of {settings.rounds}: {way.name}")
                     told = _decoded(way, memory)
                     expected.add(str(told.pop("sha256")))
-                    measured.setdefault(way.name, []).append(_run(number, told, plain_bytes))
-        if len(expected) > 1:
-            raise ImagedistError("the decoders do not agree on the bytes: one of them is broken")
-        contestants = tuple(
-            Contestant(name=way.name, runs=tuple(measured.get(way.name, ())), not_run=way.cannot()) for way in chosen
-        )
-        return Result(
-            benchmark="decoders",
-            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            machine=describe_machine(memory),
-            versions=versions([]),
-            image=describe_image(built, settings.image),
-            settings={"rounds": str(settings.rounds), "tar_bytes": str(plain_bytes), "registry": "no registry"},
-            contestants=contestants,
-            comparisons=comparisons(contestants, chosen[1].name),
-            verdicts=tuple(verdict for one in contestants for verdict in _verdicts(one)),
-        )
+                    runs.setdefault(way.name, []).append(_run(number, told, plain_bytes))
+            if len(expected) > 1:
+                raise ImagedistError("the decoders do not agree on the bytes: one of them is broken")
+            settings.keep(known())
+        return known()
 
 
 def _compressed(built: BuiltImage, memory: Path, size_bytes: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.account import own_cgroup
+from bench.account import abandoned_cgroups
 from bench.processes import run
 
 _PREFIX = "imagedist-bench-"
@@ -34,13 +34,8 @@ def remove_abandoned() -> None:
     for directory in _above().glob(f"{_PREFIX}*"):
         if _is_abandoned(directory):
             remove(directory)
-    cgroup = own_cgroup()
-    for directory in cgroup.glob(f"{_PREFIX}*") if cgroup else ():
-        if _is_abandoned(directory):
-            try:
-                directory.rmdir()
-            except OSError:
-                continue  # something in it still ends
+    for cgroup in abandoned_cgroups():
+        cgroup.remove()
 
 
 def remove(directory: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,33 +45,42 @@ REFERENCE = (
 )
 """The six layers above a bookworm minbase. About 0.6 GB compressed, 1.6 GB unpacked, 44,000 files."""
 
+DEBIAN: Mapping[str, tuple[Packages, ...]] = {
+    "reference": REFERENCE,
+    "medium": tuple(layer for layer in REFERENCE if layer.name in ("scipy", "java", "tools")),
+    "base": (),
+}
+"""Images from Debian packages at several sizes: the layers above the minbase."""
+
 _FORMAT = 1
 """Raise it when the same recipe would give another image."""
 COMMAND = ("/bin/sh", "-c", "echo imagedist-bench")
 
 
-def reference(cache: Path, say: Say = lambda line: None) -> BuiltImage:
-    """The reference image of seven layers from Debian packages, ``gzip -6``.
+def of_packages(name: str, cache: Path, say: Say = lambda line: None) -> BuiltImage:
+    """An image of ``DEBIAN``, ``gzip -6``.
 
     Where packages cannot be had (another system, no root, no network): a smaller one from this machine's own files.
 
     Raises:
         StorageError: neither could be built.
     """
+    layers = DEBIAN[name]
     recipe = {
         "format": _FORMAT,
         "suite": debian.SUITE,
         "gzip": GZIP_LEVEL,
-        "layers": [[layer.name, layer.packages, layer.without] for layer in REFERENCE],
+        "layers": [[layer.name, layer.packages, layer.without] for layer in layers],
     }
+    own_bytes = OWN_FILES_BYTES if name == "reference" else SMALL_BYTES
     if reason := debian.cannot():
-        say(f"no reference image: {reason}; a smaller one from this machine's own files instead")
-        return own(cache, OWN_FILES_BYTES)
+        say(f"no {name} image: {reason}; a smaller one from this machine's own files instead")
+        return own(cache, own_bytes)
     try:
-        return built_once(cache / "reference", recipe, lambda fresh: _write_reference(fresh, cache / "debs", say))
+        return built_once(cache / name, recipe, lambda fresh: _write_packages(name, layers, fresh, cache / "debs", say))
     except ImagedistError as error:
-        say(f"no reference image: {error}; a smaller one from this machine's own files instead")
-        return own(cache, OWN_FILES_BYTES)
+        say(f"no {name} image: {error}; a smaller one from this machine's own files instead")
+        return own(cache, own_bytes)
 
 
 def own(cache: Path, size_bytes: int = SMALL_BYTES) -> BuiltImage:
@@ -110,19 +119,19 @@ def copied(reference: str, cache: Path) -> BuiltImage:
     return open_layout(asyncio.run(copy_image(parsed, layout, plain_http=parsed.registry.startswith("127."))))
 
 
-def _write_reference(fresh: Path, downloads: Path, say: Say) -> None:
+def _write_packages(name: str, layers: Sequence[Packages], fresh: Path, downloads: Path, say: Say) -> None:
     trees = fresh / "trees"
     base = trees / "base"
-    say("reference image: bootstrapping the base layer")
+    say(f"{name} image: bootstrapping the base layer")
     debian.make_base(base, downloads, MADE_AT)
-    say("reference image: unpacking packages")
-    made = [("minbase", base), *debian.make_layers(base, REFERENCE, trees, downloads)]
-    say("reference image: compressing with gzip -6")
-    jobs = [lambda tree=tree, name=name: write_tree(tree, fresh / f"{name}.layer", MADE_AT) for name, tree in made]
+    say(f"{name} image: unpacking packages")
+    made = [("minbase", base), *debian.make_layers(base, layers, trees, downloads)]
+    say(f"{name} image: compressing with gzip -{GZIP_LEVEL}")
+    jobs = [lambda tree=tree, part=part: write_tree(tree, fresh / f"{part}.layer", MADE_AT) for part, tree in made]
     written = in_parallel(jobs)
     debian.remove_tree(trees)
-    history = [f"imagedist-bench: {name}" for name, _ in made]
-    write_image(fresh, list(zip(history, written, strict=True)), "bench/reference:1", COMMAND)
+    history = [f"imagedist-bench: {part}" for part, _ in made]
+    write_image(fresh, list(zip(history, written, strict=True)), f"bench/{name}:1", COMMAND)
 
 
 def in_parallel(jobs: Sequence[Callable[[], WrittenLayer]]) -> list[WrittenLayer]:

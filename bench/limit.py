@@ -38,6 +38,7 @@ def run(settings: Settings) -> Result:
     ours = Imagedist()
     cpus = len(os.sched_getaffinity(0))
     limits, runs = [], []
+    image = describe_image(built, settings.image)
     with session(settings) as under_way:
         reference = under_way.registry.add(built, "bench/image:1")
         job = Job(ours.name, ours, reference)
@@ -49,16 +50,17 @@ def run(settings: Settings) -> Result:
             limits.append(Run(round=number, seconds=total / cpus, cpu_seconds=total, figures=steps))
             settings.say(f"round {number + 1} of {settings.rounds}: {ours.name}")
             runs.append(cold_run(job, under_way.place, under_way.registry, number))
-        measured = (Contestant(name=LIMIT, runs=tuple(limits)), Contestant(name=ours.name, runs=tuple(runs)))
-        compared = comparisons(measured, LIMIT)
-        verdict = Verdict(what="imagedist ÷ limit", value=compared[0].median, unit="×", aim="at most 1.15")
-        parts = [
-            Verdict(what=f"of it: {name.removesuffix('_cpu_seconds')}", value=value, unit="CPU s", aim="")
-            for name in limits[0].figures
-            if (value := median([one.figures[name] for one in limits])) is not None
-        ]
-        image = describe_image(built, settings.image)
-        return under_way.result("limit", image, [ours], measured, compared, (verdict, *parts), cpus=str(cpus))
+            measured = (Contestant(name=LIMIT, runs=tuple(limits)), Contestant(name=ours.name, runs=tuple(runs)))
+            compared = comparisons(measured, LIMIT)
+            verdict = Verdict(what="imagedist ÷ limit", value=compared[0].median, unit="×", aim="at most 1.15")
+            parts = [
+                Verdict(what=f"of it: {name.removesuffix('_cpu_seconds')}", value=value, unit="CPU s", aim="")
+                for name in limits[0].figures
+                if (value := median([one.figures[name] for one in limits])) is not None
+            ]
+            result = under_way.result("limit", image, [ours], measured, compared, (verdict, *parts), cpus=str(cpus))
+            settings.keep(result)
+        return result
 
 
 def _steps(built: BuiltImage, reference: str, place: Place, registry: Registry) -> dict[str, float]:

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from bench.account import own_cgroup
 from bench.contestant import Contestant, own_version
 from bench.places import file_system
-from bench.result import ImageFacts, Machine
+from bench.result import Contestant as Measured
+from bench.result import ImageFacts, Machine, Result, Verdict
 from imagedist.demo.layout import BuiltImage
 
 _LIBRARIES = ("isal", "zstandard", "aiohttp", "uvloop")
 _LIMITS = ("cpu.max", "memory.max", "memory.high", "io.max")
 _LIMITS_V1 = ("cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes")
+
+
+def described(
+    benchmark: str,
+    directory: Path,
+    image: ImageFacts,
+    settings: Mapping[str, str],
+    rows: Sequence[Measured] = (),
+    verdicts: Sequence[Verdict] = (),
+    more_versions: Mapping[str, str] | None = None,
+) -> Result:
+    """A result of now and this machine.
+
+    Args:
+        directory: on the measured file system.
+    """
+    return Result(
+        benchmark=benchmark,
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(directory),
+        versions={**versions([]), **(more_versions or {})},
+        image=image,
+        settings=dict(settings),
+        contestants=tuple(rows),
+        verdicts=tuple(verdicts),
+    )
 
 
 def describe_machine(store: Path) -> Machine:
@@ -40,9 +69,14 @@ def versions(contestants: Iterable[Contestant]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     for contestant in contestants:
-        if not contestant.cannot() and contestant.name not in found:
-            found[contestant.name] = contestant.version()
+        if contestant.name not in found and (version := _version(contestant)):
+            found[contestant.name] = version
     return found
+
+
+@cache
+def _version(contestant: Contestant) -> str | None:
+    return None if contestant.cannot() else contestant.version()
 
 
 def describe_image(built: BuiltImage, name: str) -> ImageFacts:

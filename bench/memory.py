@@ -21,10 +21,13 @@ def run(settings: Settings, budget: str = "256MiB") -> Result:
     ours = Imagedist("imagedist", ("--ramdisk-budget", budget))
     with session(settings) as under_way:
         reference = under_way.registry.add(built, "bench/image:1")
-        measured = under_way.measure([Job(ours.name, ours, reference, watches_memory=True)])
-        verdicts = _verdicts(measured[0], budget)
         image = describe_image(built, settings.image)
-        return under_way.result("memory", image, [ours], measured, verdicts=verdicts, ramdisk_budget=budget)
+        return under_way.run(
+            [Job(ours.name, ours, reference, watches_closely=True)],
+            lambda rows: under_way.result(
+                "memory", image, [ours], rows, verdicts=_verdicts(rows[0], budget), ramdisk_budget=budget
+            ),
+        )
 
 
 def _verdicts(row: Contestant, budget: str) -> tuple[Verdict, ...]:

@@ -9,7 +9,8 @@ from types import TracebackType
 
 from bench.account import Account
 
-_INTERVAL_SECONDS = 0.01
+PEAKS_SECONDS = 0.01
+"""Between two looks where peaks are what is measured."""
 _BLOCK_BYTES = 512
 
 
@@ -19,14 +20,17 @@ class Peaks:
     Anonymous memory is RssAnon of proc(5): what a process cannot give back; pages of tmpfs files are not in it.
     """
 
-    def __init__(self, account: Account, ramdisk: Path | None) -> None:
+    def __init__(self, account: Account, ramdisk: Path | None, interval_seconds: float = PEAKS_SECONDS) -> None:
         self._account = account
         self._ramdisk = ramdisk
+        self._interval_seconds = interval_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peaks", daemon=True)
         self._largest_process_bytes = 0
-        self._together_bytes = 0
+        self._anonymous_bytes = 0
         self._ramdisk_bytes = 0
+        self.together_bytes = 0
+        """Of all processes and the ramdisk at one moment, at most."""
 
     def __enter__(self) -> Peaks:
         self._thread.start()
@@ -40,17 +44,18 @@ class Peaks:
         """``peak_process_anonymous_bytes``, ``peak_anonymous_bytes`` of all together, ``peak_ramdisk_bytes``."""
         found = {
             "peak_process_anonymous_bytes": float(self._largest_process_bytes),
-            "peak_anonymous_bytes": float(self._together_bytes),
+            "peak_anonymous_bytes": float(self._anonymous_bytes),
         }
         return found if self._ramdisk is None else found | {"peak_ramdisk_bytes": float(self._ramdisk_bytes)}
 
     def _watch(self) -> None:
-        while not self._stop.wait(_INTERVAL_SECONDS):
+        while not self._stop.wait(self._interval_seconds):
             each = [anonymous_bytes(process) for process in self._account.processes()]
+            ramdisk = held_bytes(self._ramdisk) if self._ramdisk else 0
             self._largest_process_bytes = max(self._largest_process_bytes, *each, 0)
-            self._together_bytes = max(self._together_bytes, sum(each))
-            if self._ramdisk is not None:
-                self._ramdisk_bytes = max(self._ramdisk_bytes, held_bytes(self._ramdisk))
+            self._anonymous_bytes = max(self._anonymous_bytes, sum(each))
+            self._ramdisk_bytes = max(self._ramdisk_bytes, ramdisk)
+            self.together_bytes = max(self.together_bytes, sum(each) + ramdisk)
 
 
 def anonymous_bytes(process: int) -> int:

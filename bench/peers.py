@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -117,6 +118,55 @@ class Containerd:
         with short_directory() as directory, containerd(store, directory, account) as socket:
             client = ["ctr", "--address", str(socket), "images", "pull", "--plain-http", "--snapshotter", "overlayfs"]
             yield Ready(lambda reference: [*client, reference])
+
+
+@dataclass(frozen=True, slots=True)
+class Nerdctl:
+    """nerdctl, with a containerd of its own and the overlayfs snapshotter."""
+
+    name: str = "nerdctl"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return missing("nerdctl", "containerd", "ctr")
+
+    def version(self) -> str:
+        return _first_line("nerdctl", "--version")
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with short_directory() as directory, containerd(store, directory, account) as socket:
+            client = ["nerdctl", "--address", str(socket), "--data-root", f"{store}/nerdctl"]
+            flags = ["--snapshotter", "overlayfs", "--insecure-registry"]
+            yield Ready(lambda reference: [*client, *flags, "pull", "--quiet", reference])
+
+
+@dataclass(frozen=True, slots=True)
+class SkopeoUmoci:
+    """``skopeo copy`` into an OCI layout, which ``umoci unpack`` makes one directory of; neither has a store."""
+
+    name: str = "skopeo+umoci"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return missing("skopeo", "umoci")
+
+    def version(self) -> str:
+        return f"{_first_line('skopeo', '--version')}, {_first_line('umoci', '--version')}"
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        copy = "skopeo --insecure-policy copy --quiet --src-tls-verify=false"
+        script = f'{copy} "docker://$1" "oci:$0/layout:image" && umoci unpack --image "$0/layout:image" "$0/bundle"'
+        # Each pull has a layout and a bundle of its own: umoci refuses a bundle that is there.
+        numbers = itertools.count()
+
+        def command(reference: str) -> list[str]:
+            place = store / f"umoci{next(numbers)}"
+            place.mkdir()
+            return ["sh", "-c", script, str(place), reference]
+
+        yield Ready(command)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.directories import mounts, remove, unmount_below
+from bench.directories import mounts, remove
 from bench.processes import run
 from imagedist.errors import InputError, storage_error
 from imagedist.overlay.durability import sync_file_system
+
+_STORE, _EXT4, _IMAGE = "store", "ext4", "ext4.image"
+_SECTOR_BYTES = 512
+"""Of ``/sys/block/…/stat``, whatever the device has (block/stat.rst)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Place:
     @contextmanager
     def fresh(self) -> Iterator[Path]:
         """An empty store for one run; what the run left, mounts included, goes when the block ends."""
-        store = self.directory / "store"
+        store = self.directory / _STORE
         remove(store)
         sync_file_system(self.directory)
         store.mkdir()
@@ -36,6 +41,14 @@ class Place:
             yield store
         finally:
             remove(store)
+
+    def written_bytes(self) -> int | None:
+        """Written to the block device so far; None: others write to it as well, or there is none."""
+        if not self.is_synced:
+            return None
+        device = os.stat(self.directory).st_dev
+        fields = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
+        return int(fields[6]) * _SECTOR_BYTES
 
     def settle(self) -> None:
         """Waits until everything is on the disk, where that is part of the run."""
@@ -50,30 +63,65 @@ def place(directory: Path, ext4_bytes: int | None) -> Iterator[Place]:
     Raises:
         InputError: not root, or no such tools. StorageError: no space or no permission.
     """
+    if ext4_bytes is not None and os.geteuid() != 0:
+        raise InputError("--ext4 mounts a file system: run it as root, or measure a directory with --store")
+    with _held(directory) as is_ours:
+        if not is_ours:
+            raise InputError(f"another benchmark measures in {directory}: name another directory with --store")
+        _empty(directory)
+        try:
+            yield Place(directory, is_synced=False) if ext4_bytes is None else _mounted(directory, ext4_bytes)
+        finally:
+            _empty(directory)
+
+
+def remove_place(directory: Path) -> None:
+    """Removes what a killed benchmark left there, unless another has it now.
+
+    Raises:
+        ImagedistError: something there is in use.
+    """
+    if directory.is_dir():
+        with _held(directory) as is_ours:
+            if is_ours:
+                _empty(directory)
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[bool]:
+    """Whether no other benchmark has the place while the block runs."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise storage_error(f"make {directory}", error) from error
-    if ext4_bytes is None:
-        yield Place(directory, is_synced=False)
-        return
-    if os.geteuid() != 0:
-        raise InputError("--ext4 mounts a file system: run it as root, or measure a directory with --store")
-    image, mounted = directory / "ext4.image", directory / "ext4"
-    mounted.mkdir(exist_ok=True)
-    unmount_below(mounted)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(lock)
+
+
+def _mounted(directory: Path, ext4_bytes: int) -> Place:
+    """A fresh ext4; its file has no name any more, so it goes with the mount."""
+    image, mounted = directory / _IMAGE, directory / _EXT4
+    try:
+        mounted.mkdir()
         with image.open("wb") as file:
             file.truncate(ext4_bytes)
         run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)])
         run(["mount", "-o", "loop", str(image), str(mounted)])
-        yield Place(mounted, is_synced=True)
+        image.unlink()
     except OSError as error:
         raise storage_error(f"make a file system in {image}", error) from error
-    finally:
-        unmount_below(mounted)
-        image.unlink(missing_ok=True)
-        mounted.rmdir()
+    return Place(mounted, is_synced=True)
+
+
+def _empty(directory: Path) -> None:
+    for name in (_STORE, _EXT4, _IMAGE):
+        remove(directory / name)
 
 
 def file_system(directory: Path) -> str:

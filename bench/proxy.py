@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
+from bench.machine import described
 from bench.processes import run as run_program
 from bench.proxy_cold import crowd, memory, over_a_link
 from bench.proxy_hot import Cores, Measured, Say, measure, missing
-from bench.result import ImageFacts, Result
+from bench.result import ImageFacts, Keep, Result, forget
 from imagedist.errors import InputError
 from imagedist.service.running import raise_open_files_limit
 
@@ -34,7 +34,7 @@ FULL = Scale(5, 100 * MEGABYTE, 3, 500, 200 * MEGABYTE, 1000)
 QUICK = Scale(3, 100 * MEGABYTE, 1, 100, 20 * MEGABYTE, 200)
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """About five minutes for the full scale, one for the quick.
 
     Raises:
@@ -46,28 +46,34 @@ def run(scale: Scale, say: Say) -> Result:
     remove_abandoned()
     cpus = sorted(os.sched_getaffinity(0))
     cores, load = Cores.of(cpus), os.getloadavg()[0]
+    measured: list[Measured] = []
     with short_directory() as directory:
-        measured: list[Measured] = [
-            *measure(directory / "hot", cores, scale.rounds, scale.blob_bytes, scale.manifest_seconds, say),
-            over_a_link(directory / "link", scale.rounds, scale.blob_bytes, say),
-            crowd(directory / "crowd", scale.crowd, scale.crowd_bytes, say),
-            memory(directory / "memory", scale.downloads, scale.blob_bytes, say),
-        ]
-        machine = describe_machine(directory)
-    return Result(
-        benchmark="proxy",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions={**versions([]), "docker-registry": run_program(["docker-registry", "--version"]).strip()},
-        image=ImageFacts(name="random bytes", manifest_digest="", layers=1, compressed_bytes=scale.blob_bytes),
-        settings={
-            "rounds": str(scale.rounds),
-            "order": "rotated each round",
-            "registry": "docker-registry on loopback",
-            "cores": f"warm: servers on CPU {cores.server}, one at a time, their clients on {cores.load}; cold: all",
-            "clients": "wrk for manifests; for blobs a client that lets the kernel discard what arrives",
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=tuple(row for one in measured for row in one.rows),
-        verdicts=tuple(verdict for one in measured for verdict in one.verdicts),
-    )
+
+        def known() -> Result:
+            return described(
+                "proxy",
+                directory,
+                ImageFacts(name="random bytes", manifest_digest="", layers=1, compressed_bytes=scale.blob_bytes),
+                {
+                    "rounds": str(scale.rounds),
+                    "order": "rotated each round",
+                    "registry": "docker-registry on loopback",
+                    "cores": f"warm: servers on CPU {cores.server}, one at a time, clients on {cores.load}; cold: all",
+                    "clients": "wrk for manifests; for blobs a client that lets the kernel discard what arrives",
+                    "load_at_start": f"{load:.2f}",
+                },
+                [row for one in measured for row in one.rows],
+                [verdict for one in measured for verdict in one.verdicts],
+                {"docker-registry": run_program(["docker-registry", "--version"]).strip()},
+            )
+
+        parts: tuple[Callable[[], list[Measured]], ...] = (
+            lambda: measure(directory / "hot", cores, scale.rounds, scale.blob_bytes, scale.manifest_seconds, say),
+            lambda: [over_a_link(directory / "link", scale.rounds, scale.blob_bytes, say)],
+            lambda: [crowd(directory / "crowd", scale.crowd, scale.crowd_bytes, say)],
+            lambda: [memory(directory / "memory", scale.downloads, scale.blob_bytes, say)],
+        )
+        for part in parts:
+            measured += part()
+            keep(known())
+        return known()

@@ -1,19 +1,29 @@
-"""A finished benchmark: what ``--json`` writes and ``show`` reads."""
+"""What a benchmark found, finished or not: the one JSON shape, which ``report`` and ``compare`` read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 
 from bench import statistics
 from imagedist.errors import InputError, storage_error
 
+FORMAT = 3
+"""Of the file; ``Result.format`` says so."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+    told: ClassVar[frozenset[str]] = frozenset()
+    """What the file says for its readers and we reckon again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_told(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if name not in cls.told} if cls.told else values
 
 
 class Machine(_Model):
@@ -42,6 +52,10 @@ class Run(_Model):
     Attributes:
         seconds: from the start of the client to its end; where ``syncfs`` is timed, to the return of that.
         cpu_seconds: of the client, its daemon and their children; the registry's is apart.
+        memory_bytes: the most at one time: anonymous memory of the same processes, and what their ramdisk held.
+        stored_bytes: on the file system of the store afterwards, compressed blobs and unpacked layers.
+        written_bytes: given to the store's disk until ``syncfs`` returned, journal and what was removed again in it;
+            known where the store has a file system of its own.
         figures: what else was measured, units in the names.
     """
 
@@ -49,6 +63,9 @@ class Run(_Model):
     seconds: float
     cpu_seconds: float
     registry_cpu_seconds: float | None = None
+    memory_bytes: float | None = None
+    stored_bytes: float | None = None
+    written_bytes: float | None = None
     figures: dict[str, float] = {}
 
 
@@ -56,10 +73,14 @@ class Contestant(_Model):
     """One way of doing the job. A peer that cannot run says why, and has no figures.
 
     Attributes:
+        labels: where it stands in a chart, such as ``{"series": "docker", "layers": 8}``.
         summary: what all its runs together say, title → value, for a table of its own.
     """
 
+    told = frozenset({"median_seconds", "spread"})
+
     name: str
+    labels: dict[str, int | str] = {}
     runs: tuple[Run, ...] = ()
     not_run: str | None = None
     summary: dict[str, float] = {}
@@ -68,14 +89,18 @@ class Contestant(_Model):
     def seconds(self) -> tuple[float, ...]:
         return tuple(run.seconds for run in self.runs)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def median_seconds(self) -> float | None:
         return statistics.median(self.seconds)
 
-    @property
-    def median_cpu_seconds(self) -> float | None:
-        return statistics.median([run.cpu_seconds for run in self.runs])
+    def median_cost(
+        self, name: Literal["cpu_seconds", "registry_cpu_seconds", "memory_bytes", "stored_bytes", "written_bytes"]
+    ) -> float | None:
+        """Of the runs that know it."""
+        return statistics.median([cost for run in self.runs if (cost := getattr(run, name)) is not None])
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def spread(self) -> float:
         return statistics.spread(self.seconds)
@@ -106,10 +131,23 @@ class Verdict(_Model):
 
 
 class Result(_Model):
-    format: Literal[2] = 2
+    """One benchmark on one machine, or several (``all``) one after the other.
+
+    Attributes:
+        command: the command line that measures it again.
+        started: ISO 8601, UTC.
+        partial: it had not ended when this was written; ``stopped`` says why, if that was known.
+        parts: the benchmarks that ``all`` ran, each a result of its own.
+    """
+
+    told = frozenset({"noisy"})
+
+    format: Literal[3] = 3
     benchmark: str
+    command: str = ""
     started: str
-    """ISO 8601, UTC."""
+    partial: bool = False
+    stopped: str = ""
     machine: Machine
     versions: dict[str, str]
     image: ImageFacts
@@ -117,13 +155,34 @@ class Result(_Model):
     contestants: tuple[Contestant, ...]
     comparisons: tuple[Comparison, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    parts: tuple[Result, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def noisy(self) -> tuple[str, ...]:
+        """Rows whose runs differ by more than ``statistics.NOISY_SPREAD``."""
+        return tuple(row.name for row in self.contestants if row.spread > statistics.NOISY_SPREAD)
 
     @property
-    def is_noisy(self) -> bool:
-        return any(contestant.spread > statistics.NOISY_SPREAD for contestant in self.contestants)
+    def is_busy(self) -> bool:
+        """Whether other programs ran when it began."""
+        return float(self.settings.get("load_at_start", 0)) > self.machine.cpus / 2
+
+    @property
+    def benchmarks(self) -> tuple[Result, ...]:
+        """Those that have rows: its parts, or itself."""
+        return self.parts or (self,)
 
     def contestant(self, name: str) -> Contestant | None:
         return next((contestant for contestant in self.contestants if contestant.name == name), None)
+
+
+Keep = Callable[[Result], None]
+"""Told what is known so far, after every row."""
+
+
+def forget(result: Result) -> None:
+    """For those who only want the end."""
 
 
 def comparisons(contestants: Sequence[Contestant], ours: str) -> tuple[Comparison, ...]:
@@ -152,7 +211,7 @@ def load(path: Path) -> Result:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is no benchmark result of format 2: {where}: {first['msg']}") from error
+        raise InputError(f"{path} is no benchmark result of format {FORMAT}: {where}: {first['msg']}") from error
 
 
 def save(result: Result, path: Path) -> None:
@@ -166,4 +225,5 @@ def save(result: Result, path: Path) -> None:
         aside.write_text(result.model_dump_json(indent=2) + "\n")
         aside.rename(path)
     except OSError as error:
+        aside.unlink(missing_ok=True)
         raise storage_error(f"write the result {path}", error) from error

@@ -37,16 +37,19 @@ def run(settings: Settings) -> Result:
             starts = Kubelet(f"application, {one}", one, is_unpacked_before=one == "imagedist", runs=True)
             jobs.append(Job(starts.name, starts, application, before=(image,), is_warmed_up=False))
         jobs += [Job(f"calls, {one}", Calls(f"calls, {one}", one), image) for one in _BOTH]
-        measured = under_way.measure(jobs)
-        return under_way.result(
-            "runtimes",
-            describe_image(base, settings.image),
-            [job.contestant for job in jobs],
-            measured,
-            (*_compared(measured, "pull"), *_compared(measured, "application")),
-            _verdicts(measured),
-            application_layer=f"{APPLICATION_BYTES} bytes, gzip -6; timed until a container of it has run and ended",
-            calls=f"{Calls.CALLS} of Prepare, Mounts and Remove, in turn",
+        facts = describe_image(base, settings.image)
+        return under_way.run(
+            jobs,
+            lambda rows: under_way.result(
+                "runtimes",
+                facts,
+                [job.contestant for job in jobs],
+                rows,
+                (*_compared(rows, "pull"), *_compared(rows, "application")),
+                _verdicts(rows),
+                application_layer=f"{APPLICATION_BYTES} bytes, gzip -6; timed until a container of it has ended",
+                calls=f"{Calls.CALLS} of Prepare, Mounts and Remove, in turn",
+            ),
         )
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from bench.directories import remove_abandoned, short_directory
 from bench.images import own
+from bench.machine import described
 from bench.network import Network, deployment, why_not
 from bench.network.deployment import Agent, Registry, Site
 from bench.peers import missing
 from bench.recut import with_application
+from bench.result import Contestant, ImageFacts, Result, Run, Verdict
 from bench.swarm_network import SITE_TIMES
 from imagedist.demo.layout import BuiltImage
 from imagedist.errors import InputError
@@ -85,6 +87,45 @@ def measure(
         moved_bytes = _received_bytes(agents) - before
     layer = application.image.layers[-1].descriptor.size_bytes + len(application.image.config_bytes)
     return ScaleOut(cold, preheated, preheat_seconds, moved_bytes, layer, application.size_bytes)
+
+
+def run(
+    nodes: int,
+    base_bytes: int,
+    layer_bytes: int,
+    bits_per_second: int,
+    cache: Path,
+    say: Callable[[str], None],
+) -> Result:
+    """``measure`` as a result. Raises as that."""
+    load = os.getloadavg()[0]
+    found = measure(nodes, bits_per_second, base_bytes, layer_bytes, cache, say)
+    each = (("nothing there", found.cold_seconds), ("base preheated", found.preheated_seconds))
+    moved = found.moved_bytes / found.layer_bytes / nodes
+    return described(
+        "scaleout",
+        cache,
+        ImageFacts(name="own files", manifest_digest="", layers=0, compressed_bytes=found.image_bytes),
+        {
+            "registry": f"links of {bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
+            "rows": f"a run is the last of {nodes} nodes; the others are figures",
+            "application_layer": f"{found.layer_bytes} bytes",
+            "load_at_start": f"{load:.2f}",
+        },
+        [
+            Contestant(name=name, runs=(Run(round=0, seconds=max(seconds), cpu_seconds=0.0, figures=_each(seconds)),))
+            for name, seconds in each
+        ],
+        [
+            Verdict(what="preheated ÷ nothing there, the last node", value=found.ratio, unit="×", aim="at most 0.15"),
+            Verdict(what="moved ÷ the application's layer and config, a node", value=moved, unit="×", aim="1"),
+            Verdict(what="preheat, until every node had confirmed", value=found.preheat_seconds, unit="s", aim=""),
+        ],
+    )
+
+
+def _each(seconds: Sequence[float]) -> dict[str, float]:
+    return {f"node_{number}_seconds": one for number, one in enumerate(seconds)}
 
 
 @contextmanager

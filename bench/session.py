@@ -12,10 +12,11 @@ from pathlib import Path
 from bench import images
 from bench.contestant import Contestant
 from bench.directories import remove_abandoned, short_directory
+from bench.image_choice import ImageChoice
 from bench.machine import describe_machine, versions
-from bench.places import Place, place
+from bench.places import Place, file_system, place
 from bench.registry import Registry, registry
-from bench.result import Comparison, ImageFacts, Result, Verdict
+from bench.result import Comparison, ImageFacts, Keep, Result, Verdict, forget
 from bench.result import Contestant as Measured
 from bench.rounds import Job, measure
 from imagedist.demo.layout import BuiltImage
@@ -29,8 +30,9 @@ class Settings:
         cache: where images are kept between benchmarks.
         store: where stores are made and removed.
         ext4_bytes: size of a fresh ext4 below ``store``; None measures ``store``'s own file system.
-        image: ``reference``, ``small``, or a registry's image.
+        image: see ``image_choice.SYNTAX``.
         say: told what is going on.
+        keep: told the result so far, after every run.
     """
 
     cache: Path
@@ -39,6 +41,7 @@ class Settings:
     image: str
     rounds: int
     say: Callable[[str], None]
+    keep: Keep = forget
 
     def facts(self) -> dict[str, str]:
         """For the result."""
@@ -48,6 +51,8 @@ class Settings:
             "image": self.image,
             "stores": f"cold, a fresh one for each run{'; ' + synced if synced else ''}",
             "memory": "touched before each run: none waits for pages of its host's",
+            "caches": "the registry's files, and every program by a pull of a tiny image beforehand, are warm",
+            "images": f"built in {file_system(self.cache)}",
             "order": "rotated each round",
         }
 
@@ -63,16 +68,25 @@ class Session:
     load: float
     """Runnable processes over the minute before it began: above the CPUs' half the figures are not quiet ones."""
 
-    def measure(self, jobs: Sequence[Job]) -> tuple[Measured, ...]:
-        """See ``rounds.measure``."""
-        return measure(jobs, self.place, self.registry, self.settings.rounds, self.warm_up, self.settings.say)
+    def run(self, jobs: Sequence[Job], result_of: Callable[[tuple[Measured, ...]], Result]) -> Result:
+        """Measures (``rounds.measure``); what is known after each run is kept as well.
+
+        Args:
+            result_of: what rows say; some may have no runs yet.
+        """
+
+        def keep(rows: tuple[Measured, ...]) -> None:
+            self.settings.keep(result_of(rows))
+
+        settings = self.settings
+        return result_of(measure(jobs, self.place, self.registry, settings.rounds, self.warm_up, settings.say, keep))
 
     def result(
         self,
         benchmark: str,
         image: ImageFacts,
         contestants: Sequence[Contestant],
-        measured: tuple[Measured, ...],
+        measured: Sequence[Measured],
         comparisons: tuple[Comparison, ...] = (),
         verdicts: tuple[Verdict, ...] = (),
         **more_settings: str,
@@ -90,7 +104,7 @@ class Session:
                 "load_at_start": f"{self.load:.2f}",
                 **more_settings,
             },
-            contestants=measured,
+            contestants=tuple(measured),
             comparisons=comparisons,
             verdicts=verdicts,
         )
@@ -112,13 +126,5 @@ def session(settings: Settings) -> Iterator[Session]:
 
 
 def image_of(settings: Settings) -> BuiltImage:
-    """The image the user chose, built or copied into the cache.
-
-    Raises:
-        InputError: not a reference. NotFoundError, SourceError: the registry failed. StorageError: no space.
-    """
-    if settings.image == "reference":
-        return images.reference(settings.cache, settings.say)
-    if settings.image == "small":
-        return images.own(settings.cache)
-    return images.copied(settings.image, settings.cache)
+    """The image the user chose, built or copied into the cache. Raises as ``ImageChoice.parse`` and ``build``."""
+    return ImageChoice.parse(settings.image).build(settings.cache, settings.say)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.account import Account, ProcessAccount, cgroup_account
-from bench.contestant import PROGRAM, Ready, own_version
+from bench.contestant import PROGRAM, Ready, own_version, stages
 from bench.directories import short_directory
 from bench.processes import daemon
 from bench.registry import answers
@@ -124,7 +124,7 @@ class Agent:
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
         with site(store, account, registry) as here:
-            yield Ready(pull, environment=here.environment, ramdisk=here.ramdisk, site=here.account)
+            yield Ready(pull, environment=here.environment, ramdisk=here.ramdisk, site=here.account, figures_of=stages)
 
 
 def pull(reference: str) -> list[str]:

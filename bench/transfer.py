@@ -5,7 +5,6 @@ Both write to memory. The swarm checks every piece; plain HTTP checks nothing, s
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shutil
@@ -18,11 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
+from bench.machine import described
 from bench.processes import daemon
 from bench.processes import run as run_program
 from bench.registry import free_port
-from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
 from bench.statistics import median, pair_ratios, rotated
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent as rules
@@ -51,12 +50,29 @@ class Scale:
 QUICK = Scale(40_000_000, 2)
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """Some seconds a round. Raises ImagedistError: an end did not start, or the file did not come."""
     remove_abandoned()
     load = os.getloadavg()[0]
     runs: dict[str, list[Run]] = {name: [] for name in _WAYS}
     with short_directory() as directory, ExitStack() as stack:
+
+        def known() -> Result:
+            return described(
+                "transfer",
+                directory,
+                ImageFacts(name="random bytes", manifest_digest="", layers=1, compressed_bytes=scale.size_bytes),
+                {
+                    "rounds": str(scale.rounds),
+                    "order": "rotated each round",
+                    "registry": "loopback, without caps",
+                    "cpu": "of the leecher alone",
+                    "load_at_start": f"{load:.2f}",
+                },
+                [_row(what, each, scale.size_bytes) for what, each in runs.items()],
+                verdicts_of(runs),
+            )
+
         say(f"a blob of {scale.size_bytes / 1e6:g} MB, a seed and a server")
         file, torrent = _blob(directory / "seed", scale.size_bytes)
         ports = {giver: free_port() for _, giver in _WAYS.values()}
@@ -71,23 +87,8 @@ def run(scale: Scale, say: Say) -> Result:
                 command = [*_program(what, ports[giver], into / file.name), "--torrent", str(torrent)]
                 runs[name].append(Run(round=number, **json.loads(run_program(command))))
                 shutil.rmtree(into)
-        machine = describe_machine(directory)
-    return Result(
-        benchmark="transfer",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions=versions([]),
-        image=ImageFacts(name="random bytes", manifest_digest="", layers=1, compressed_bytes=scale.size_bytes),
-        settings={
-            "rounds": str(scale.rounds),
-            "order": "rotated each round",
-            "registry": "loopback, without caps",
-            "cpu": "of the leecher alone",
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=tuple(_row(what, each, scale.size_bytes) for what, each in runs.items()),
-        verdicts=verdicts_of(runs),
-    )
+            keep(known())
+        return known()
 
 
 def _row(what: str, runs: list[Run], size_bytes: int) -> Contestant:

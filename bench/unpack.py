@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.contestant import Contestant, Imagedist
+from bench.kubelet import Kubelet
 from bench.machine import describe_image
-from bench.peers import Containerd, Docker, Podman
+from bench.peers import Containerd, Docker, Nerdctl, Podman, SkopeoUmoci
 from bench.result import Result, comparisons
 from bench.rounds import Job
 from bench.session import Settings, image_of, session
@@ -21,31 +22,39 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Imagedist(OURS),
         Imagedist("serial", ("--strategy", "serial")),
         Imagedist("staged", ("--strategy", "staged")),
+        Imagedist("staged-disk", ("--strategy", "staged", "--scratch", "disk")),
         Imagedist("disk", ("--scratch", "disk")),
         Agent("agent"),
         Docker(),
         Containerd(),
+        Nerdctl(),
+        Kubelet("cri", "overlayfs"),
+        Kubelet("cri-imagedist", "imagedist"),
         Podman(),
+        SkopeoUmoci(),
     )
 }
-"""``serial``, ``staged`` and ``disk`` are imagedist told to work as others do; ``agent`` is its agent, in a site."""
+"""``serial``, ``staged`` (on a ramdisk, or on the store's disk) and ``disk`` are imagedist told to work as others do;
+``agent`` is its agent, in a site; ``cri`` is kubelet's way, by containerd's own snapshotter and by ours."""
 
 DEFAULT = (OURS, "serial", "docker", "containerd", "podman")
 
 
-def run(settings: Settings, names: Sequence[str] = DEFAULT) -> Result:
-    """Pulls one image into an empty store with each of the named contestants, round by round.
+def run(settings: Settings, chosen: Sequence[Contestant]) -> Result:
+    """Pulls one image into an empty store with each of them, round by round.
 
     Raises:
-        InputError: no contestant of that name. ImagedistError: one of our own commands failed.
+        ImagedistError: one of our own commands failed.
     """
-    chosen = [named(name) for name in names]
     built = image_of(settings)
     with session(settings) as under_way:
         reference = under_way.registry.add(built, "bench/image:1")
-        measured = under_way.measure([Job(contestant.name, contestant, reference) for contestant in chosen])
-        return under_way.result(
-            "unpack", describe_image(built, settings.image), chosen, measured, comparisons(measured, OURS)
+        jobs = [
+            Job(one.name, one, reference, {"series": one.name, "layers": len(built.image.layers)}) for one in chosen
+        ]
+        image = describe_image(built, settings.image)
+        return under_way.run(
+            jobs, lambda rows: under_way.result("unpack", image, chosen, rows, comparisons(rows, OURS))
         )
 
 

@@ -8,6 +8,7 @@ from bench import statistics
 from bench.contestant import Contestant
 from bench.machine import describe_image
 from bench.recut import with_application
+from bench.result import Contestant as Measured
 from bench.result import Result, Verdict, comparisons
 from bench.rounds import Job
 from bench.session import Settings, image_of, session
@@ -31,16 +32,19 @@ def run(settings: Settings, contestants: Sequence[Contestant], ours: str) -> Res
     with session(settings) as under_way:
         before = under_way.registry.add(base, "bench/application:1")
         reference = under_way.registry.add(updated, "bench/application:2")
-        measured = under_way.measure([Job(one.name, one, reference, before=(before,)) for one in contestants])
-        mine = next((row for row in measured if row.name == ours), None)
-        seconds = statistics.median(mine.seconds) if mine else None
-        verdicts = () if seconds is None else (Verdict(what=ours, value=seconds, unit="s", aim="at most 0.5"),)
-        return under_way.result(
-            "update",
-            describe_image(updated, f"{settings.image} with an application layer"),
-            contestants,
-            measured,
-            comparisons(measured, ours),
-            verdicts,
-            application_layer=f"{APPLICATION_BYTES} bytes, gzip -6",
-        )
+        image = describe_image(updated, f"{settings.image} with an application layer")
+
+        def result_of(rows: Sequence[Measured]) -> Result:
+            mine = next((row for row in rows if row.name == ours), None)
+            seconds = statistics.median(mine.seconds) if mine else None
+            return under_way.result(
+                "update",
+                image,
+                contestants,
+                rows,
+                comparisons(rows, ours),
+                () if seconds is None else (Verdict(what=ours, value=seconds, unit="s", aim="at most 0.5"),),
+                application_layer=f"{APPLICATION_BYTES} bytes, gzip -6",
+            )
+
+        return under_way.run([Job(one.name, one, reference, before=(before,)) for one in contestants], result_of)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from bench.report import show, show_difference
+from bench.journal import Journal
+from bench.report import show
 from bench.result import Contestant, ImageFacts, Machine, Result, Run, Verdict, comparisons, load, save
 from imagedist.errors import InputError, StorageError
 
@@ -65,8 +67,8 @@ def test_a_saved_result_is_read_back_whole(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
-    path.write_text('{"format": 1}')
-    with pytest.raises(InputError, match=r"old\.json is no benchmark result of format 2"):
+    path.write_text('{"format": 2}')
+    with pytest.raises(InputError, match=r"old\.json is no benchmark result of format 3"):
         load(path)
 
 
@@ -99,10 +101,36 @@ def test_a_noisy_result_says_so() -> None:
     assert "noisy" in shown(result(contestant("imagedist", 1.0, 1.0, 2.0)))
 
 
-def test_two_results_of_different_machines_are_no_comparison() -> None:
-    old = result(contestant("imagedist", 2.0))
-    new = result(OURS, ABSENT, settings={"registry": "another"})
-    output = StringIO()
-    show_difference(old, new, Console(file=output, width=200))
-    assert "not the same settings" in output.getvalue()
-    assert "0.50×" in output.getvalue()
+def test_a_file_tells_medians_and_noise_for_those_who_do_not_reckon(tmp_path: Path) -> None:
+    save(result(contestant("imagedist", 1.0, 1.0, 2.0)), tmp_path / "result.json")
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert told["noisy"] == ["imagedist"]
+    assert (told["contestants"][0]["median_seconds"], told["contestants"][0]["spread"]) == (1.0, 1.0)
+    assert [run["seconds"] for run in told["contestants"][0]["runs"]] == [1.0, 1.0, 2.0]
+
+
+def test_costs_stand_beside_times() -> None:
+    runs = (Run(round=0, seconds=1, cpu_seconds=2, memory_bytes=3e6, stored_bytes=4e6, written_bytes=5e6),)
+    assert "WRITTEN MB" in (text := shown(result(Contestant(name="imagedist", runs=runs))))
+    assert [line.split()[3:6] for line in text.splitlines() if line.startswith("imagedist")] == [["2.00", "3", "5"]]
+
+
+def test_what_was_kept_says_that_it_is_partial_until_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    journal = Journal("imagedist-bench unpack", file)
+    journal.stop("interrupted")
+    assert not file.exists(), "nothing was measured"
+    journal.keep(result(OURS))
+    assert (load(file).partial, load(file).stopped) == (True, "")
+    assert "partial: it was killed, or still runs" in shown(load(file))
+    journal.stop("interrupted")
+    assert "partial: interrupted; rows may be missing" in shown(load(file))
+    journal.finish(result(OURS, THEIRS))
+    assert (load(file).partial, load(file).command) == (False, "imagedist-bench unpack")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_parts_are_shown_one_after_the_other() -> None:
+    whole = result(benchmark="all", parts=(result(OURS, benchmark="unpack"), result(THEIRS, benchmark="pull")))
+    text = shown(whole)
+    assert text.index("unpack: small") < text.index("pull: small")

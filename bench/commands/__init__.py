@@ -1,0 +1,1 @@
+"""The sub-commands of ``imagedist-bench``, by what they measure."""

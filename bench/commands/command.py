@@ -1,0 +1,146 @@
+"""What all sub-commands have: options, an end that explains itself, a result that is in its file after every row."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+from bench.image_choice import SYNTAX
+from bench.janitor import janitor
+from bench.journal import Journal
+from bench.preflight import check_file
+from bench.report import show
+from bench.result import Keep, Result
+from bench.session import Settings
+from imagedist.config import parse_size
+from imagedist.errors import ImagedistError, InputError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="imagedist-bench",
+    help="Measure imagedist beside the runtimes of this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Image = Annotated[str, typer.Option(help=f"{SYNTAX}.")]
+Rounds = Annotated[int, typer.Option(min=1, max=100, help="Cold runs of each; tables show medians.")]
+Store = Annotated[Path, typer.Option(help="Where stores are made and removed: the file system to measure.")]
+Ext4 = Annotated[
+    str | None, typer.Option(help="Measure a fresh ext4 of this size in a file below --store, until syncfs returns.")
+]
+Cache = Annotated[Path, typer.Option(help="Where images are kept between benchmarks.", envvar="IMAGEDIST_BENCH_CACHE")]
+Quick = Annotated[bool, typer.Option("--quick", help="The small image, three rounds.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Keep the result in this file, after every row; - is standard output.")
+]
+
+STORE = Path("/dev/shm/imagedist-bench")
+CACHE = Path("/var/tmp/imagedist-bench")
+QUICK_ROUNDS = 3
+_PIPE_WIDTH = 200
+_KILLED = 130
+
+
+def explained(command: Callable[P, None]) -> Callable[P, None]:
+    """Ends a command with one readable line and the right exit code: 1 failed, 2 usage, 130 interrupted."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+        try:
+            command(*args, **kwargs)
+        except ImagedistError as error:
+            print(f"imagedist-bench: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(_KILLED) from None
+
+    return run
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM cleans up as Ctrl-C does: daemons, mounts and stores go."""
+    raise KeyboardInterrupt
+
+
+def measured(run: Callable[[Keep], Result], file: Path | None, store: Path = STORE) -> None:
+    """Runs a benchmark, keeps what it finds in ``file`` and shows it; stopped, what it had found.
+
+    Raises:
+        ImagedistError: it failed. KeyboardInterrupt: it was stopped.
+    """
+    check_file(file)
+    is_printed = file is not None and str(file) == "-"
+    journal = Journal(shlex.join(["imagedist-bench", *sys.argv[1:]]), None if is_printed else file)
+    try:
+        with janitor(store):
+            result = journal.finish(run(journal.keep))
+    except (KeyboardInterrupt, ImagedistError) as error:
+        why = str(error) or "interrupted"
+        journal.stop(why)
+        if journal.last is not None:
+            _give(journal.last, is_printed)
+        kept = f"what was measured before is in {file}" if file and journal.last else "nothing was kept"
+        if isinstance(error, KeyboardInterrupt):
+            print(f"imagedist-bench: {why}; {kept}", file=sys.stderr)
+        raise
+    _give(result, is_printed)
+
+
+def _give(result: Result, is_printed: bool) -> None:
+    if is_printed:
+        print(result.model_dump_json(indent=2))
+    else:
+        show(result, console())
+
+
+def settings_of(
+    image: str, rounds: int, store: Path, ext4: str | None, cache: Path, quick: bool, keep: Keep
+) -> Settings:
+    """Raises InputError: a size that is none."""
+    return Settings(
+        cache=cache.absolute(),
+        store=store.absolute(),
+        ext4_bytes=parse_size(ext4) if ext4 else None,
+        image="small" if quick and image == "reference" else image,
+        rounds=min(rounds, QUICK_ROUNDS) if quick else rounds,
+        say=say,
+        keep=keep,
+    )
+
+
+def say(line: str) -> None:
+    """Progress goes beside the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """A pipe has no width to fold at."""
+    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def names(text: str) -> list[str]:
+    """Comma-separated."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def counts(text: str, option: str) -> tuple[int, ...]:
+    """Comma-separated numbers above zero. Raises InputError: others."""
+    found = names(text)
+    if not found or not all(name.isdecimal() and int(name) for name in found):
+        raise InputError(f"{option} is {text!r}: expected numbers such as 1,2,4,8")
+    return tuple(dict.fromkeys(map(int, found)))

@@ -1,0 +1,89 @@
+"""Outlives a benchmark that was killed: its processes, mounts and directories go, whatever ended it.
+
+``python -m bench.janitor OWNER STORE`` waits for its standard input's end, or the owner's. A benchmark that ends in
+good order leaves it nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.account import abandoned_cgroups
+from bench.directories import remove_abandoned
+from bench.places import remove_place
+from imagedist.errors import ImagedistError
+
+_KILL_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+_WAIT_SECONDS = 60.0
+_DONE = b"."
+
+
+@contextmanager
+def janitor(store: Path) -> Iterator[None]:
+    """Cleans up after this process while the block runs, if it is killed in it.
+
+    Args:
+        store: where places for stores are made.
+    """
+    command = [sys.executable, "-m", "bench.janitor", str(os.getpid()), str(store)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # Ctrl-C is for us
+    try:
+        yield
+    finally:
+        process.communicate(_DONE, _WAIT_SECONDS)
+
+
+def main(owner: int, store: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if not _is_killed(owner):
+        return
+    deadline = time.monotonic() + _KILL_SECONDS
+    while (alive := [process for cgroup in abandoned_cgroups() for process in cgroup.processes()]) or _tries(store):
+        for process in alive:
+            _kill(process)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_killed(owner: int) -> bool:
+    """Waits until the owner says that it is done, or is gone."""
+    try:
+        death = os.pidfd_open(owner)
+    except ProcessLookupError:
+        return True
+    if sys.stdin.buffer.read(1) == _DONE:
+        return False
+    # A killed owner's end of the pipe closes before it is gone.
+    return bool(select.select([death], [], [], _KILL_SECONDS)[0])
+
+
+def _tries(store: Path) -> bool:
+    """Whether something is still in use, by a process that ends at this moment."""
+    try:
+        remove_abandoned()
+        remove_place(store)
+    except (ImagedistError, OSError):
+        return True
+    return False
+
+
+def _kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

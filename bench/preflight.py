@@ -1,0 +1,95 @@
+"""What is wrong is told before anything starts: root, memory, disk, and where the result is to go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.contestant import Contestant
+from bench.image_choice import ImageChoice
+from bench.places import file_system
+from bench.session import Settings
+from imagedist.errors import InputError
+
+_STORE_TIMES, _BUILD_TIMES = 6, 5
+"""Bytes of a store, and of an image being built, by its compressed bytes: unpacked files, blobs, staged tars."""
+_LEAST_BYTES = 500_000_000
+"""Memory for daemons and agents."""
+
+
+def check_file(file: Path | None) -> None:
+    """Raises InputError: no result can be written there."""
+    if file is None or str(file) == "-":
+        return
+    directory = file.absolute().parent
+    if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
+        raise InputError(f"cannot write the result {file}: expected a file in a directory that is there and writable")
+
+
+def check_root(what: str) -> None:
+    """Raises InputError: not root."""
+    if os.geteuid() != 0:
+        raise InputError(f"{what} needs root: run it with sudo")
+
+
+def check(settings: Settings, contestants: Sequence[Contestant], images: int = 1) -> None:
+    """Says who will not run and why.
+
+    Args:
+        images: how many the registry will hold.
+
+    Raises:
+        InputError: not an image, or too little memory or disk for it.
+    """
+    choice = ImageChoice.parse(settings.image)
+    for one in contestants:
+        if reason := one.cannot():
+            settings.say(f"will not run: {one.name}: {reason}")
+    size_bytes = choice.approximate_bytes
+    if size_bytes is None:
+        return  # its registry knows
+    store_bytes = _STORE_TIMES * size_bytes
+    if settings.ext4_bytes is not None and settings.ext4_bytes < store_bytes:
+        raise InputError(f"--ext4 of {_gb(settings.ext4_bytes)} is too small: {_needs(settings, store_bytes)}")
+    in_memory = images * size_bytes + _LEAST_BYTES
+    if _is_memory(settings.store):
+        in_memory += store_bytes
+    check_memory(in_memory, f"measuring {settings.image}")
+    _check_disk(settings.store, store_bytes, "stores", settings)
+    if not (settings.cache / choice.base).exists():
+        _check_disk(settings.cache, _BUILD_TIMES * size_bytes, "images", settings)
+
+
+def check_memory(need_bytes: int, what: str) -> None:
+    """Raises InputError: less is available."""
+    with open("/proc/meminfo") as lines:
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    if need_bytes > available:
+        raise InputError(
+            f"{what} needs {_gb(need_bytes)} of memory, {_gb(available)} are available: "
+            "take a smaller image, or a --store on a disk"
+        )
+
+
+def _check_disk(directory: Path, need_bytes: int, what: str, settings: Settings) -> None:
+    free = shutil.disk_usage(_there(directory)).free
+    if need_bytes > free:
+        raise InputError(f"{directory} has {_gb(free)} free for {what}: {_needs(settings, need_bytes)}")
+
+
+def _needs(settings: Settings, need_bytes: int) -> str:
+    return f"{settings.image} needs {_gb(need_bytes)}; take a smaller image or another --store or --cache"
+
+
+def _is_memory(directory: Path) -> bool:
+    return file_system(_there(directory)).startswith(("tmpfs", "ramfs"))
+
+
+def _there(directory: Path) -> Path:
+    return next(path for path in (directory, *directory.parents) if path.exists())
+
+
+def _gb(count_bytes: int) -> str:
+    return f"{count_bytes / 1e9:.1f} GB"
