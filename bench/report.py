@@ -24,9 +24,9 @@ def _show(result: Result, console: Console) -> None:
     console.print(headline(result))
     console.print(machine(result))
     if result.contestants:
-        console.print(_drawn(*table(result)))
+        console.print(drawn(*table(result)))
     if any(row.summary for row in result.contestants):
-        console.print(_drawn(*summary(result)))
+        console.print(drawn(*summary(result)))
     for verdict in result.verdicts:
         aim = f"  (aim: {verdict.aim})" if verdict.aim else ""
         console.print(f"{verdict.what}: {verdict.value:.2f} {verdict.unit}{aim}")
@@ -112,7 +112,8 @@ def _cells(row: Contestant, is_synced: bool) -> list[str]:
     return [f"{row.median_seconds:.2f}", f"{row.spread:.0%}", f"{cpu_seconds:.2f}", *megabytes, of_registry]
 
 
-def _drawn(titles: list[str], rows: list[list[str]]) -> Table:
+def drawn(titles: list[str], rows: list[list[str]]) -> Table:
+    """A table without lines; titled columns are numbers."""
     drawn = Table(box=None, pad_edge=False)
     for title in titles:
         drawn.add_column(title, justify="right" if title else "left", no_wrap=bool(title))

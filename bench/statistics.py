@@ -68,3 +68,23 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(_RESAMPLES))
     tail = round((1 - confidence) / 2 * _RESAMPLES)
     return medians[tail], medians[-tail - 1]
+
+
+def ratio_interval(
+    before: Sequence[float], after: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of median(after) ÷ median(before), both resampled; the same every time.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not before or not after:
+        raise ValueError("no interval of nothing")
+    source = random.Random(_SEED)
+    ratios = sorted(
+        statistics.median(source.choices(after, k=len(after)))
+        / statistics.median(source.choices(before, k=len(before)))
+        for _ in range(_RESAMPLES)
+    )
+    tail = round((1 - confidence) / 2 * _RESAMPLES)
+    return ratios[tail], ratios[-tail - 1]

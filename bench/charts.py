@@ -1,0 +1,170 @@
+"""The charts of a report: what is drawn, from which rows. matplotlib draws them in ``drawing.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench import drawing
+from bench.distribution_chart import distribution
+from bench.drawing import Drawn
+from bench.result import Contestant, Result
+from bench.statistics import median
+from imagedist.errors import storage_error
+
+Rows = Sequence[tuple[Result, Contestant]]
+
+_STAGES = ("fetch", "decode", "extract", "merge")
+_STEPS = {
+    "fetch": ("curl_cpu_seconds", "registry_cpu_seconds"),
+    "inflate": ("inflate_cpu_seconds",),
+    "hash": ("sha256_of_blobs_cpu_seconds", "sha256_of_tars_cpu_seconds"),
+    "stage": ("write_tars_cpu_seconds",),
+    "extract": ("extract_cpu_seconds",),
+}
+"""Steps of ``limit``, by what they are for."""
+_NOT_ACCELERATED = (
+    "docker, containerd's own snapshotter (cri, containerd, nerdctl), podman and skopeo+umoci unpack by themselves, "
+    "one layer after the other: imagedist brings them blobs faster, and does not make their unpacking faster."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One picture and how its figures were made.
+
+    Attributes:
+        name: of its files.
+        notes: what is not in it, and why.
+    """
+
+    name: str
+    title: str
+    method: str
+    drawn: Drawn
+    notes: Sequence[str] = field(default=())
+
+
+def charts_of(results: Sequence[Result]) -> list[Chart]:
+    """Those that these results have rows for."""
+    parts = [part for result in results for part in result.benchmarks]
+    rows = [(part, row) for part in parts for row in part.contestants]
+    makers: tuple[Callable[[Rows], Chart | None], ...] = (_distribution, _unpack, _stages, _pull)
+    return [chart for maker in makers if (chart := maker(rows)) is not None]
+
+
+def write_charts(charts: Sequence[Chart], directory: Path) -> Iterator[Path]:
+    """Writes each as PNG and as SVG; their paths.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            for kind, content in (("png", chart.drawn.png), ("svg", chart.drawn.svg)):
+                path = directory / f"{chart.name}.{kind}"
+                path.write_bytes(content)
+                yield path
+    except OSError as error:
+        raise storage_error(f"write charts into {directory}", error) from error
+
+
+def _distribution(rows: Rows) -> Chart | None:
+    found = distribution([(part, row) for part, row in rows if isinstance(row.labels.get("nodes"), int)])
+    if found is None:
+        return None
+    return Chart("distribution", "Time to give N nodes a new image", found.method, found.drawn, found.notes)
+
+
+def _unpack(rows: Rows) -> Chart | None:
+    cuts = [(part, row) for part, row in rows if part.benchmark == "layers" and row.labels]
+    if not cuts:
+        return None
+    lines: dict[str, list[drawing.Point]] = {}
+    notes = [_NOT_ACCELERATED]
+    for _, row in cuts:
+        name = str(row.labels["series"])
+        if row.not_run:
+            notes.append(f"not run: {name}: {row.not_run}")
+        elif row.median_seconds is not None:
+            point = drawing.Point(int(row.labels["layers"]), row.median_seconds, min(row.seconds), max(row.seconds))
+            lines.setdefault(name, []).append(point)
+    part = cuts[0][0]
+    drawn = drawing.lines(lines, "layers in the image", "seconds, registry to ready root file system")
+    method = (
+        f"{_image(part)}, the same files cut into so many layers, pulled from a registry on the same machine into an "
+        f"empty store on {_where(part)}. Points are medians of {part.settings.get('rounds', '?')} cold runs, bars "
+        "their range; nobody's daemon starts in the time that counts. gzip -6 unless a line says otherwise. serial: "
+        "one layer after the other; staged: all layers decoded at once into a ramdisk, staged-disk: onto the store's "
+        "disk, then unpacked one by one; imagedist: everything at once. cri: kubelet's pull by containerd's overlayfs "
+        "snapshotter; cri-imagedist: the same by imagedist's, with agent, proxy and seeder on the same CPUs."
+    )
+    return Chart("unpack", "Time to unpack, by the number of layers", method, drawn, list(dict.fromkeys(notes)))
+
+
+def _stages(rows: Rows) -> Chart | None:
+    """How long each stage was busy, and what each step costs alone."""
+    bars: dict[str, Mapping[str, float]] = {}
+    for part, row in rows:
+        if part.benchmark in ("layers", "unpack") and (stages := _figures(row, _STAGES)):
+            name = str(row.labels["series"])
+            if part.benchmark == "unpack" or row.labels["layers"] == _middle(part):
+                bars.setdefault(f"{name}: seconds busy", stages)
+    for part, row in rows:
+        if part.benchmark == "limit" and row.name == "limit":
+            bars["each step alone: CPU-seconds"] = {
+                step: sum(row.figure(name) or 0.0 for name in names) for step, names in _STEPS.items()
+            }
+    if not bars:
+        return None
+    method = (
+        "Busy seconds of each stage as imagedist pull --json tells them, summed over layers: stages of several layers "
+        "run at the same time, so they exceed the pull's own time. decode is inflating, both SHA-256 and staging the "
+        "tar. The last bar is CPU time of each step run alone (imagedist-bench limit): curl and registry, isal, "
+        "SHA-256, writing the tars, GNU tar."
+    )
+    return Chart("stages", "Where the time goes", method, drawing.stacked(bars, "seconds"))
+
+
+def _pull(rows: Rows) -> Chart | None:
+    pulls = [(part, row) for part, row in rows if part.benchmark == "pull"]
+    pulls = pulls or [(part, row) for part, row in rows if part.benchmark == "unpack"]
+    if not pulls:
+        return None
+    part = pulls[0][0]
+    bars = [drawing.Bar(row.name, row.median_seconds, row.seconds, _costs(row)) for _, row in pulls if row.runs]
+    notes = [f"not run: {row.name}: {row.not_run}" for _, row in pulls if row.not_run]
+    method = (
+        f"{_image(part)}, pulled once into an empty store on {_where(part)}; medians of "
+        f"{part.settings.get('rounds', '?')} cold runs, bars their range. Beside each: CPU-seconds, most memory "
+        "(anonymous, and the ramdisk), and megabytes on the disk, of the node."
+    )
+    return Chart("pull", "One image onto this machine", method, drawing.bars(bars, "seconds"), notes)
+
+
+def _costs(row: Contestant) -> str:
+    cpu, memory = row.median_cost("cpu_seconds") or 0.0, row.median_cost("memory_bytes") or 0.0
+    disk = row.median_cost("written_bytes") or row.median_cost("stored_bytes") or 0.0
+    return f"{cpu:.1f} CPU-s, {memory / 1e6:.0f} MB, {disk / 1e6:.0f} MB disk"
+
+
+def _figures(row: Contestant, stages: Sequence[str]) -> dict[str, float]:
+    found = {stage: row.figure(f"{stage}_seconds") for stage in stages}
+    return {stage: seconds for stage, seconds in found.items() if seconds is not None}
+
+
+def _middle(part: Result) -> int:
+    """The number of layers that stands for all."""
+    numbers = sorted({int(row.labels["layers"]) for row in part.contestants if "layers" in row.labels})
+    return round(median([number for number in numbers if number >= numbers[len(numbers) // 2]][:1]) or 0)
+
+
+def _image(part: Result) -> str:
+    return f"Image {part.image.name}, {part.image.compressed_bytes / 1e6:.0f} MB compressed"
+
+
+def _where(part: Result) -> str:
+    synced = ", until syncfs returned" if "syncfs" in part.settings.get("stores", "") else ""
+    return f"{part.machine.store_file_system.split()[0]}{synced}"

@@ -1,0 +1,84 @@
+"""Chart 1: nodes that want a new image at once, from the registry and by imagedist; measured, then simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench import drawing
+from bench.drawing import Drawn, Line, Panel, Point
+from bench.result import Contestant, Result
+from bench.statistics import percentile
+
+STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
+"""Labels ``series`` of rows that have ``nodes``; of measured rows, and of simulated ones."""
+SIMULATED = "simulate"
+"""The benchmark whose rows continue the measured ones."""
+_PERCENTS = {"p50": 50.0, "p99": 99.0, "max": 100.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    drawn: Drawn
+    method: str
+    notes: Sequence[str]
+
+
+def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | None:
+    """None: there is no such row with figures."""
+    times: dict[tuple[str, str, bool], list[Point]] = {}
+    sent: dict[tuple[str, str, bool], list[Point]] = {}
+    for part, row in rows:
+        is_simulated, series = part.benchmark == SIMULATED, str(row.labels["series"])
+        nodes = float(row.labels["nodes"])
+        for name, seconds in seconds_of(row).items():
+            times.setdefault((series, name, is_simulated), []).append(Point(nodes, seconds, seconds, seconds))
+        for title in ("site sent", "upstream sent"):
+            if (copies := row.summary.get(title)) is not None:
+                sent.setdefault((series, title, is_simulated), []).append(Point(nodes, copies, copies, copies))
+    if not times:
+        return None
+    panels = [Panel("seconds until a node has the whole image", _lines(times))]
+    if sent:
+        panels.append(Panel("copies of the image that were sent", _lines(sent)))
+    measured = [part for part, _ in rows if part.benchmark != SIMULATED]
+    simulated = [part for part, _ in rows if part.benchmark == SIMULATED]
+    return Distribution(drawing.panels(panels, "nodes that ask at once"), _method(measured, simulated), ())
+
+
+def seconds_of(row: Contestant) -> Mapping[str, float]:
+    """Percentiles over the nodes of all runs, or as the row's summary has them (``p50 s``)."""
+    told = {name: row.summary[f"{name} s"] for name in _PERCENTS if f"{name} s" in row.summary}
+    pooled = [
+        seconds
+        for run in row.runs
+        for name, seconds in run.figures.items()
+        if name.startswith("node_") and name.endswith("_seconds")
+    ]
+    return told or ({name: percentile(pooled, percent) for name, percent in _PERCENTS.items()} if pooled else {})
+
+
+def _lines(found: Mapping[tuple[str, str, bool], Sequence[Point]]) -> list[Line]:
+    return [
+        Line(f"{series}, {name}{', simulated' if is_simulated else ''}", points, is_simulated)
+        for (series, name, is_simulated), points in found.items()
+    ]
+
+
+def _method(measured: Sequence[Result], simulated: Sequence[Result]) -> str:
+    said = []
+    if measured:
+        part = measured[0]
+        said.append(
+            f"Filled markers: measured in network namespaces of one machine, {part.settings.get('registry', '')}; "
+            f"an image of {part.image.compressed_bytes / 1e6:.0f} MB that nobody in the site has, asked for by all "
+            f"nodes at once; {part.settings.get('rounds', '?')} bursts of each, times of all nodes and bursts "
+            "together. Straight: every node reads from the registry, over the site's uplink. Bytes as the links "
+            "count them, headers in them."
+        )
+    if simulated:
+        said.append(
+            "Hollow markers: not measured but simulated (imagedist-bench simulate), with the same links; how far the "
+            "simulator is off where both exist is in its own table."
+        )
+    return " ".join(said)

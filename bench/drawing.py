@@ -1,0 +1,192 @@
+"""Pictures by matplotlib, which only this file imports; lines differ by marker and dash, for black and white."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+_COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#666666")
+"""Okabe and Ito's, for those who see fewer colours; the light yellow is darker."""
+_MARKERS = "osD^vP*X<>hp"
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 3)), (0, (3, 1, 1, 1, 1, 1)))
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
+_SETTINGS: Any = {
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "imagedist-bench",  # the same figures, the same file
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture twice."""
+
+    png: bytes
+    svg: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A figure with its range."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points that a line joins.
+
+    Attributes:
+        is_continued: not measured but reckoned: hollow markers, a thin line.
+    """
+
+    name: str
+    points: Sequence[Point]
+    is_continued: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A row's median, its runs and what it cost."""
+
+    name: str
+    value: float | None
+    runs: Sequence[float]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several pictures beside each other that share their x axis."""
+
+    y_label: str
+    lines: Sequence[Line]
+
+
+def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> Drawn:
+    """One panel."""
+    return panels([Panel(y_label, [Line(name, points) for name, points in series.items()])], x_label)
+
+
+def panels(each: Sequence[Panel], x_label: str) -> Drawn:
+    """Panels with logarithmic axes; lines of one name look the same in all."""
+    names = list(dict.fromkeys(line.name for panel in each for line in panel.lines))
+    looks = dict(zip(names, _looks(), strict=False))
+    with _figure(len(each), 4.6) as (figure, axes):
+        for panel, one in zip(each, axes, strict=True):
+            for line in panel.lines:
+                _draw(one, line, looks[line.name])
+            _scale(one, [point for line in panel.lines for point in line.points])
+            one.set_xlabel(x_label)
+            one.set_ylabel(panel.y_label)
+            one.legend(fontsize=7)
+        return _drawn(figure)
+
+
+def _draw(axes: Axes, line: Line, look: Mapping[str, Any]) -> None:
+    points = sorted(line.points, key=lambda point: point.x)
+    below = [max(point.y - point.low, 0.0) for point in points]
+    above = [max(point.high - point.y, 0.0) for point in points]
+    axes.errorbar(
+        [point.x for point in points],
+        [point.y for point in points],
+        yerr=[below, above],
+        label=line.name,
+        capsize=2,
+        linewidth=0.8 if line.is_continued else 1.4,
+        markersize=6,
+        markerfacecolor="white" if line.is_continued else look["color"],
+        **look,
+    )
+
+
+def _looks() -> Iterator[Mapping[str, Any]]:
+    for colour, marker, dash in zip(cycle(_COLOURS), cycle(_MARKERS), cycle(_DASHES), strict=False):
+        yield {"color": colour, "marker": marker, "linestyle": dash}
+
+
+def _scale(axes: Axes, points: Sequence[Point]) -> None:
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.set_xscale("log", base=2)
+    numbers = sorted({point.x for point in points})
+    axes.set_xticks(numbers if len(numbers) <= 8 else numbers[:: len(numbers) // 6])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(plain)
+    values = [value for point in points for value in (point.low, point.high) if value > 0]
+    if values and max(values) > 8 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
+        axes.tick_params(axis="y", which="minor", labelsize=7)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def stacked(rows: Mapping[str, Mapping[str, float]], x_label: str) -> Drawn:
+    """A bar for each row, made of parts; the same part has the same hatch in all."""
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    names = list(rows)[::-1]
+    with _figure(1, 0.8 + 0.45 * len(rows)) as (figure, (axes,)):
+        left = [0.0] * len(names)
+        for part, hatch, colour in zip(parts, cycle(_HATCHES), cycle(_COLOURS[1:]), strict=False):
+            widths = [rows[name].get(part, 0.0) for name in names]
+            axes.barh(names, widths, left=left, label=part, hatch=hatch, color=f"{colour}66", edgecolor="black")
+            left = [begun + width for begun, width in zip(left, widths, strict=True)]
+        axes.set_xlabel(x_label)
+        axes.legend(fontsize=7, ncols=len(parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        return _drawn(figure)
+
+
+def bars(rows: Sequence[Bar], x_label: str) -> Drawn:
+    """A bar for each row, with the range of its runs and a note at its end."""
+    shown = [row for row in rows if row.value is not None][::-1]
+    with _figure(1, 0.8 + 0.35 * len(shown)) as (figure, (axes,)):
+        for row in shown:
+            value = row.value or 0.0
+            ends = [[max(value - min(row.runs), 0.0)], [max(max(row.runs) - value, 0.0)]]
+            hatch = "///" if "imagedist" in row.name else ""
+            axes.barh(row.name, value, xerr=ends, color="#cccccc", edgecolor="black", hatch=hatch, capsize=2)
+            axes.annotate(f" {value:.1f} s; {row.note}", (max(row.runs), row.name), fontsize=7, va="center")
+        axes.set_xlim(right=1.8 * max((max(row.runs) for row in shown), default=1.0))
+        axes.set_xlabel(x_label)
+        return _drawn(figure)
+
+
+@contextmanager
+def _figure(count: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = pyplot.subplots(1, count, figsize=(7.2 if count == 1 else 5.2 * count, height), squeeze=False)
+        try:
+            yield figure, list(axes[0])
+        finally:
+            pyplot.close(figure)
+
+
+def _drawn(figure: Figure) -> Drawn:
+    pictures = []
+    for kind, nobody in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        output = io.BytesIO()
+        figure.savefig(output, format=kind, dpi=130, bbox_inches="tight", metadata=nobody)
+        pictures.append(output.getvalue())
+    return Drawn(*pictures)

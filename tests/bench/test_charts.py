@@ -1,0 +1,98 @@
+"""A report's page is whole by itself, and its charts show what the rows say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.charts import charts_of
+from bench.cli import app
+from bench.distribution_chart import BY_IMAGEDIST, STRAIGHT, seconds_of
+from bench.result import Contestant, Result, Run, save
+from imagedist.errors import InputError
+from tests.bench.test_result import ABSENT, OURS, THEIRS, result
+
+
+def layers(series: str, count: int, seconds: float) -> Contestant:
+    figures = {"fetch_seconds": 0.2, "decode_seconds": 1.0, "extract_seconds": 0.8, "merge_seconds": 0.1}
+    run = Run(round=0, seconds=seconds, cpu_seconds=1, figures=figures if series == "imagedist" else {})
+    return Contestant(name=f"{series}, {count}", labels={"series": series, "layers": count}, runs=(run,))
+
+
+def nodes(series: str, count: int) -> Contestant:
+    figures = {f"node_{number}_seconds": 1.0 + number for number in range(count)}
+    run = Run(round=0, seconds=count, cpu_seconds=1, figures=figures)
+    labels: dict[str, int | str] = {"series": series, "nodes": count}
+    return Contestant(name=f"{count} {series}", labels=labels, runs=(run,), summary={"site sent": 1.5})
+
+
+def simulated(count: int) -> Contestant:
+    labels: dict[str, int | str] = {"series": BY_IMAGEDIST, "nodes": count}
+    return Contestant(name=f"{count}", labels=labels, summary={"p50 s": 2, "p99 s": 3, "max s": 4, "site sent": 2})
+
+
+@pytest.fixture(scope="module")
+def whole() -> Result:
+    none: dict[str, object] = {"comparisons": (), "verdicts": ()}
+    swarm = [nodes(series, count) for series in (STRAIGHT, BY_IMAGEDIST) for count in (1, 4)]
+    cuts = [layers(series, count, 1.0) for series in ("imagedist", "docker") for count in (1, 4, 8)]
+    limit = Contestant(name="limit", runs=(Run(round=0, seconds=1, cpu_seconds=2, figures={"inflate_cpu_seconds": 2}),))
+    parts = (
+        result(*swarm, benchmark="swarm", **none),
+        result(simulated(4), simulated(1000), benchmark="simulate", **none),
+        result(*cuts, benchmark="layers", **none),
+        result(limit, benchmark="limit", **none),
+        result(OURS, THEIRS, ABSENT, benchmark="pull"),
+    )
+    return result(benchmark="all", command="imagedist-bench all <&>", parts=parts, partial=True, stopped="interrupted")
+
+
+def test_a_page_needs_nothing_from_elsewhere_and_no_script(whole: Result, tmp_path: Path) -> None:
+    save(whole, tmp_path / "result.json")
+    page, charts = tmp_path / "report.html", tmp_path / "charts"
+    options = ["--html", str(page), "--charts", str(charts)]
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "result.json"), *options])
+    assert told.exit_code == 0, told.output
+    text = page.read_text()
+    assert "<script" not in text
+    assert set(re.findall(r'(?:src|href)="([^"]{0,5})', text)) == {"data:"}
+    assert "partial: interrupted" in text
+    assert "imagedist-bench all &lt;&amp;&gt;" in text
+    assert "not run: podman: podman not installed" in text
+    assert "Hollow markers: not measured but simulated" in text
+    assert {path.name for path in charts.iterdir()} == {
+        f"{name}.{kind}" for name in ("distribution", "unpack", "stages", "pull") for kind in ("png", "svg")
+    }
+
+
+def test_the_same_rows_give_the_same_pictures(whole: Result) -> None:
+    first, second = charts_of([whole]), charts_of([whole])
+    assert [chart.drawn.svg for chart in first] == [chart.drawn.svg for chart in second]
+
+
+def test_charts_without_rows_are_left_out() -> None:
+    assert [chart.name for chart in charts_of([result(OURS, THEIRS, ABSENT)])] == ["pull"]
+    assert charts_of([result(benchmark="caps")]) == []
+
+
+def test_times_are_of_all_nodes_and_runs_together() -> None:
+    assert seconds_of(nodes(STRAIGHT, 4)) == {"p50": 2.0, "p99": 4.0, "max": 4.0}
+    assert seconds_of(simulated(4)) == {"p50": 2, "p99": 3, "max": 4}
+    assert seconds_of(ABSENT) == {}
+
+
+def test_only_a_report_imports_matplotlib() -> None:
+    script = "import sys, bench.cli; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "other.json")])
+    assert told.exit_code == InputError.exit_code
+    assert "other.json is no benchmark result of format 3" in told.output
