@@ -276,7 +276,7 @@ def login(user: str | None) -> dict[str, str]:
     return {"Authorization": basic(user)} if user else {}
 
 
-@pytest.mark.parametrize("path", ["/token", f"/site/v1/blobs/{BLOB}/fetch"])
+@pytest.mark.parametrize("path", ["/token", f"/site/v1/blobs/{BLOB}/fetch"], ids=["token", "fetch"])
 @pytest.mark.parametrize(
     ("headers", "body"),
     [

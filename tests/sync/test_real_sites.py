@@ -76,9 +76,8 @@ def test_a_push_appears_at_the_other_sites_and_stays_there_when_the_first_is_gon
     bj.stop()
     pulled = sh.pull("team/app:v1", tmp_path / "pulled")
     assert pulled.returncode == 0, pulled.stderr
-    told = gz.imagedist("sync", "status")
-    assert told.returncode == 1
-    assert "site bj is not followed: " in told.stderr
+    until(lambda: "site bj is not followed: " in gz.imagedist("sync", "status").stderr, "gz says that bj is gone")
+    assert gz.imagedist("sync", "status").returncode == 1
 
 
 def manifest_bytes(built: BuiltImage) -> int:
