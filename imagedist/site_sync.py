@@ -36,6 +36,12 @@ class TagNow(_Shape):
     digest: Digest
 
 
+class ReferrersNow(_Shape):
+    """``GET /site/v1/registry/referrers/{digest}``: an index of what refers to it. None: nothing does."""
+
+    digest: Digest | None
+
+
 class FetchState(_Shape):
     """``POST /site/v1/blobs/{digest}/fetch``. ``is_here``: committed, size and digest checked."""
 

@@ -243,6 +243,10 @@ class SiteCache:
         with self._access.asking(place):
             return await self._referrers.of(place, target, digest, query)
 
+    async def keep_referrers(self, place: UpstreamRepository, digest: Digest) -> Digest | None:
+        """As ``Referrers.keep``, for the site itself."""
+        return await self._referrers.keep(place, digest)
+
     async def _fetch_paced(self, places: list[UpstreamRepository], writer: BlobWriter) -> None:
         try:
             await self._fetch(places, writer)

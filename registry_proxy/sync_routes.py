@@ -11,7 +11,7 @@ from imagedist.distribution.backend import Target
 from imagedist.errors import InputError, NotFoundError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
-from imagedist.site_sync import KeptTags, RepositoryPage, SyncedTag, TagNow
+from imagedist.site_sync import KeptTags, ReferrersNow, RepositoryPage, SyncedTag, TagNow
 from registry_proxy.cache import SiteCache
 from registry_proxy.upstream import UpstreamRepository
 
@@ -27,6 +27,7 @@ class SyncRoutes:
     def add_routes(self, app: web.Application) -> None:
         app.router.add_get("/registry/repositories", self.repositories)
         app.router.add_get("/registry/tag", self.tag)
+        app.router.add_get("/registry/referrers/{digest}", self.referrers)
         app.router.add_get("/registry/documents/{digest}", self.document)
         app.router.add_get("/synced", self.list)
         app.router.add_put("/synced", self.put)
@@ -55,6 +56,15 @@ class SyncRoutes:
         head = await place.client.head_manifest(place.repository, tag)
         digest = head.digest or (await place.client.manifest(place.repository, tag)).digest
         return _json(TagNow(digest=digest))
+
+    async def referrers(self, request: web.Request) -> web.Response:
+        """``?ns=&repo=``: the registry's own list of what refers to a manifest, as an index that is kept here.
+
+        Raises (rendered as site errors):
+            NotFoundError: it has no such list of any manifest. UnacceptableError, SourceError, StorageError.
+        """
+        place, digest = self._place(request), Digest.parse(request.match_info["digest"])
+        return _json(ReferrersNow(digest=await self._cache.keep_referrers(place, digest)))
 
     async def document(self, request: web.Request) -> web.Response:
         """``?ns=&repo=&kind=manifest|config``: its bytes, kept nowhere: of a plan, in which nothing moves.

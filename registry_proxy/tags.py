@@ -137,6 +137,11 @@ class Manifests:
             where = (place.upstream, place.repository, tag)
             await self._keep(lambda: self._store.put_tag(*where, record, kept.generation))
 
+    async def keep(self, place: UpstreamRepository, manifest: ManifestAnswer) -> None:
+        """A document that was made here of what upstream said. Raises StorageError."""
+        owner = place.owner if place.is_private else None
+        await asyncio.to_thread(self._store.put, manifest, owner)
+
     async def purge(self, place: UpstreamRepository, tag: str | None) -> int:
         """Forgets what the tag means, or every tag of the repository; all processes of the site hold to it at once.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -51,7 +52,7 @@ def tags_page(upstream: Page, target: Target, query: Mapping[str, str]) -> Page:
 def referrers_page(upstream: Page, target: Target, digest: Digest, query: Mapping[str, str]) -> Page | None:
     """One page of referrers, filtered if that was asked for; None when the upstream's answer is no image index."""
     artifact_type = query.get("artifactType")
-    index = _index(upstream.body)
+    index = index_of(upstream.body)
     if index is None:
         return None
     link = relinked(
@@ -80,14 +81,17 @@ def relinked(link: str | None, path: str, target: Target, more: dict[str, str] |
     Args:
         more: what the query must have besides.
     """
+    query = next_query(link)
+    return _link(path, {**(more or {}), **query}, target) if query is not None else None
+
+
+def next_query(link: str | None) -> dict[str, str] | None:
+    """The query by which the next page is asked for; None: this was the last one."""
     at, url = 0, None
     while url is None and link and (match := _LINK.match(link, at)):
         at = match.end()
         url = match[1] if _NEXT.search(match[2]) else None
-    if url is None:
-        return None
-    query = dict(parse_qsl(urlsplit(url).query))
-    return _link(path, {**(more or {}), **query}, target)
+    return dict(parse_qsl(urlsplit(url).query)) if url is not None else None
 
 
 def _link(path: str, query: dict[str, str], target: Target) -> str:
@@ -107,7 +111,18 @@ def _tags(body: bytes, target: Target) -> list[str]:
     return tags
 
 
-def _index(body: bytes) -> dict[str, Any] | None:
+def with_more(page: Page, more: bytes) -> Page:
+    """The last page of referrers with those that another index names besides; each once."""
+    mine, others = index_of(page.body), index_of(more)
+    if page.link is not None or mine is None or others is None:
+        return page
+    known = {one.get("digest") for one in mine["manifests"]}
+    added = [one for one in others["manifests"] if one.get("digest") not in known]
+    return replace(page, body=json.dumps({**mine, "manifests": mine["manifests"] + added}).encode()) if added else page
+
+
+def index_of(body: bytes) -> dict[str, Any] | None:
+    """An image index, with its ``manifests`` as a list of objects; None: it is none."""
     document = _json(body)
     if not isinstance(document, dict) or document.get("schemaVersion") != 2:
         return None

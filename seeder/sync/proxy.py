@@ -15,7 +15,7 @@ from imagedist.oci.page import Page
 from imagedist.site.clients import Clients
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
-from imagedist.site_sync import FetchState, RepositoryPage, SyncedTag, TagNow, UpstreamList
+from imagedist.site_sync import FetchState, ReferrersNow, RepositoryPage, SyncedTag, TagNow, UpstreamList
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
@@ -89,6 +89,15 @@ class SiteProxy:
             return (await self._get("registry/tag", query, TagNow)).digest
         except NotFoundError:
             return None
+
+    async def referrers(self, upstream: str, repository: str, digest: Digest) -> Digest | None:
+        """An index of what refers to a manifest, of the registry's own list; None: nothing does.
+
+        Raises:
+            NotFoundError: the registry has no such list of any manifest. SourceError.
+        """
+        query = {"ns": upstream, "repo": repository}
+        return (await self._get(f"registry/referrers/{digest}", query, ReferrersNow)).digest
 
     async def manifest(self, upstream: str, repository: str, digest: Digest) -> bytes:
         """A manifest, which the site has from then on. Raises NotFoundError, SourceError, IntegrityError."""

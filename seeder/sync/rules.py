@@ -107,6 +107,11 @@ def is_about_subject(tag: str) -> bool:
     return _ABOUT_SUBJECT.match(tag) is not None
 
 
+def referrers_tag(subject: Digest) -> str:
+    """The tag under which a list of referrers stands ("Referrers Tag Schema" of the distribution spec)."""
+    return f"{subject.algorithm}-{subject.hex[:64]}"
+
+
 def subject_of(tag: str, digests: Iterable[Digest]) -> Digest | None:
     """The one of the digests that the tag is about: a signature's, an SBOM's, the list of referrers'."""
     match = _ABOUT_SUBJECT.match(tag)

@@ -10,11 +10,12 @@ from weakref import WeakValueDictionary
 
 from imagedist.errors import NotFoundError, PreconditionError, SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
+from seeder.moves import Terms
 from seeder.sync.facts import Facts
 from seeder.sync.gather import all_of
 from seeder.sync.ledger import Ledger, Seen
 from seeder.sync.proxy import SiteProxy
-from seeder.sync.rules import ImageFacts, Rule, is_about_subject, subject_of, terms_by_site
+from seeder.sync.rules import ImageFacts, Rule, is_about_subject, referrers_tag, subject_of, terms_by_site
 
 _AT_ONCE = 16
 """Questions to the registry."""
@@ -114,15 +115,35 @@ class Scans:
             tags, judged = await self._proxy.tags(upstream, repository), None
         said = await self._ask(name, rules, tags, only)
         covered = await self._covered(upstream, repository, rules, said)
-        subjects = {each.digest: each.terms for each in (covered if judged is None else {**seen, **covered}).values()}
+        subjects = {
+            each.digest: _with_referrers(each) for each in (covered if judged is None else {**seen, **covered}).values()
+        }
         about = {tag: subject for tag in tags if (subject := subject_of(tag, subjects)) is not None}
-        for tag, digest in (await self._digests(name, about, None)).items():
-            terms = {site: each for site, each in subjects[about[tag]].items() if each.referrers}
-            if terms:
-                covered[tag] = Seen(
-                    digest, {site: each.model_copy(update={"platforms": ()}) for site, each in terms.items()}
-                )
+        wanted = [each.digest for each in covered.values() if subjects[each.digest]]
+        listed = await self._listed(upstream, repository, wanted)
+        for tag, digest in {**await self._digests(name, about, None), **listed}.items():
+            subject = about.get(tag) or subject_of(tag, subjects)
+            if subject is not None and subjects[subject]:
+                covered[tag] = Seen(digest, subjects[subject])
         return Found(covered, judged)
+
+    async def _listed(self, upstream: str, repository: str, subjects: Sequence[Digest]) -> dict[str, Digest]:
+        """Lists of referrers that the registry tells by its API only, by the tags under which they cross."""
+        found: dict[str, Digest] = {}
+
+        async def ask(subject: Digest) -> None:
+            async with self._asking:
+                index = await self._proxy.referrers(upstream, repository, subject)
+            if index is not None:
+                found[referrers_tag(subject)] = index
+
+        distinct = list(dict.fromkeys(subjects))
+        try:
+            for some in (distinct[:1], distinct[1:]):  # a registry without the API is asked once
+                await all_of([ask(subject) for subject in some])
+        except NotFoundError:
+            return {}
+        return found
 
     async def _ask(self, name: str, rules: Sequence[Rule], tags: Sequence[str], only: str | None) -> dict[str, Digest]:
         """What the registry says of every tag that a rule may cover."""
@@ -171,3 +192,10 @@ class Scans:
             for tag in rule.covered(facts):
                 by_tag.setdefault(tag, []).append(rule)
         return {tag: Seen(said[tag], terms_by_site(covering)) for tag, covering in by_tag.items()}
+
+
+def _with_referrers(subject: Seen) -> dict[str, Terms]:
+    """On what terms each site gets what refers to it: all of it, whatever the platforms."""
+    return {
+        site: terms.model_copy(update={"platforms": ()}) for site, terms in subject.terms.items() if terms.referrers
+    }

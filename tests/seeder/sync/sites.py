@@ -201,6 +201,22 @@ class SyncSite:
         async with self._http.get(f"{self.proxy_url}/v2/{UPSTREAM}/{repository}/manifests/{tag}") as answer:
             return Digest.parse(answer.headers["Docker-Content-Digest"]) if answer.status == 200 else None
 
+    async def manifest(self, repository: str, reference: str) -> bytes:
+        """As a puller gets it."""
+        return await self._pulled(f"{repository}/manifests/{reference}")
+
+    async def referrers(self, repository: str, subject: Digest) -> dict[str, Any]:
+        """As the site's proxy tells them to everyone."""
+        index: dict[str, Any] = json.loads(await self._pulled(f"{repository}/referrers/{subject}"))
+        return index
+
+    async def _pulled(self, path: str) -> bytes:
+        assert self._http is not None
+        async with self._http.get(f"{self.proxy_url}/v2/{UPSTREAM}/{path}") as answer:
+            body = await answer.read()
+            assert answer.status == 200, body
+            return body
+
     async def journal(self) -> dict[str, str | None]:
         page = await self.ask("GET", "tags")
         return {f"{each['name']}:{each['tag']}": each["digest"] for each in json.loads(page)["tags"]}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imagedist.oci.digest import Digest
-from imagedist.oci.manifest import OCI_INDEX
+from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from tests.seeder.sync.sites import SyncSite, until, until_quiet, until_told
 
 LAYER = os.urandom(300_000)
@@ -440,3 +440,63 @@ async def test_a_killed_transfer_goes_on_and_the_tag_comes_last(bj: SyncSite, sh
         bj.registry.gate.set()
         await until_told(sh, "team/app", "1", digest)
         assert set(bj.registry.blob_gets.values()) == {1}
+
+
+def referrer(site: SyncSite, subject: Digest, kind: str, content: bytes) -> dict[str, object]:
+    """An artifact about a manifest, pushed by its digest as oras and cosign do where a registry has the API."""
+    config = site.registry.add_blob(b"{}")
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": kind,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": str(config), "size": 2},
+        "layers": [{"mediaType": kind, "digest": str(site.registry.add_blob(content)), "size": len(content)}],
+        "subject": {"mediaType": OCI_MANIFEST, "digest": str(subject), "size": 1},
+    }
+    body = json.dumps(manifest).encode()
+    digest = site.registry.add_manifest("team/app", None, body)
+    return {"mediaType": OCI_MANIFEST, "digest": str(digest), "size": len(body), "artifactType": kind}
+
+
+async def referrers_at(site: SyncSite, subject: Digest) -> list[str]:
+    return [each["digest"] for each in (await site.referrers("team/app", subject))["manifests"]]
+
+
+async def test_referrers_that_a_registry_tells_by_its_api_only_cross_with_their_subject(
+    bj: SyncSite, sh: SyncSite
+) -> None:
+    subject = bj.registry.add_image("team/app", "v1", LAYER)
+    signature, sbom = (referrer(bj, subject, f"a/{kind}", os.urandom(1000)) for kind in ("signature", "sbom"))
+    foreign = Digest.of(b"covered by no rule")
+    bj.registry.referrers = {subject: [signature], foreign: [referrer(bj, foreign, "a/sbom", b"of no tag")]}
+    sh.registry.referrers = {}  # it has the API, and knows nothing of this image
+    async with bj, sh:
+        await until_told(sh, "team/app", "v1", subject)
+        await until_quiet([bj, sh])
+        assert await referrers_at(sh, subject) == [signature["digest"]]
+
+        bj.registry.referrers[subject].append(sbom)  # two pages now
+        await bj.notify("team/app", "v1")
+
+        async def has_both() -> bool:
+            return len(await referrers_at(sh, subject)) == 2
+
+        await until(has_both, "what was attached later crosses as well")
+        await until_quiet([bj, sh])
+        assert await referrers_at(sh, foreign) == []
+        for stop in (bj.stop_seeder, bj.stop_proxy, bj.stop_registry, sh.stop_registry):
+            await stop()
+        for each in (signature, sbom):
+            body = await sh.manifest("team/app", str(each["digest"]))
+            assert all(Digest.parse(layer["digest"]).hex in sh.blobs for layer in json.loads(body)["layers"])
+        assert set(await referrers_at(sh, subject)) == {signature["digest"], sbom["digest"]}
+
+
+async def test_referrers_stay_behind_where_the_rule_says_so(bj: SyncSite, sh: SyncSite) -> None:
+    bj.rules = [{**TEAM, "referrers": False}]
+    subject = bj.registry.add_image("team/app", "v1", LAYER)
+    bj.registry.referrers = {subject: [referrer(bj, subject, "a/sbom", b"sbom")]}
+    async with bj, sh:
+        await until_told(sh, "team/app", "v1", subject)
+        await until_quiet([bj, sh])
+        assert list(await sh.journal()) == ["local/team/app:v1"]
