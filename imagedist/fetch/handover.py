@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ _LONGEST_PAUSE_SECONDS = 4.0
 _STALLED_SECONDS = 3.0
 _NEARLY_PART = 10
 _NEARLY_SECONDS = 2.0
+_LONG_SECONDS = 10.0
 _GIVEN_AT_ONCE = 4
 
 
@@ -43,6 +45,7 @@ class Pace:
         tick: seconds between the first two looks.
         stalled: HTTP has brought nothing for so many seconds: then by the swarm, whoever is in it.
         nearly: a stream that will be over in so many seconds goes on, and one that has nine tenths.
+        long: one that will last longer than so many seconds goes on by the swarm when other nodes have the blob.
     """
 
     others: int = _OTHERS
@@ -50,6 +53,7 @@ class Pace:
     tick: float = _TICK_SECONDS
     nearly: float = _NEARLY_SECONDS
     stalled: float = _STALLED_SECONDS
+    long: float = _LONG_SECONDS
 
 
 class Handover:
@@ -105,7 +109,8 @@ class Handover:
         while not self._is_stalled():
             if self._is_nearly_done():
                 return False
-            if await self._count_leechers(infohash) >= pace.others:
+            counts = await self._counts(infohash)
+            if counts.leechers >= pace.others or (counts.seeds > 1 and self._left_seconds() > pace.long):
                 break
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
@@ -121,11 +126,11 @@ class Handover:
                 return False
         return True
 
-    async def _count_leechers(self, infohash: bytes) -> int:
+    async def _counts(self, infohash: bytes) -> Counts:
         try:
-            return (await self._scrape(infohash)).leechers
+            return await self._scrape(infohash)
         except SourceError:
-            return 0  # no tracker answers now
+            return Counts()  # no tracker answers now
 
     async def end(self) -> None:
         """Stops what is under way. What was given stays with the transfer."""
@@ -145,9 +150,14 @@ class Handover:
         if arrival.size_bytes is None or arrival.window is not None:
             return arrival.window is not None  # nothing of it is stored: there is nothing to give
         missing_bytes = arrival.size_bytes - arrival.present_bytes
-        seconds = self._loop.time() - self._begun_at
-        rate = (arrival.present_bytes - self._found_bytes) / seconds if seconds else 0.0
-        return missing_bytes <= max(arrival.size_bytes / _NEARLY_PART, rate * self._pace.nearly)
+        return missing_bytes <= arrival.size_bytes / _NEARLY_PART or self._left_seconds() <= self._pace.nearly
+
+    def _left_seconds(self) -> float:
+        """Until the end, at the rate that HTTP had so far."""
+        arrival, came_bytes = self._arrival, self._arrival.present_bytes - self._found_bytes
+        if arrival.size_bytes is None or not came_bytes:
+            return math.inf
+        return (arrival.size_bytes - arrival.present_bytes) * (self._loop.time() - self._begun_at) / came_bytes
 
     async def _feed(self, transfer: Transfer, caught_up: asyncio.Event) -> None:
         """Gives every piece that has come, and goes on with those that come."""

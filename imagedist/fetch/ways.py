@@ -103,7 +103,12 @@ class Ways:
 
     async def _streamed_bytes(self, digest: Digest, answer: FoundTorrent) -> int | None:
         """The size of a blob that is better streamed, though it has a torrent. None: by the swarm, as the site says, or
-        as some of it is here, other nodes have it, or enough of them want it: the site need not give it."""
+        as some of it is here, or enough others want it.
+
+        That other nodes have it is no reason: whoever reads from the first byte on has 50 MB at 1 Gbit/s by HTTP after
+        0.42 s, from two seeds after 0.54, and most of it only then, for the pieces do not come in order. ``skopeo
+        copy`` took 1.3 s instead of 0.9.
+        """
         if answer.action != "stream" or await self._seeding.has_unfinished(digest):
             return None
         try:
@@ -113,7 +118,7 @@ class Ways:
             return None  # refused there again, and HTTP has the blob
         except SourceError:
             return facts.size_bytes  # no tracker, no swarm
-        return None if counts.seeds > 1 or counts.leechers >= self._pace.others else facts.size_bytes
+        return None if counts.leechers >= self._pace.others else facts.size_bytes
 
     async def _stream(self, inbound: Inbound, target: Target, size_bytes: int, answer: Answer) -> bool:
         """By HTTP at once; by the swarm as soon as that is better, or when HTTP breaks off. Returns as ``bring``."""

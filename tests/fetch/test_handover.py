@@ -314,8 +314,8 @@ async def test_when_nobody_ever_has_the_torrent_http_has_the_blob(world: World) 
         await opened.close()
 
 
-@pytest.mark.parametrize(("seeds", "leechers", "way"), [(1, 1, "http"), (2, 0, "swarm"), (1, 2, "swarm")])
-async def test_one_of_few_that_want_a_blob_streams_it_unless_other_nodes_have_it(
+@pytest.mark.parametrize(("seeds", "leechers", "way"), [(1, 1, "http"), (3, 0, "http"), (1, 2, "swarm")])
+async def test_one_of_few_that_want_a_blob_streams_it_even_if_other_nodes_have_it(
     world: World, seeds: int, leechers: int, way: str
 ) -> None:
     world.site.answers = [FoundTorrent(world.blob.torrent, action="stream")]
@@ -330,6 +330,19 @@ async def test_one_of_few_that_want_a_blob_streams_it_unless_other_nodes_have_it
         assert await read_all(opened) == world.blob.content
         await opened.close()
         assert blobs.received_bytes["proxy"] == (SIZE_BYTES if way == "http" else 0)
+
+
+async def test_a_long_stream_goes_on_by_the_swarm_when_another_node_has_the_blob(world: World) -> None:
+    world.pace = replace(PACE, long=0.0)
+    world.site.seeds = 2
+    async with world.node() as (blobs, session):
+        opened = await blobs.open(TARGET, world.blob.digest)
+        await world.joined(session)
+        seeder = await world.session()
+        await seeder.add(world.blob.torrent, world.directory / "seed", seeding=True, peers=[session.address])
+        assert await read_all(opened) == world.blob.content
+        await opened.close()
+        assert blobs.received_bytes["proxy"] == HALF_BYTES
 
 
 async def test_one_of_few_streams_although_the_tracker_is_down(world: World) -> None:
