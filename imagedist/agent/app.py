@@ -23,6 +23,7 @@ from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
 from imagedist.agent.preheat import NodePreheat
 from imagedist.agent.preheat_images import NodeImages
+from imagedist.agent.preheat_runtimes import NodeRuntimes
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.source import NodeSource
 from imagedist.config import Address, AgentConfig, read_secret
@@ -138,7 +139,8 @@ async def started(
 
         puller = Puller(NodeSource(backend), engine.store, engine.ramdisk, engine.workers)
         stack.callback(puller.close)
-        images = NodeImages(site, backend, str(mirror), blobs.store, engine.store, puller)
+        runtimes = NodeRuntimes(str(mirror), table.runtime_patience.total_seconds())
+        images = NodeImages(site, backend, runtimes, blobs.store, engine.store, puller)
         preheat = NodePreheat(
             site.seeders,
             images,

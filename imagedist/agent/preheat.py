@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,8 @@ class _Task(NamedTuple):
     order: Order
     wanted: Wanted
     missing: tuple[str, ...]
+    is_doubtful: bool
+    """Some place does not even say what it has: what can be brought elsewhere goes first."""
 
 
 class NodePreheat:
@@ -203,7 +205,7 @@ class NodePreheat:
                 report = await self._report(order, wanted, is_working)
                 images.append(report)
                 if report.state == "missing" and order.may_work and not self._is_silent():
-                    tasks.append(_Task(order, wanted, report.missing))
+                    tasks.append(_Task(order, wanted, report.missing, report.message != ""))
             received_bytes = self._state.received(order.rule, order.run)
             reports.append(
                 RuleReport(rule=order.rule, run=order.run, images=tuple(images), received_bytes=received_bytes)
@@ -213,14 +215,15 @@ class NodePreheat:
         if found != self._reports:
             self._reports = found
             self._reports_changed.set()
-        return tasks[0] if tasks else None
+        return min(tasks, key=lambda task: task.is_doubtful, default=None)
 
     async def _report(self, order: Order, wanted: Wanted, is_working: bool) -> ImageReport:
         missing, message = tuple(order.into), ""
         layers: tuple[LayerReport, ...] = ()
         try:
             kept = self._state.images.get(wanted.digest) or await self._resolved(wanted)
-            missing = tuple(await self._images.missing(wanted, kept, order.into))
+            found = await self._images.missing(wanted, kept, order.into)
+            missing, message = tuple(found), "; ".join(dict.fromkeys(filter(None, found.values())))[:MAX_MESSAGE]
             layers = await settled(asyncio.to_thread(self._layers, kept))
         except ImagedistError as error:
             message = str(error)[:MAX_MESSAGE]
@@ -289,7 +292,7 @@ class NodePreheat:
         key = (order.rule, order.run, wanted.reference)
         if error is None:
             kept = self._state.images.get(wanted.digest)
-            missing: list[str] = list(task.missing)
+            missing: Collection[str] = task.missing
             with contextlib.suppress(ImagedistError):
                 missing = await self._images.missing(wanted, kept, task.missing) if kept is not None else missing
             if missing:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import cast
 
 from imagedist.agent.mirror import Mirror
+from imagedist.agent.preheat_runtimes import NodeRuntimes
 from imagedist.agent.preheat_state import KeptImage
 from imagedist.agent.source import NodeSource
 from imagedist.distribution.backend import Target
-from imagedist.errors import FullError, NotFoundError, StorageError
+from imagedist.errors import FullError, ImagedistError, InputError, NotFoundError, SourceError, StorageError
 from imagedist.oci.digest import Digest
 from imagedist.oci.image import Image
 from imagedist.oci.platform import Platform
@@ -22,8 +23,7 @@ from imagedist.overlay.store import OverlayStore
 from imagedist.preheat.rule import RUNTIMES
 from imagedist.preheat.shapes import MAX_LAYERS, LayerReport, Order, Wanted
 from imagedist.puller import Puller
-from imagedist.runtimes import listing
-from imagedist.runtimes.handover import Runtime, hand_over
+from imagedist.runtimes.handover import Runtime
 from imagedist.site import Site
 from imagedist.store.blobs import BlobStore
 from imagedist.threads import settled
@@ -36,16 +36,22 @@ _EXPANSION = 3
 class NodeImages:
     """
     Args:
-        mirror: brings blobs to this node. address: at which runtimes find it.
+        mirror: brings blobs to this node.
         blobs, images: the node's stores. puller: unpacks into ``images``.
     """
 
     def __init__(
-        self, site: Site, mirror: Mirror, address: str, blobs: BlobStore, images: OverlayStore, puller: Puller
+        self,
+        site: Site,
+        mirror: Mirror,
+        runtimes: NodeRuntimes,
+        blobs: BlobStore,
+        images: OverlayStore,
+        puller: Puller,
     ) -> None:
         self._site = site
         self._mirror = mirror
-        self._address = address
+        self._runtimes = runtimes
         self._blobs = blobs
         self._images = images
         self._puller = puller
@@ -57,23 +63,28 @@ class NodeImages:
             wanted.digest, await _Source(self._mirror, wanted).resolve(_reference(wanted), self._platform)
         )
 
-    async def missing(self, wanted: Wanted, kept: KeptImage, places: Iterable[str]) -> list[str]:
-        """The places that lack the image now.
+    async def missing(self, wanted: Wanted, kept: KeptImage, places: Iterable[str]) -> dict[str, str]:
+        """The places that lack the image now; with why it cannot be told, of those that do not say.
 
         Raises:
-            StorageError: a store cannot be read. InputError, SourceError: a runtime is not there, or does not answer.
+            StorageError: a store cannot be read.
         """
-        found: list[str] = []
+        found: dict[str, str] = {}
         for place in places:
-            if place in RUNTIMES:
-                runtime = cast(Runtime, place)
-                listed_as = await settled(asyncio.to_thread(listing.listed, runtime, _reference(wanted)))
-                is_here = listed_as in (kept.config, kept.manifest, kept.index)
-            else:
-                is_here = await settled(asyncio.to_thread(self._is_in, place, wanted, kept))
-            if not is_here:
-                found.append(place)
+            if place not in RUNTIMES:
+                if not await settled(asyncio.to_thread(self._is_in, place, wanted, kept)):
+                    found[place] = ""
+                continue
+            try:
+                if not await self._is_listed(cast(Runtime, place), wanted, kept):
+                    found[place] = ""
+            except (InputError, SourceError) as error:
+                found[place] = str(error)
         return found
+
+    async def _is_listed(self, runtime: Runtime, wanted: Wanted, kept: KeptImage) -> bool:
+        listed_as = await self._runtimes.listed(runtime, _reference(wanted))
+        return listed_as in (kept.config, kept.manifest, kept.index)
 
     def layers(self, kept: KeptImage, unpacked: Collection[str]) -> tuple[LayerReport, ...]:
         """Each layer as it is now. Blocking.
@@ -96,27 +107,35 @@ class NodeImages:
         return self._images.layers()
 
     async def bring(self, order: Order, wanted: Wanted, kept: KeptImage, places: Iterable[str]) -> None:
-        """Has an image where it is to be.
+        """Has an image where it is to be. A place that fails does not keep it from the others.
 
         Raises:
-            FullError: less than the order's headroom would be left. ImagedistError: what else went wrong.
+            FullError: less than the order's headroom would be left. ImagedistError: what else went wrong first.
         """
+        failure: ImagedistError | None = None
         for place in places:
-            await settled(asyncio.to_thread(self._check_room, order, wanted, kept, place))
-            if place == "blobs":
-                await self._bring_blobs(wanted, kept)
-            elif place == "storage":
-                source = _Source(self._mirror, wanted)
-                await self._puller.pull(_reference(wanted), self._platform, source=source)
-            else:
-                await self._bring_into(cast(Runtime, place), order, wanted)
+            try:
+                await self._bring_to(place, order, wanted, kept)
+            except ImagedistError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    async def _bring_to(self, place: str, order: Order, wanted: Wanted, kept: KeptImage) -> None:
+        await settled(asyncio.to_thread(self._check_room, order, wanted, kept, place))
+        if place == "blobs":
+            await self._bring_blobs(wanted, kept)
+        elif place == "storage":
+            source = _Source(self._mirror, wanted)
+            await self._puller.pull(_reference(wanted), self._platform, source=source)
+        else:
+            await self._bring_into(cast(Runtime, place), order, wanted, kept)
 
     async def keep_in_runtimes(self, order: Order, wanted: Wanted, is_kept: bool) -> None:
         """Raises InputError, SourceError."""
         for place in order.into:
             if place in RUNTIMES:
-                runtime = cast(Runtime, place)
-                await settled(asyncio.to_thread(listing.keep, runtime, _reference(wanted), is_kept))
+                await self._runtimes.keep(cast(Runtime, place), _reference(wanted), is_kept)
 
     def pin(self, images: Mapping[str, str]) -> None:
         """Image id → why it stays in the overlay store; all others need not. Blocking. Raises StorageError."""
@@ -165,12 +184,12 @@ class NodeImages:
                 task.cancel()
             await asyncio.wait(bringing)
 
-    async def _bring_into(self, runtime: Runtime, order: Order, wanted: Wanted) -> None:
+    async def _bring_into(self, runtime: Runtime, order: Order, wanted: Wanted, kept: KeptImage) -> None:
         reference = _reference(wanted)
-        prefix = await self._site.prefix(reference.registry)
-        await hand_over(runtime, reference, self._address, prefix)
+        if not await self._is_listed(runtime, wanted, kept):  # another attempt may have brought it
+            await self._runtimes.bring(runtime, reference, await self._site.prefix(reference.registry))
         if order.is_pinned:
-            await settled(asyncio.to_thread(listing.keep, runtime, reference, True))
+            await self._runtimes.keep(runtime, reference, True)
 
     def _check_room(self, order: Order, wanted: Wanted, kept: KeptImage, place: str) -> None:
         blobs_bytes = sum(size for digest, size in kept.blobs.items() if not self._has(digest, size))

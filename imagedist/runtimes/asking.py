@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +16,10 @@ _ASK_TIMEOUT_SECONDS = 10
 _READ_LIMIT_BYTES = 4 << 20
 
 
+class HangError(SourceError):
+    """A program did not end within its time."""
+
+
 def is_installed(program: str) -> bool:
     return shutil.which(program) is not None
 
@@ -20,27 +27,59 @@ def is_installed(program: str) -> bool:
 def ask(*command: str) -> str:
     """What a program prints, or nothing."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
+        return _done(command, _ASK_TIMEOUT_SECONDS).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
 
 
 def run(command: Sequence[str], timeout_seconds: float) -> str:
-    """What a program prints that must succeed. Raises InputError: it is not here. SourceError: it failed, or hangs."""
+    """What a program prints that must succeed.
+
+    Raises:
+        InputError: it is not here. SourceError: it failed. HangError: it did not end in time, and was killed.
+    """
     words = " ".join(command[:3])
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_seconds, check=False
-        )
+        done = _done(command, timeout_seconds)
     except FileNotFoundError as error:
         raise InputError(f"{command[0]} is not installed on this machine") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise HangError(f"`{words}` did not end within {timeout_seconds:g} s") from error
+    except OSError as error:
         raise SourceError(f"`{words}` did not end: {error}") from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise SourceError(f"`{words}` failed: {said}")
     return done.stdout.strip()
+
+
+def _done(command: Sequence[str], timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+    """A program that ended, or was killed with all it had started: whatever holds its output cannot hold us.
+
+    Raises:
+        OSError: it cannot be started. TimeoutExpired.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            output, complaint = process.communicate(timeout=timeout_seconds)
+        except BaseException:
+            end(process.pid)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, complaint)
+
+
+def end(leader: int) -> None:
+    """Kills a program that leads a session of its own, and what it has started there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def glance(path: Path) -> str:

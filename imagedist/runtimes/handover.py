@@ -10,11 +10,13 @@ from typing import Literal
 
 from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.oci.reference import Reference
+from imagedist.runtimes.asking import end
 from imagedist.threads import settled
 
 Runtime = Literal["docker", "podman", "containerd"]
 
 _PULL_TIMEOUT_SECONDS = 3600
+_TAG_TIMEOUT_SECONDS = 60
 _END_SECONDS = 10
 
 
@@ -39,13 +41,13 @@ async def hand_over(runtime: Runtime, reference: Reference, mirror: str, prefix:
     real = f"{reference.name}:{reference.tag}"
     pull, tag, untag = _steps(runtime, ours, real)
     try:
-        await _run(pull)
-        await _run(tag)
+        await _run(pull, _PULL_TIMEOUT_SECONDS)
+        await _run(tag, _TAG_TIMEOUT_SECONDS)
     except BaseException:
         with contextlib.suppress(ImagedistError):  # most often there is nothing to take away
-            await settled(_run(untag))
+            await settled(_run(untag, _END_SECONDS))
         raise
-    await settled(_run(untag))
+    await settled(_run(untag, _TAG_TIMEOUT_SECONDS))
 
 
 def _steps(runtime: Runtime, ours: str, real: str) -> list[list[str]]:
@@ -61,21 +63,25 @@ def _steps(runtime: Runtime, ours: str, real: str) -> list[list[str]]:
     return [[*ctr, "pull", "--plain-http", ours], [*ctr, "tag", "--force", ours, real], [*ctr, "rm", ours]]
 
 
-async def _run(command: list[str]) -> None:
+async def _run(command: list[str], timeout_seconds: float) -> None:
     words = " ".join(command[:3])
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise InputError(f"{command[0]} is not installed on this machine") from error
     except OSError as error:
         raise SourceError(f"cannot run {command[0]}: {error.strerror}") from error
     try:
-        async with asyncio.timeout(_PULL_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             output, complaint = await process.communicate()
     except TimeoutError as error:
-        raise SourceError(f"`{words}` did not finish within {_PULL_TIMEOUT_SECONDS} s") from error
+        raise SourceError(f"`{words}` did not finish within {timeout_seconds} s") from error
     finally:
         await settled(_end(process))
     if process.returncode:
@@ -93,5 +99,5 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(_END_SECONDS):
                 await process.wait()
         except TimeoutError:
-            process.kill()
+            end(process.pid)
             await process.wait()

@@ -70,6 +70,8 @@ class Images:
     def __init__(self, *failures: ImagedistError) -> None:
         self.failures = list(failures)
         self.here: set[str] = set()
+        self.unanswered: dict[str, str] = {}
+        self.brought: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.began = asyncio.Event()
@@ -80,8 +82,8 @@ class Images:
     async def resolve(self, wanted: Wanted) -> KeptImage:
         return KEPT
 
-    async def missing(self, wanted: Wanted, kept: KeptImage, places: Iterable[str]) -> list[str]:
-        return [place for place in places if place not in self.here]
+    async def missing(self, wanted: Wanted, kept: KeptImage, places: Iterable[str]) -> dict[str, str]:
+        return {place: self.unanswered.get(place, "") for place in places if place not in self.here}
 
     def layers(self, kept: KeptImage, unpacked: Collection[str]) -> tuple[LayerReport, ...]:
         return (LayerReport(digest=LAYER.digest, size_bytes=10, is_unpacked="storage" in self.here),)
@@ -96,8 +98,11 @@ class Images:
         except asyncio.CancelledError:
             self.was_cancelled = True
             raise
+        self.brought += places
         if self.failures:
             raise self.failures.pop(0)
+        if any(place in self.unanswered for place in places):
+            raise SourceError("it hangs")
         self.here.update(places)
 
     async def keep_in_runtimes(self, order: Order, wanted: Wanted, is_kept: bool) -> None:
@@ -224,3 +229,21 @@ async def test_a_damaged_file_is_begun_anew(tmp_path: Path, content: bytes) -> N
     async with node.running():
         node.site.order(order(), version="1")
         await node.site.told("present")
+
+
+async def test_what_a_runtime_does_not_tell_waits_until_everything_else_is_done(tmp_path: Path) -> None:
+    node = Node(tmp_path, Images())
+    node.images.unanswered["docker"] = "dockerd does not answer"
+    async with node.running():
+        other = order(rule="other", into=("storage",))
+        node.site.order(order(into=("docker",), attempts=1), other, version="1")
+        await until(
+            lambda: any(_states(report) == {"base": "failed", "other": "present"} for report in node.site.reports)
+        )
+    assert node.images.brought == ["storage", "docker"]
+    told = [image.message for report in node.site.reports for rule in report.rules for image in rule.images]
+    assert "dockerd does not answer" in told
+
+
+def _states(report: Report) -> dict[str, str]:
+    return {rule.rule: rule.state for rule in report.rules}
