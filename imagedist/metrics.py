@@ -127,3 +127,11 @@ SYNC_FOLLOW_FAILING = Gauge(
     multiprocess_mode="livesum",
 )
 SYNC_CONFLICTS = Counter("imagedist_sync_conflicts", "Tags that two sites had moved without knowing of each other.")
+BACKGROUND_FAILURES = Counter(
+    "imagedist_background_failures", "Failures of work beside the requests, which then began anew.", ["work"]
+)
+LEADING = Gauge(
+    "imagedist_seeder_leading",
+    "1 while this seeder leads its site: preheats, schedules, other sites' journals.",
+    multiprocess_mode="livesum",
+)

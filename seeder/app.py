@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,12 +17,14 @@ from imagedist.config import SeederConfig, load, read_secret
 from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError, SourceError
-from imagedist.service import add_health_routes, render_site_errors, run_service
+from imagedist.service import add_health_routes, beside, render_site_errors, run_service
 from imagedist.site import Site
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder import node_rows
 from seeder.database import Database
+from seeder.leading import Leading
+from seeder.leases import Leases
 from seeder.limits import UploadCaps, add_limit_routes
 from seeder.node_routes import add_node_routes
 from seeder.nodes import Nodes
@@ -42,6 +45,7 @@ from seeder.uploads import Pace, UploadSession
 _LOG = logging.getLogger(__name__)
 
 _DATABASE = web.AppKey("database", Database)
+_LEADING = web.AppKey("leading", Leading)
 
 
 def create_app(config: SeederConfig) -> web.Application:
@@ -74,13 +78,19 @@ def create_app(config: SeederConfig) -> web.Application:
     images = Images(asking if settings.site_proxies else None)
 
     async def rows(app: web.Application) -> AsyncIterator[None]:
-        app[_DATABASE] = database = await Database.open(settings.database)
+        app[_DATABASE] = database = await Database.open(
+            settings.database, f"{socket.gethostname()} ({settings.listen})"
+        )
+        leases = Leases(database, settings.takeover_after.total_seconds())
+        app[_LEADING] = leading = Leading(database, leases)
         try:
-            app[JOURNAL_KEY] = TagJournal(database, settings.site)
-            app[SYNC_KEY] = sync = Sync(config, database, app[JOURNAL_KEY])
-            app[PREHEATS_KEY] = preheats = Preheats(nodes, RunRows(database), images)
-            async with node_rows.kept(nodes, database), preheating(preheats), sync:
-                yield
+            app[JOURNAL_KEY] = journal = TagJournal(database, settings.site)
+            app[SYNC_KEY] = sync = Sync(config, database, journal, leading, leases)
+            app[PREHEATS_KEY] = preheats = Preheats(nodes, RunRows(database, leading), images, leading=leading)
+            await leading.take()
+            async with beside(leading.keep, "the lead"):
+                async with node_rows.kept(nodes, database, leading), preheating(preheats, leading), sync:
+                    yield
         finally:
             await database.close()
             await asking.close()
@@ -131,7 +141,9 @@ def create_app(config: SeederConfig) -> web.Application:
     add_tracker_routes(app, tracker)
     add_limit_routes(app, caps)
     add_seed_routes(app)
-    add_node_routes(app, nodes)
+    add_node_routes(
+        app, nodes, lambda: app[_LEADING].require(), lambda: node_rows.flush(nodes, app[_DATABASE], app[_LEADING])
+    )
     add_preheat_routes(app, images)
     add_tag_routes(app)
     add_sync_routes(app)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -54,20 +57,23 @@ class Database:
 
     Attributes:
         is_shared: whether several seeders may have it open (PostgreSQL).
+        process: names this process, for ever, among all that have it open; up to the ``#`` for people.
     """
 
-    def __init__(self, engine: AsyncEngine, backend: Backend) -> None:
+    def __init__(self, engine: AsyncEngine, backend: Backend, name: str = "") -> None:
         self._engine = engine
         self._backend = backend
         self.is_shared = backend.is_shared
+        self.process = f"{name or f'{socket.gethostname()}:{os.getpid()}'}#{uuid.uuid4().hex}"
         self._failures: tuple[type[Exception], ...] = (SQLAlchemyError, OSError, *postgres.errors())
 
     @classmethod
-    async def open(cls, url: str, *, patience_seconds: float = _PATIENCE_SECONDS) -> Database:
+    async def open(cls, url: str, name: str = "", *, patience_seconds: float = _PATIENCE_SECONDS) -> Database:
         """Opens the database, and brings its tables to this version (``seeder/migrations``).
 
         Args:
             url: ``sqlite:///path`` or ``postgresql://…``; the async driver is chosen here.
+            name: of this process, for the others'. Empty: its host and number.
             patience_seconds: how long a server that does not answer, or a process that has the file, is waited for.
 
         Raises:
@@ -76,7 +82,7 @@ class Database:
         """
         backend = _backend(url, patience_seconds)
         engine = await backend.open()
-        database = cls(engine, backend)
+        database = cls(engine, backend, name)
         said = ""
 
         def say(state: Any) -> None:

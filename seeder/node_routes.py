@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from aiohttp import web
@@ -14,8 +15,22 @@ from seeder.nodes import Nodes
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
 
-def add_node_routes(app: web.Application, nodes: Nodes) -> None:
-    """Adds ``GET /site/v1/nodes``, and of one node ``PUT`` (a heartbeat), ``PATCH`` (pause) and ``DELETE`` (forget)."""
+async def _not_saved() -> None:
+    """Of an inventory without rows."""
+
+
+def add_node_routes(
+    app: web.Application,
+    nodes: Nodes,
+    require_lead: Callable[[], None] = lambda: None,
+    save: Callable[[], Awaitable[None]] = _not_saved,
+) -> None:
+    """Adds ``GET /site/v1/nodes``, and of one node ``PUT`` (a heartbeat), ``PATCH`` (pause) and ``DELETE`` (forget).
+
+    Args:
+        require_lead: raises OverloadedError where this seeder hears of nodes, but another one knows what holds.
+        save: called before what an operator has said is answered.
+    """
 
     async def beat(request: web.Request) -> web.Response:
         heartbeat = await read_shape(request, Heartbeat, "heartbeat")
@@ -25,15 +40,20 @@ def add_node_routes(app: web.Application, nodes: Nodes) -> None:
         return web.Response(status=204)
 
     async def change(request: web.Request) -> web.Response:
+        require_lead()
         order = await read_shape(request, NodeOrder, "order")
         status = nodes.pause(request.match_info["id"], order.is_paused)
+        await save()
         return web.json_response(body=status.model_dump_json().encode())
 
     async def forget(request: web.Request) -> web.Response:
+        require_lead()
         nodes.forget(request.match_info["id"])
+        await save()
         return web.Response(status=204)
 
     async def describe(request: web.Request) -> web.Response:
+        require_lead()
         listed = NodeList(nodes=tuple(nodes.describe()))
         return web.json_response(body=listed.model_dump_json().encode())
 

@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import sqlalchemy as sa
 from pydantic import ValidationError
 
 from imagedist.errors import StorageError
 from imagedist.nodes import Heartbeat
+from imagedist.service import beside
 from seeder.database import Database
+from seeder.leading import Leading
 from seeder.nodes import MAX_NODES, Node, Nodes
 
 _LOG = logging.getLogger(__name__)
@@ -46,8 +49,8 @@ async def load(database: Database) -> list[Node]:
     return nodes
 
 
-async def flush(nodes: Nodes, database: Database) -> None:
-    """Writes what has changed. Raises StorageError: then it is tried again next time."""
+async def flush(nodes: Nodes, database: Database, leading: Leading | None = None) -> None:
+    """Writes what has changed, if this seeder leads. Raises StorageError: then it is tried again next time."""
     unsaved, forgotten = nodes.take_unsaved()
     if not unsaved and not forgotten:
         return
@@ -63,6 +66,8 @@ async def flush(nodes: Nodes, database: Database) -> None:
     ]
     try:
         async with database.transaction() as connection:
+            if leading is not None:
+                await leading.require_in(connection)
             await database.upsert(connection, _NODES, rows)
             for node_id in forgotten:
                 await connection.execute(sa.delete(_NODES).where(_NODES.c.id == node_id))
@@ -72,8 +77,9 @@ async def flush(nodes: Nodes, database: Database) -> None:
 
 
 @asynccontextmanager
-async def kept(nodes: Nodes, database: Database) -> AsyncIterator[None]:
-    """The inventory with its rows: restored on entry, written while the context is open and once more at its end.
+async def kept(nodes: Nodes, database: Database, leading: Leading) -> AsyncIterator[None]:
+    """The inventory with its rows: restored on entry, written while the context is open and once more at its end,
+    by the seeder that leads. All hear the heartbeats; what operators said is only with the leader.
 
     Raises:
         StorageError: the rows cannot be read.
@@ -82,23 +88,21 @@ async def kept(nodes: Nodes, database: Database) -> AsyncIterator[None]:
 
     async def keep() -> None:
         said = ""
+        nodes.take_over(await load(database))
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             try:
-                await flush(nodes, database)
+                await flush(nodes, database, leading)
                 said = ""
             except StorageError as error:
                 if str(error) != said:
                     _LOG.warning("the node inventory is not saved: %s", error)
                 said = str(error)
 
-    keeping = asyncio.create_task(keep())
-    try:
+    async with beside(partial(leading.led, keep), "the node inventory"):
         yield
-    finally:
-        keeping.cancel()
-        await asyncio.wait([keeping])
+    if leading.leads:
         try:
-            await flush(nodes, database)
+            await flush(nodes, database, leading)
         except StorageError as error:
             _LOG.warning("the node inventory is not saved: %s", error)

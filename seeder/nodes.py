@@ -82,6 +82,23 @@ class Nodes:
             heard_at = self._clock() - (self._wall() - node.seen_at if is_gone else 0.0)
             (self._gone if is_gone else self._living)[node.id] = _Known(node, heard_at, node.seen_at)
 
+    def take_over(self, nodes: Iterable[Node]) -> None:
+        """What the seeder that led before has written: its pauses hold, and who is not in it and gone was forgotten."""
+        rows = {node.id: node for node in nodes}
+        for known in [*self._living.values(), *self._gone.values()]:
+            row = rows.pop(known.node.id, None)
+            if row is not None:
+                is_changed = row.is_paused != known.node.is_paused
+                known.node = replace(known.node, is_paused=row.is_paused)
+                known.saved_at = row.seen_at
+                if is_changed:
+                    self._tell(known.node.id)
+            elif known.node.id in self._gone and known.saved_at is not None:
+                self._drop(known)
+        self._forgotten.clear()
+        for node in rows.values():
+            self._gone[node.id] = _Known(node, self._clock() - max(self._wall() - node.seen_at, 0.0), node.seen_at)
+
     def place_of(self, address: bytes) -> Place:
         """Where the node of this IP address (4 or 16 bytes) stands, by its labels ``zone`` and ``rack``."""
         return self._places.get(address, SITE)

@@ -24,6 +24,8 @@ from imagedist.oci.reference import is_name, is_tag
 from seeder.database import Database
 from seeder.moves import Meaning, Terms, moved
 
+_LOOK_SECONDS = 0.5
+
 SCHEMA = sa.MetaData()
 _JOURNAL = sa.Table(
     "tag_journal",
@@ -74,7 +76,7 @@ class Identity(NamedTuple):
 
 
 class TagJournal:
-    """The journal in its database, whose tables ``SCHEMA`` names; one seeder owns it.
+    """The journal in its database, whose tables ``SCHEMA`` names.
 
     Args:
         site: whose journal it is.
@@ -87,14 +89,12 @@ class TagJournal:
         self._clock = clock
         self._identity: Identity | None = None
         self._changed = asyncio.Event()
-        # A sequence is taken when a transaction begins and seen when it ends: with two at a time, a follower could
-        # read the later number first and never ask for the earlier one.
-        self._writing = asyncio.Lock()
 
     async def identity(self) -> Identity:
         """Made with the journal. Raises StorageError."""
         if self._identity is None:
-            async with self._writing, self._database.transaction() as connection:
+            async with self._database.transaction() as connection:
+                await self._database.lock(connection, "journal")
                 row = (await connection.execute(sa.select(_IDENTITY))).first()
                 if row is None:
                     values = {"number": 1, "journal": uuid.uuid4().hex, "born_at": int(self._clock() * 1000)}
@@ -124,11 +124,13 @@ class TagJournal:
     @contextlib.asynccontextmanager
     async def changing(self) -> AsyncIterator[AsyncConnection]:
         """A transaction in which tags may be appended; who waits for them is told at its end. Raises StorageError."""
-        async with self._writing:
-            async with self._database.transaction() as connection:
-                yield connection
-            self._changed.set()
-            self._changed = asyncio.Event()
+        async with self._database.transaction() as connection:
+            # A sequence is taken within a transaction and seen at its end: with two at a time, of whichever seeders, a
+            # follower could read the later number first and never ask for the earlier one.
+            await self._database.lock(connection, "journal")
+            yield connection
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def get(self, connection: AsyncConnection, name: str, tag: str) -> TagRecord | None:
         rows = await self._read(connection, (_JOURNAL.c.name == name) & (_JOURNAL.c.tag == tag), 1)
@@ -163,7 +165,10 @@ class TagJournal:
             if records or left_seconds <= 0:
                 return records
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_seconds):
+                # Another seeder's changes are told by nobody.
+                async with asyncio.timeout(
+                    min(left_seconds, _LOOK_SECONDS) if self._database.is_shared else left_seconds
+                ):
                     await changed.wait()
 
     async def last_sequence(self) -> int:

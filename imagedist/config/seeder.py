@@ -36,6 +36,8 @@ class SeederTable(Table):
     site_blobs: AbsolutePath
     site_proxies: tuple[Url, ...] = ()
     database: str = "sqlite:////var/lib/imagedist/seeder.db"
+    takeover_after: Duration = timedelta(seconds=15)
+    """Of several seeders on one PostgreSQL: when one is not heard of for so long, the others take its work."""
     site_token_file: AbsolutePath | None = None
     webhook_token_file: AbsolutePath | None = None
     """What registries send as ``Authorization: Bearer …`` with their notifications. None: the site token."""

@@ -1,5 +1,6 @@
 """What every HTTP service of ours shares: listening, bounds on clients, health, the access log, a clean stop."""
 
+from imagedist.service.background import beside, kept_up
 from imagedist.service.health import STOPPING, add_health_routes, wait_unless_stopping
 from imagedist.service.limits import Limits
 from imagedist.service.running import (
@@ -20,6 +21,8 @@ __all__ = [
     "ServerTls",
     "ServiceOptions",
     "add_health_routes",
+    "beside",
+    "kept_up",
     "raise_open_files_limit",
     "ready_for_systemd",
     "recording",

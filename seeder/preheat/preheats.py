@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from aiohttp import web
@@ -22,6 +23,8 @@ from imagedist.preheat.shapes import (
     Orders,
     PreheatStatus,
 )
+from imagedist.service import beside
+from seeder.leading import Leading
 from seeder.nodes import Nodes
 from seeder.preheat import plan
 from seeder.preheat.images import Images
@@ -46,6 +49,7 @@ class Preheats:
         nodes: the inventory.
         rows: where the runs are kept.
         images: says what the images of a rule mean.
+        leading: only who leads has runs, and answers. None: there is no other seeder.
         clock: seconds since the epoch. local: the local time, for windows. Both injected by tests.
     """
 
@@ -56,12 +60,15 @@ class Preheats:
         images: Images,
         clock: Callable[[], float] = time.time,
         local: Callable[[], datetime] = datetime.now,
+        leading: Leading | None = None,
     ) -> None:
         self._nodes = nodes
         self._rows = rows
         self._images = images
         self._clock = clock
         self._local = local
+        self._leading = leading
+        self._is_ready = leading is None
         self._runs: dict[str, Run] = {}
         self._standings: dict[str, tuple[Standing, dict[str, NodeOutcome]]] = {}
         self._reports = Reports()
@@ -71,10 +78,29 @@ class Preheats:
         nodes.changed.append(self._node_changed)
 
     async def restore(self) -> None:
-        """Takes up what an earlier process had begun. Raises StorageError."""
+        """Takes up what an earlier process had begun, or the seeder that led before. Raises StorageError."""
         self._runs = {run.rule.name: run for run in await self._rows.load()}
+        self._standings = {}
+        self._is_ready = True
         for name in self._runs:
             self._look(name)
+
+    async def lead(self) -> None:
+        """While this seeder leads, until cancelled: takes up the runs, and lets them go on. Raises StorageError."""
+        try:
+            async with self._changing:
+                await self.restore()
+            await self.keep()
+        finally:
+            self._is_ready = self._leading is None
+            self._wake_all()
+
+    def _require(self) -> None:
+        """Raises OverloadedError: another seeder has the runs, or none; orders made up here would be wrong."""
+        if self._leading is not None:
+            self._leading.require()
+        if not self._is_ready:
+            raise OverloadedError("this seeder is about to take up the site's preheats: ask again")
 
     async def keep(self) -> None:
         """Lets things go on, until cancelled."""
@@ -105,8 +131,10 @@ class Preheats:
         """Begins a run of a rule; one of the very rule under way is joined instead, unless a node failed.
 
         Raises:
-            InputError: nothing can be asked about images. OverloadedError: too many rules. StorageError.
+            InputError: nothing can be asked about images. OverloadedError: too many rules, or another seeder leads.
+            StorageError.
         """
+        self._require()
         async with self._changing:
             before = self._runs.get(rule.name)
             if before is not None and before.rule == rule and before.state == "active":
@@ -127,8 +155,10 @@ class Preheats:
         """Pauses, resumes or cancels a run.
 
         Raises:
-            NotFoundError: no such rule. InputError: a cancelled run is over. StorageError.
+            NotFoundError: no such rule. InputError: a cancelled run is over. OverloadedError: another seeder leads.
+            StorageError.
         """
+        self._require()
         async with self._changing:
             run = self._run(name)
             if run.state == "cancelled" and state != "cancelled":
@@ -138,7 +168,8 @@ class Preheats:
         return self.status(name)
 
     async def remove(self, name: str) -> None:
-        """The rule goes, and with it its pins on the nodes. Raises NotFoundError, StorageError."""
+        """The rule goes, and with it its pins on the nodes. Raises NotFoundError, OverloadedError, StorageError."""
+        self._require()
         async with self._changing:
             self._run(name)
             await self._rows.delete(name)
@@ -147,7 +178,8 @@ class Preheats:
         self._wake_all()
 
     def status(self, name: str, *, with_nodes: bool = True, with_images: bool = True) -> PreheatStatus:
-        """What is true now. Raises NotFoundError: no such rule."""
+        """What is true now. Raises NotFoundError: no such rule. OverloadedError: another seeder leads."""
+        self._require()
         run = self._run(name)
         standing, outcomes = self._look(name)
         heard = {node_id: self._reports.heard(node_id, name) for node_id in outcomes}
@@ -171,7 +203,8 @@ class Preheats:
         )
 
     def all(self) -> list[PreheatStatus]:
-        """Every rule's status, without nodes."""
+        """Every rule's status, without nodes. Raises OverloadedError: another seeder leads."""
+        self._require()
         return [self.status(name, with_nodes=False) for name in sorted(self._runs)]
 
     async def work(self, node_id: str, body: bytes) -> Orders:
@@ -179,8 +212,9 @@ class Preheats:
         wait is over.
 
         Raises:
-            InputError: not a report.
+            InputError: not a report. OverloadedError: another seeder leads, and is to be asked.
         """
+        self._require()
         report, is_news = self._reports.take(node_id, body)
         if is_news:
             self._dirty.set()
@@ -191,6 +225,7 @@ class Preheats:
         try:
             while True:
                 changed.clear()
+                self._require()
                 orders = self._orders(node_id) or Orders(version=report.version)  # unknown: it keeps what it has
                 if orders.version != report.version or loop.time() >= deadline:
                     return orders
@@ -314,12 +349,13 @@ PREHEATS_KEY = web.AppKey("preheats", Preheats)
 
 
 @asynccontextmanager
-async def preheating(preheats: Preheats) -> AsyncIterator[None]:
-    """They go on while the context is open. Raises StorageError: what was begun cannot be read."""
-    await preheats.restore()
-    keeping = asyncio.create_task(preheats.keep())
-    try:
+async def preheating(preheats: Preheats, leading: Leading) -> AsyncIterator[None]:
+    """They go on while the context is open and this seeder leads.
+
+    Raises:
+        StorageError: what was begun cannot be read.
+    """
+    if leading.leads:
+        await preheats.restore()
+    async with beside(partial(leading.led, preheats.lead), "preheats"):
         yield
-    finally:
-        keeping.cancel()
-        await asyncio.wait([keeping])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from seeder.database import Database
+from seeder.leading import Leading
 from seeder.preheat.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -22,8 +26,14 @@ _PREHEATS = sa.Table(
 
 
 class RunRows:
-    def __init__(self, database: Database) -> None:
+    """
+    Args:
+        leading: only who leads writes. None: nobody else has the database.
+    """
+
+    def __init__(self, database: Database, leading: Leading | None = None) -> None:
         self._database = database
+        self._leading = leading
 
     async def load(self) -> list[Run]:
         """Every run; one that a newer version has written is left alone. Raises StorageError."""
@@ -37,13 +47,20 @@ class RunRows:
                 _LOG.error("the preheat %s is of another version and rests: %s", row.name, error.errors()[0]["msg"])
         return runs
 
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[AsyncConnection]:
+        async with self._database.transaction() as connection:
+            if self._leading is not None:
+                await self._leading.require_in(connection)
+            yield connection
+
     async def put(self, run: Run) -> None:
         """Raises StorageError."""
-        async with self._database.transaction() as connection:
+        async with self._changing() as connection:
             row = {"name": run.rule.name, "run": run.model_dump_json()}
             await self._database.upsert(connection, _PREHEATS, [row])
 
     async def delete(self, name: str) -> None:
         """Raises StorageError."""
-        async with self._database.transaction() as connection:
+        async with self._changing() as connection:
             await connection.execute(sa.delete(_PREHEATS).where(_PREHEATS.c.name == name))

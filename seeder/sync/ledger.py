@@ -24,6 +24,7 @@ from seeder.sync.tables import CONFLICTS, CURSORS, SEEN, TASKS
 from seeder.tags import TagJournal, TagRecord, dump_move, load_meaning
 
 _PAGE = 1000
+HOLD_SECONDS = 15.0
 MAX_CONFLICTS = 200
 """Reported, the latest ones."""
 
@@ -72,13 +73,27 @@ class Conflict(NamedTuple):
 class Ledger:
     """
     Args:
+        hold_seconds: how long a task of a seeder that died is left to it.
         clock: seconds since the epoch. Injected by tests.
     """
 
-    def __init__(self, database: Database, journal: TagJournal, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        journal: TagJournal,
+        *,
+        hold_seconds: float = HOLD_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
         self._journal = journal
+        self.hold_seconds = hold_seconds
         self._clock = clock
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other seeders work off the same queue."""
+        return self._database.is_shared
 
     @property
     def site(self) -> str:
@@ -166,16 +181,48 @@ class Ledger:
             found += page
         return found
 
-    async def due(self, limit: int, under_way: Collection[int]) -> list[Task]:
-        """The oldest tasks whose time has come. Raises StorageError."""
-        query = (
-            sa.select(TASKS)
-            .where(~TASKS.c.has_failed & (TASKS.c.not_before <= self._clock()) & TASKS.c.number.not_in(under_way))
-            .order_by(TASKS.c.number)
-            .limit(limit)
-        )
+    async def due(self, limit: int, under_way: Collection[str]) -> list[Task]:
+        """The oldest tasks whose time has come, which are this seeder's from now on; see ``hold``.
+
+        Args:
+            under_way: the tags (``str(task)``) that this seeder works on already, and which are left out.
+
+        Raises:
+            StorageError.
+        """
+        us = self._database.process
         async with self._database.transaction() as connection:
-            return [_task(row) for row in await connection.execute(query)]
+            now = await self._database.now(connection)
+            is_free = TASKS.c.holder.in_(["", us]) | (TASKS.c.held_until <= now) if self.is_shared else sa.true()
+            is_due = ~TASKS.c.has_failed & (TASKS.c.not_before <= self._clock())
+            is_new = (TASKS.c.name + ":" + TASKS.c.tag).not_in(under_way)
+            query = sa.select(TASKS).where(is_due & is_free & is_new).order_by(TASKS.c.number).limit(limit)
+            tasks = [_task(row) for row in await connection.execute(query.with_for_update(skip_locked=True))]
+            held = TASKS.c.number.in_([task.number for task in tasks])
+            if tasks:
+                until = now + self.hold_seconds
+                await connection.execute(sa.update(TASKS).where(held).values(holder=us, held_until=until))
+        return tasks
+
+    async def hold(self) -> set[str]:
+        """Goes on holding this seeder's tasks; the tags (``str(task)``) that are still its own. Raises StorageError."""
+        ours = TASKS.c.holder == self._database.process
+        async with self._database.transaction() as connection:
+            now = await self._database.now(connection)
+            # What somebody changes at this moment is held until the next time: nobody waits for the other.
+            rows = await connection.execute(sa.select(TASKS.c.number).where(ours).with_for_update(skip_locked=True))
+            numbers = TASKS.c.number.in_([row.number for row in rows])
+            await connection.execute(sa.update(TASKS).where(numbers).values(held_until=now + self.hold_seconds))
+            kept = await connection.execute(
+                sa.select(TASKS.c.name, TASKS.c.tag).where(ours & (TASKS.c.held_until > now))
+            )
+            return {f"{row.name}:{row.tag}" for row in kept}
+
+    async def release(self, task: Task) -> None:
+        """It, or what is wanted of its tag by now, is anybody's again. Raises StorageError."""
+        ours = (TASKS.c.name == task.name) & (TASKS.c.tag == task.tag) & (TASKS.c.holder == self._database.process)
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(TASKS).where(ours).values(holder="", held_until=0.0))
 
     async def next_due(self) -> float | None:
         """Seconds until the next task's time comes; None: there is none. Raises StorageError."""
@@ -229,7 +276,7 @@ class Ledger:
 
     async def retry(self) -> None:
         """Every task is due now, those that have failed as well. Raises StorageError."""
-        async with self._database.transaction() as connection:
+        async with self._journal.changing() as connection:
             await connection.execute(sa.update(TASKS).values(has_failed=False, attempts=0, not_before=0.0))
 
     async def conflicts(self) -> list[Conflict]:
@@ -347,10 +394,21 @@ async def _queue(connection: AsyncConnection, wanted: Mapping[tuple[str, str], M
     """In the place of what was wanted of these tags before."""
     if not wanted:
         return
+    names, tags = {name for name, _ in wanted}, {tag for _, tag in wanted}
+    before = sa.select(TASKS).where(TASKS.c.name.in_(names) & TASKS.c.tag.in_(tags)).order_by(TASKS.c.number)
+    held = {(row.name, row.tag): row for row in await connection.execute(before.with_for_update())}
     this = (TASKS.c.name == sa.bindparam("old_name")) & (TASKS.c.tag == sa.bindparam("old_tag"))
     await connection.execute(sa.delete(TASKS).where(this), [{"old_name": name, "old_tag": tag} for name, tag in wanted])
     rows = [
-        {"name": name, "tag": tag, "digest": str(each.digest or ""), "move": dump_move(each), "source": source}
+        {
+            "name": name,
+            "tag": tag,
+            "digest": str(each.digest or ""),
+            "move": dump_move(each),
+            "source": source,
+            "holder": held[name, tag].holder if (name, tag) in held else "",
+            "held_until": held[name, tag].held_until if (name, tag) in held else 0.0,
+        }
         for (name, tag), each in wanted.items()
     ]
     await connection.execute(sa.insert(TASKS), rows)

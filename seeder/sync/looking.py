@@ -32,6 +32,7 @@ class Looking:
     Args:
         now: in the site's time zone.
         found: called when something has moved.
+        leads: whether schedules are this seeder's business.
     """
 
     def __init__(
@@ -40,15 +41,17 @@ class Looking:
         scans: Scans,
         now: Callable[[], datetime],
         found: Callable[[], None],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
         self._rules = rules
         self._scans = scans
         self._now = now
         self._found = found
+        self._leads = leads
         self._hints: dict[_Place, int] = {}
         self._hinted = asyncio.Event()
         self._called = asyncio.Event()
-        self._wanted: set[int] = {rule.number for rule in rules}
+        self._wanted: set[int] = {rule.number for rule in rules} if leads() else set()
         self._may_delete: set[int] = set()
         self._busy = 0
         self._scanned_at: dict[int, float] = {}
@@ -135,7 +138,8 @@ class Looking:
             for rule in self._rules:
                 due = self._next_at.get(rule.number)
                 if due is not None and due <= now:
-                    self._wanted.add(rule.number)
+                    if self._leads():
+                        self._wanted.add(rule.number)
                     self._plan_next(rule)
             for rule in [each for each in self._rules if each.number in self._wanted]:
                 await self._look_through(rule)

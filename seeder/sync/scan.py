@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from imagedist.errors import NotFoundError, PreconditionError, SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
+from seeder.leases import Leases
 from seeder.moves import Terms
 from seeder.sync.facts import Facts
 from seeder.sync.gather import all_of
@@ -32,7 +34,13 @@ class Found(NamedTuple):
 
 
 class Scans:
-    def __init__(self, proxy: SiteProxy, ledger: Ledger, rules: Sequence[Rule]) -> None:
+    """
+    Args:
+        leases: of what other seeders may be looking at. None: there are none.
+    """
+
+    def __init__(self, proxy: SiteProxy, ledger: Ledger, rules: Sequence[Rule], leases: Leases | None = None) -> None:
+        self._leases = leases if leases is not None and leases.is_shared else None
         self._proxy = proxy
         self._ledger = ledger
         self._rules = rules
@@ -84,7 +92,9 @@ class Scans:
         """
         name = f"{upstream}/{repository}"
         turn = self._turns.setdefault(name, asyncio.Lock())
-        async with turn:
+        # What was asked first is noted first, or a tag would seem to move back.
+        elsewhere = self._leases.held(f"scan {name}") if self._leases is not None else contextlib.nullcontext()
+        async with turn, elsewhere:
             found = await self.find(upstream, repository, only)
             if found.judged is None and not may_delete:
                 await self._check_deletions(name, found.covered)

@@ -6,13 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from imagedist.config import SeederConfig, read_secret
 from imagedist.errors import ConfigError, ImagedistError, OverloadedError
-from imagedist.site_sync import ConflictStatus, DestinationStatus, RuleStatus, SyncPlan, SyncStatus
+from imagedist.service import kept_up
+from imagedist.site_sync import ConflictStatus, DestinationStatus, FollowStatus, RuleStatus, SyncPlan, SyncStatus
 from seeder.database import Database
+from seeder.leading import Leading
+from seeder.leases import Leases
 from seeder.sync.bring import Brings
 from seeder.sync.caps import cap
 from seeder.sync.follow import Follow
@@ -30,7 +34,6 @@ from seeder.tags import TagJournal
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 2.0
-_BEGIN_ANEW_SECONDS = 5.0
 _DESTINATION_SECONDS = 5.0
 _SHOWN_CONFLICTS = 100
 
@@ -47,6 +50,8 @@ class Sync:
         config: SeederConfig,
         database: Database,
         journal: TagJournal,
+        leading: Leading,
+        leases: Leases,
         *,
         now: Callable[[], datetime] | None = None,
     ) -> None:
@@ -55,8 +60,10 @@ class Sync:
         self._config = config
         self._now = now or (lambda: datetime.now(zone).astimezone(zone))
         self._journal = journal
+        self._leading = leading
+        self._leases = leases
         self._proxy = SiteProxy(settings.site_proxies, settings.site, read_secret(settings.site_token_file))
-        self._ledger = Ledger(database, journal)
+        self._ledger = Ledger(database, journal, hold_seconds=leases.seconds)
         self._siblings = {name: Sibling(name, table, settings.site) for name, table in config.sites.items()}
         transfer = config.transfer
         self._brings = Brings(self._proxy, transfer.blobs_at_once, self._cap)
@@ -74,8 +81,10 @@ class Sync:
         if self._config.seeder.site_proxies:  # else nobody could fetch: siblings are for misses alone
             self._run(self._look, "sync looks")
             self._run(self._work.run, "sync works")
+            self._run(self._work.hold, "sync holds its tasks")
+            self._run(partial(self._leading.led, self._begin_to_look), "sync looks as the leader")
             for follow in self._follows:
-                self._run(follow.run, "sync follows")
+                self._run(partial(self._leading.led, follow.run), "sync follows")
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -134,13 +143,29 @@ class Sync:
             failed=failed,
             bytes_per_second=self._cap(),
             rules=tuple(self._looking.statuses() if self._looking is not None else self._unready_rules()),
-            follows=tuple(follow.status() for follow in self._follows),
+            follows=tuple(await self._followed()),
             queue=tuple(await self._work.statuses()),
             conflicts=tuple(
                 ConflictStatus(**each._asdict()) for each in (await self._ledger.conflicts())[:_SHOWN_CONFLICTS]
             ),
             destinations=tuple(await self._destinations(sequence)) if with_destinations else (),
         )
+
+    async def _followed(self) -> list[FollowStatus]:
+        """While another seeder leads, how far it is."""
+        statuses = [follow.status() for follow in self._follows]
+        if self._leading.leads:
+            return statuses
+        sequences = [(await self._ledger.followed(each.site))[1] for each in statuses]
+        return [
+            FollowStatus(site=each.site, sequence=sequence) for each, sequence in zip(statuses, sequences, strict=True)
+        ]
+
+    async def _begin_to_look(self) -> None:
+        """What was pushed while nobody led is found."""
+        if self._looking is not None:
+            self._looking.all_now()
+        await asyncio.Event().wait()
 
     def _cap(self) -> int | None:
         return cap(self._config.transfer, self._now())
@@ -164,8 +189,9 @@ class Sync:
                 self._why_not = str(error)
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
                 continue
-            self._scans = Scans(self._proxy, self._ledger, self._rules)
-            self._looking = Looking(self._rules, self._scans, self._now, self._work.call)
+            self._scans = Scans(self._proxy, self._ledger, self._rules, self._leases)
+            leads = lambda: self._leading.leads  # noqa: E731
+            self._looking = Looking(self._rules, self._scans, self._now, self._work.call, leads)
         await self._looking.run()
 
     async def _resolved(self) -> list[Rule]:
@@ -227,17 +253,6 @@ class Sync:
         )
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        task = asyncio.create_task(_kept_up(work, name), name=name)
+        task = asyncio.create_task(kept_up(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _kept_up(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-    """A mistake of ours in one place does not end sync: it is told, and begun anew."""
-    while True:
-        try:
-            await work()
-            return
-        except Exception:
-            log.exception("%s failed and begins anew", name)
-            await asyncio.sleep(_BEGIN_ANEW_SECONDS)

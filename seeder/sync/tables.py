@@ -40,10 +40,16 @@ TASKS = sa.Table(
     sa.Column("not_before", sa.Float, nullable=False, default=0.0),
     sa.Column("has_failed", sa.Boolean, nullable=False, default=False),
     sa.Column("error", sa.Text, nullable=False, default=""),
+    sa.Column("holder", sa.String(255), nullable=False, server_default=""),
+    sa.Column("held_until", sa.Float, nullable=False, server_default="0"),
     sa.UniqueConstraint("name", "tag"),
     sqlite_autoincrement=True,
 )
-"""Tags that are to be set or deleted here, one row per tag: what is wanted last."""
+"""Tags that are to be set or deleted here, one row per tag: what is wanted last.
+
+``holder``: the seeder that works on the tag, until ``held_until`` by the database's clock. It keeps the tag when
+something else is wanted of it meanwhile, so that no two work on one tag.
+"""
 
 CONFLICTS = sa.Table(
     "sync_conflicts",

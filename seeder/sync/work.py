@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 20
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 300.0
 """More than an hour in all. A site that can be followed again, a schedule, or an operator begins anew."""
+_LOOK_SECONDS = 1.0
+"""What another seeder has queued, or does not hold any more, is seen so late."""
 _SHOWN = 100
 
 
@@ -29,6 +31,7 @@ class _Running(NamedTuple):
     task: Task
     work: asyncio.Task[None]
     progress: Progress
+    began_at: float
 
 
 class Work:
@@ -61,6 +64,28 @@ class Work:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def hold(self) -> None:
+        """For ever: tells the other seeders that what is under way here is. What is theirs by now stops here."""
+        if not self._ledger.is_shared:
+            return
+        loop = asyncio.get_running_loop()
+        held_at = loop.time()
+        while True:
+            await asyncio.sleep(self._ledger.hold_seconds / 4)
+            asked_at = loop.time()
+            try:
+                held = await self._ledger.hold()
+                held_at = asked_at
+            except ImagedistError as error:
+                log.warning("cannot go on holding sync's tasks: %s", error)
+                if loop.time() + self._ledger.hold_seconds / 4 < held_at + self._ledger.hold_seconds:
+                    continue
+                held = set()
+            for running in list(self._under_way.values()):
+                if str(running.task) not in held and running.began_at < asked_at and not running.work.done():
+                    log.warning("%s is with another seeder by now", running.task)
+                    running.work.cancel()
+
     async def statuses(self) -> list[TaskStatus]:
         """The queue's beginning. Raises StorageError."""
         return [self._status(task) for task in await self._ledger.tasks(_SHOWN)]
@@ -71,17 +96,19 @@ class Work:
         SYNC_QUEUE.labels(state="waiting").set(waiting)
         SYNC_QUEUE.labels(state="failed").set(failed)
         free = self._images_at_once - len(self._under_way)
-        busy = {str(running.task) for running in self._under_way.values()}
-        due = await self._ledger.due(self._images_at_once + len(busy), list(self._under_way)) if free else []
         # one at a time of each tag: what is wanted last is set last
-        for task in [each for each in due if str(each) not in busy][:free]:
+        busy = [str(running.task) for running in self._under_way.values()]
+        for task in await self._ledger.due(free, busy) if free else []:
             progress = Progress()
             working = asyncio.create_task(self._do(task, progress), name=f"sync of {task}")
-            self._under_way[task.number] = _Running(task, working, progress)
+            self._under_way[task.number] = _Running(task, working, progress, asyncio.get_running_loop().time())
             working.add_done_callback(partial(self._landed, task.number))
         if len(self._under_way) == self._images_at_once:
             return None
-        return await self._ledger.next_due() if not self._under_way else _FIRST_PAUSE_SECONDS
+        pause_seconds = await self._ledger.next_due() if not self._under_way else _FIRST_PAUSE_SECONDS
+        if not self._ledger.is_shared:
+            return pause_seconds
+        return _LOOK_SECONDS if pause_seconds is None else max(min(pause_seconds, _LOOK_SECONDS), _FIRST_PAUSE_SECONDS)
 
     def _landed(self, number: int, work: asyncio.Task[None]) -> None:
         del self._under_way[number]
@@ -95,6 +122,15 @@ class Work:
             pass
 
     async def _do(self, task: Task, progress: Progress) -> None:
+        try:
+            await self._try(task, progress)
+        finally:
+            try:
+                await self._ledger.release(task)
+            except ImagedistError as error:
+                log.warning("%s is not released, but will be: %s", task, error)
+
+    async def _try(self, task: Task, progress: Progress) -> None:
         try:
             await self._carry_out(task, progress)
             if await self._ledger.finish(task):

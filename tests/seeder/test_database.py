@@ -14,14 +14,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from imagedist.errors import ConfigError, StorageError
-from seeder import node_rows, tags
+from seeder import leases, node_rows, tags
 from seeder.database import Database
 from seeder.migrating import HEAD
 from seeder.preheat import rows as preheat_rows
 from seeder.sync import tables as sync_tables
 from tests.support.postgres import PASSWORD, Cluster
 
-SCHEMAS = [tags.SCHEMA, sync_tables.SCHEMA, node_rows.SCHEMA, preheat_rows.SCHEMA]
+SCHEMAS = [tags.SCHEMA, leases.SCHEMA, sync_tables.SCHEMA, node_rows.SCHEMA, preheat_rows.SCHEMA]
 OLDER: Sequence[Sequence[str]] = [
     ["tag_journal"],
     ["tag_journal", "nodes"],
@@ -156,6 +156,28 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(databa
     await database.close()
     with pytest.raises(StorageError, match=f"newer version.*revision 9999; this one knows {HEAD}"):
         await Database.open(database_url)
+
+
+async def test_a_migration_that_breaks_off_changes_nothing(database_url: str) -> None:
+    """Here a view stands where a table is to be made, which the last step finds out."""
+    database = await Database.open(database_url)
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+        await connection.execute(sa.text("DROP TABLE sync_tasks"))
+        await connection.execute(sa.text("DROP TABLE leases"))
+        await connection.execute(sa.text("CREATE VIEW sync_tasks AS SELECT 1 AS number"))
+    before = await tables_of(database)
+    await database.close()
+    with pytest.raises(StorageError):
+        await Database.open(database_url)
+    if database.is_shared:
+        engine = sa.ext.asyncio.create_async_engine(database_url.replace("postgresql", "postgresql+asyncpg"))
+    else:
+        engine = sa.ext.asyncio.create_async_engine(database_url.replace("sqlite", "sqlite+aiosqlite"))
+    async with engine.connect() as raw:
+        assert set(await raw.run_sync(lambda sync: sa.inspect(sync).get_table_names())) == before
+        assert (await raw.execute(sa.text("SELECT version_num FROM alembic_version"))).scalar_one() == "0001"
+    await engine.dispose()
 
 
 async def test_a_file_is_for_one_seeder_and_several_share_a_server(database_url: str) -> None:

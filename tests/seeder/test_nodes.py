@@ -13,6 +13,8 @@ from imagedist.site import Site
 from seeder import node_rows
 from seeder import nodes as module
 from seeder.database import Database
+from seeder.leading import Leading
+from seeder.leases import Leases
 from seeder.node_routes import add_node_routes
 from seeder.nodes import FORGET_SECONDS, GONE_SECONDS, Nodes
 from seeder.tracker.announce import packed
@@ -132,7 +134,9 @@ async def test_the_inventory_outlives_the_seeder_with_pauses_and_without_the_for
     clock.now += 10 * GONE_SECONDS  # the seeder was down: no node's fault
     database = await Database.open(database_url)
     again = inventory(clock)
-    async with node_rows.kept(again, database):
+    leading = Leading(database, Leases(database))
+    await leading.take()
+    async with node_rows.kept(again, database, leading):
         assert states(again) == [("gone", True, False), ("n1", False, True), ("n2", False, False)]
         assert again.describe()[1].disks == disks
         clock.now += GONE_SECONDS + 1

@@ -10,7 +10,10 @@ import pytest
 from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
 from seeder.database import Database
+from seeder.moves import Meaning
 from seeder.tags import TagJournal
+from tests.support.postgres import Cluster
+from tests.support.waiting import until
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 
@@ -66,3 +69,33 @@ async def test_concurrent_changes_all_get_a_number_of_their_own(journal: TagJour
 async def test_what_is_no_tag_is_refused(journal: TagJournal, name: str, tag: str) -> None:
     with pytest.raises(InputError, match="invalid tag"):
         await journal.put(name, tag, ONE)
+
+
+@pytest.mark.e2e("postgresql")
+async def test_of_two_seeders_who_begins_later_is_numbered_and_seen_later(postgres: Cluster) -> None:
+    """Else a follower could read the later number first, and never ask for the earlier one."""
+    url = postgres.database()
+    first, second = await Database.open(url), await Database.open(url)
+    one, other = TagJournal(first, "bj"), TagJournal(second, "bj")
+    assert await one.identity() == await other.identity()
+    async with one.changing() as connection:
+        slow = await one.append(connection, "team/app", "slow", Meaning(ONE))
+        quick = asyncio.create_task(other.put("team/app", "quick", ONE))
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await until(lambda: postgres.sql(waits) == "1")
+        assert await other.newer_than(0, 10) == []
+    assert (await quick).sequence > slow.sequence
+    assert [record.tag for record in await other.newer_than(0, 10)] == ["slow", "quick"]
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.e2e("postgresql")
+async def test_a_follower_hears_at_one_seeder_what_another_one_wrote(postgres: Cluster) -> None:
+    url = postgres.database()
+    first, second = await Database.open(url), await Database.open(url)
+    told = asyncio.create_task(TagJournal(second).wait_newer(0, 10, 60))
+    record = await TagJournal(first).put("team/app", "v1", ONE)
+    assert await told == [record]
+    await first.close()
+    await second.close()

@@ -58,10 +58,10 @@ class Cluster:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """At once; what clients have open breaks off."""
+        """What clients have open breaks off."""
         if self._process is not None:
             subprocess.run(
-                [*self._as_user(), str(self._bin / "pg_ctl"), "stop", "-D", str(self._data), "-m", "immediate"],
+                [*self._as_user(), str(self._bin / "pg_ctl"), "stop", "-D", str(self._data), "-m", "fast"],
                 check=True, capture_output=True, cwd="/",
             )  # fmt: skip
             self._process.wait()

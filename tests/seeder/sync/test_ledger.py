@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import sqlalchemy as sa
 
 from imagedist.oci.digest import Digest
 from seeder.database import Database
 from seeder.moves import Meaning, Terms
 from seeder.sync.ledger import MAX_CONFLICTS, Ledger, Seen
 from seeder.tags import TagJournal, TagRecord
+from tests.support.postgres import Cluster
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 NAME = "local/team/app"
@@ -152,3 +154,28 @@ async def test_the_queue_outlives_the_process(ledger: Ledger, database: Database
     assert await tags_of(later) == ["a"]
     assert await later.cursor("bj", "j1") == 7
     await reopened.close()
+
+
+@pytest.mark.e2e("postgresql")
+async def test_a_task_that_another_seeder_works_on_is_left_to_it_until_it_dies(postgres: Cluster) -> None:
+    url = postgres.database()
+    first, second = await Database.open(url), await Database.open(url)
+    one, other = (Ledger(each, TagJournal(each, "sh")) for each in (first, second))
+    await one.note_page("bj", "j1", 2, [told("a"), told("b"), told("c")])
+    (task,) = await one.due(1, [])
+    assert [each.tag for each in await other.due(1, [])] == ["b"]
+    await other.note_page("bj", "j1", 3, [told("a", TWO, 2)])  # moves on meanwhile, and stays with the first
+    assert [each.tag for each in await other.due(10, [])] == ["b", "c"]
+    assert await one.hold() == {f"{NAME}:a"}
+    assert not await one.finish(task)
+    await one.release(task)
+    assert {each.tag: each.meaning.digest for each in await other.due(10, [])} == {"a": TWO, "b": ONE, "c": ONE}
+    async with first.transaction() as connection:  # its time is over: it has not held it for too long
+        await connection.execute(sa.text("UPDATE sync_tasks SET held_until = held_until - 1000"))
+    assert await other.hold() == {f"{NAME}:{tag}" for tag in "abc"}
+    async with first.transaction() as connection:
+        await connection.execute(sa.text("UPDATE sync_tasks SET held_until = held_until - 1000"))
+    assert len(await one.due(10, [])) == 3
+    assert await other.hold() == set()
+    await first.close()
+    await second.close()
