@@ -1,4 +1,7 @@
-"""Who may change a site's state: holders of the site token, or loopback when none is configured (design.md §4.2)."""
+"""Who may change a site's state, and read what names private images: holders of the site token (design.md §4.2).
+
+Without one configured, this host.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,20 @@ _FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "Origin")
 
 
 def require_site_token(
-    token: str | None, *, secret: Collection[str] = (), tokens: Mapping[str, str] = MappingProxyType({})
+    token: str | None,
+    *,
+    secret: Collection[str] = (),
+    tokens: Mapping[str, str] = MappingProxyType({}),
+    readers: Mapping[str, str] = MappingProxyType({}),
 ) -> Middleware:
     """A middleware that guards every request of a changing method, so that no new route can forget it.
 
     Args:
         token: the site token (``config.read_secret(site_token_file)``). None: loopback and Unix sockets only.
-        secret: paths that are guarded when they are read, too: they name what not everyone may know of.
+        secret: paths that are guarded when they are read, too, with all below them: they name what not everyone may
+            know of.
         tokens: by path, another token than the site's: of those who may do that and nothing else.
+        readers: by path, a token besides the site's that is enough to read it.
 
     Raises (inside the handler chain, for ``service.render_site_errors`` to answer 401):
         UnauthorizedError: no token, a wrong one, or not from this host while none is configured.
@@ -32,7 +41,10 @@ def require_site_token(
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method in _READING_METHODS and request.path not in secret:
+        is_reading = request.method in _READING_METHODS
+        if is_reading and not any(request.path == each or request.path.startswith(f"{each}/") for each in secret):
+            return await handler(request)
+        if is_reading and (reader := readers.get(request.path)) is not None and _bears(request, reader):
             return await handler(request)
         what = f"{request.method} {request.path}"
         expected = tokens.get(request.path, token)

@@ -37,6 +37,7 @@ from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
 from seeder.sync.routes import SYNC_KEY, WEBHOOK_PATH, add_sync_routes
 from seeder.sync.service import Sync
+from seeder.sync.sibling import FOLLOWED_PATHS
 from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
 from seeder.tags import TagJournal
 from seeder.tracker import Tracker, add_tracker_routes, open_peers
@@ -46,6 +47,8 @@ _LOG = logging.getLogger(__name__)
 
 _DATABASE = web.AppKey("database", Database)
 _LEADING = web.AppKey("leading", Leading)
+_SECRET = tuple(f"/site/v1/{each}" for each in ("nodes", "preheats", "suggested-preheats", "syncs", "tags"))
+"""They name private images. What agents, proxies and clients read has no token: tracker, seeds, sites."""
 
 
 def create_app(config: SeederConfig) -> web.Application:
@@ -57,8 +60,13 @@ def create_app(config: SeederConfig) -> web.Application:
     """
     settings = config.seeder
     webhook_token = read_secret(settings.webhook_token_file)
+    token = read_secret(settings.site_token_file)
+    siblings_token = read_secret(settings.siblings_token_file)
     guard = require_site_token(
-        read_secret(settings.site_token_file), tokens={WEBHOOK_PATH: webhook_token} if webhook_token else {}
+        token,
+        secret=_SECRET if token and not settings.open_reads else (),
+        tokens={WEBHOOK_PATH: webhook_token} if webhook_token else {},
+        readers=dict.fromkeys(FOLLOWED_PATHS, siblings_token) if siblings_token else {},
     )
     app = web.Application(middlewares=[render_site_errors, guard], client_max_size=MAX_TORRENT_BYTES)
     nodes = Nodes(config.nodes.gone_after.total_seconds(), config.nodes.forget_after.total_seconds())
@@ -74,7 +82,7 @@ def create_app(config: SeederConfig) -> web.Application:
         networks=config.tracker.networks,
     )
 
-    asking = Site(settings.site_proxies, (), f"{settings.site}-seeder", read_secret(settings.site_token_file))
+    asking = Site(settings.site_proxies, (), f"{settings.site}-seeder", token)
     images = Images(asking if settings.site_proxies else None)
 
     async def rows(app: web.Application) -> AsyncIterator[None]:

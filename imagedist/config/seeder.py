@@ -27,6 +27,8 @@ class Site(Table):
     proxy: Url
     seeder: Url
     cost: int = Field(default=10, ge=0)
+    token_file: AbsolutePath | None = None
+    """What its seeder wants to see of who follows its journal: its ``siblings_token_file``, or its site token."""
 
 
 class SeederTable(Table):
@@ -39,6 +41,10 @@ class SeederTable(Table):
     takeover_after: Duration = timedelta(seconds=15)
     """Of several seeders on one PostgreSQL: when one is not heard of for so long, the others take its work."""
     site_token_file: AbsolutePath | None = None
+    siblings_token_file: AbsolutePath | None = None
+    """What other sites show to follow this one's journal; good for nothing else. None: the site token."""
+    open_reads: bool = False
+    """Whether everyone may read nodes, preheats, syncs and the journal, which name private images."""
     webhook_token_file: AbsolutePath | None = None
     """What registries send as ``Authorization: Bearer …`` with their notifications. None: the site token."""
     timezone: TimeZone | None = None

@@ -92,7 +92,8 @@ class Seeders:
         failure: SourceError | None = None
         for url in self.urls:
             try:
-                async with self._questions.ask(method, f"{url}/site/v1/{path}", wait_seconds, {}, body) as response:
+                asking = self._questions.ask(method, f"{url}/site/v1/{path}", wait_seconds, {}, body, is_operator=True)
+                async with asking as response:
                     return url, await response.read()
             except BadRequestError as error:
                 raise InputError(str(error)) from error

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from imagedist.config import Site
-from imagedist.errors import SourceError
+from imagedist.config import Site, read_secret
+from imagedist.errors import SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
 from imagedist.site.questions import Questions
@@ -18,6 +18,9 @@ from seeder.tag_routes import MAX_PAGE, JournalPage
 from seeder.tags import TagRecord
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
+
+FOLLOWED_PATHS = ("/site/v1/tags", "/site/v1/syncs")
+"""What sites read of each other's seeders."""
 
 
 class Sibling:
@@ -30,9 +33,11 @@ class Sibling:
         self.name = name
         self._table = table
         self._questions = Questions(f"seeder of {own}", None, None)
+        self._asking_seeder = Questions(f"seeder of {own}", read_secret(table.token_file), None)
 
     async def close(self) -> None:
         await self._questions.close()
+        await self._asking_seeder.close()
 
     async def page(self, since: int, wait_seconds: int, journal: str = "") -> JournalPage:
         """The next page of its journal, held back until there is something new.
@@ -72,8 +77,15 @@ class Sibling:
 
     async def _get(self, path: str, query: dict[str, str], shape: type[ShapeT], wait_seconds: float) -> ShapeT:
         url = f"{self._table.seeder}/site/v1/{path}"
-        async with self._questions.ask("GET", url, wait_seconds, query) as answer:
-            body = await answer.read()
+        try:
+            async with self._asking_seeder.ask("GET", url, wait_seconds, query, is_operator=True) as answer:
+                body = await answer.read()
+        except UnauthorizedError as error:
+            raise UnauthorizedError(
+                f"site {self.name} does not let this one read its {path}: give sites.{self.name}.token_file, with what "
+                f"its seeder has in siblings_token_file ({error})",
+                error.status,
+            ) from error
         try:
             return shape.model_validate_json(body)
         except ValidationError as error:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -28,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configuration(tmp_path: Path, *, token_file: Path | None = None) -> SeederConfig:
+def configuration(tmp_path: Path, *, token_file: Path | None = None, **settings: Any) -> SeederConfig:
     table = {
         "site": "test",
         "listen": f"127.0.0.1:{free_port()}",
@@ -36,6 +37,7 @@ def configuration(tmp_path: Path, *, token_file: Path | None = None) -> SeederCo
         "site_blobs": tmp_path / "site",
         "database": f"sqlite:///{tmp_path}/seeder.db",
         "site_token_file": token_file,
+        **settings,
     }
     return SeederConfig.model_validate({"seeder": table})
 
@@ -132,9 +134,14 @@ async def test_a_killed_seeder_comes_back_seeding(tmp_path: Path) -> None:
                 await process.wait()
 
 
-async def test_a_changing_route_needs_the_site_token_and_reading_does_not(tmp_path: Path) -> None:
+NAMES_IMAGES = ("nodes", "preheats", "preheats/x", "suggested-preheats", "syncs", "syncs/plan", "tags")
+
+
+async def test_what_changes_or_names_images_needs_the_site_token_and_the_rest_does_not(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
-    config = configuration(tmp_path, token_file=tmp_path / "token")
+    (tmp_path / "siblings").write_text("sibling\n")
+    settings = {"siblings_token_file": tmp_path / "siblings"}
+    config = configuration(tmp_path, token_file=tmp_path / "token", **settings)
     async with running(config) as url, aiohttp.ClientSession() as client:
         for headers, status in (
             ({}, 401),
@@ -143,9 +150,28 @@ async def test_a_changing_route_needs_the_site_token_and_reading_does_not(tmp_pa
         ):
             async with client.put(f"{url}/site/v1/nodes/n1", json={}, headers=headers) as response:
                 assert response.status == status
-        for path in ("nodes", "seeds", "tags"):
+        for path in ("seeds", "sites", "limits"):
             async with client.get(f"{url}/site/v1/{path}") as response:
-                assert response.status == 200
+                assert response.status == 200, path
+        for path in NAMES_IMAGES:
+            for token, is_refused in (("", True), ("secret", False), ("sibling", path not in ("tags", "syncs"))):
+                headers = {"Authorization": f"Bearer {token}"}
+                async with client.get(f"{url}/site/v1/{path}", headers=headers) as response:
+                    assert (response.status == 401) == is_refused, (path, token)
+        sibling = {"Authorization": "Bearer sibling"}
+        async with client.put(f"{url}/site/v1/tags/team/app:1", headers=sibling, json={}) as response:
+            assert response.status == 401
+
+
+@pytest.mark.parametrize("settings", [{}, {"open_reads": True}], ids=["without a token", "opened"])
+async def test_without_a_site_token_or_when_opened_everybody_reads(tmp_path: Path, settings: dict[str, Any]) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    token_file = tmp_path / "token" if settings else None
+    config = configuration(tmp_path, token_file=token_file, **settings)
+    async with running(config) as url, aiohttp.ClientSession() as client:
+        for path in NAMES_IMAGES:
+            async with client.get(f"{url}/site/v1/{path}") as response:
+                assert response.status != 401, path
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ bittorrent = "{address}:6881"
 site_blobs = "{directory}/blobs"
 site_proxies = ["{proxy}"]
 site_token_file = "{directory}/token"
+siblings_token_file = "{directory}/siblings"
 webhook_token_file = "{directory}/hook"
 database = "sqlite:///{directory}/seeder.db"
 {sites}
@@ -66,6 +67,7 @@ class Site:
         (self.directory / "blobs").mkdir(parents=True)
         (self.directory / "token").write_text(f"{name}-secret")
         (self.directory / "hook").write_text(f"{name}-hook")
+        (self.directory / "siblings").write_text(f"{name}-siblings")
         # an address of its own, so that a stopped part finds its port free when it comes back
         self.address = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         self._siblings: list[Site] = []
@@ -86,6 +88,7 @@ class Site:
         values |= {"seeder": self.seeder.url, "proxy": self.proxy.url}
         sites = "".join(
             f'[sites.{each.name}]\nproxy = "{each.proxy.url}"\nseeder = "{each.seeder.url}"\n'
+            f'token_file = "{each.directory}/siblings"\n'
             for each in self._siblings
         )
         for name, template in (("registry.yml", _REGISTRY), ("proxy.toml", _PROXY), ("seeder.toml", _SEEDER)):
@@ -124,7 +127,9 @@ class Site:
         return processes.run([sys.executable, "-m", "imagedist", *arguments, *options])
 
     def status(self) -> SyncStatus:
-        with urllib.request.urlopen(f"{self.seeder.url}/site/v1/syncs", timeout=10) as answer:
+        headers = {"Authorization": f"Bearer {self.name}-secret"}
+        request = urllib.request.Request(f"{self.seeder.url}/site/v1/syncs", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return SyncStatus.model_validate_json(answer.read())
 
     def received_bytes(self) -> dict[str, int]:

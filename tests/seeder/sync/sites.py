@@ -54,7 +54,7 @@ class SyncSite:
     """One site; use as a context once its siblings are known (``join``).
 
     Attributes:
-        registry: its own. rules: ``[[sync]]``. tables: of its seeder's file besides.
+        registry: its own. rules: ``[[sync]]``. tables: of its seeder's file besides. token: the site's, if it has one.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -63,6 +63,7 @@ class SyncSite:
         self.rules: list[dict[str, Any]] = []
         self.tables: dict[str, Any] = {}
         self.seeder_settings: dict[str, Any] = {}
+        self.token: str | None = None
         self.upstream_url: str | None = None
         self._directory = directory / name
         # an address of its own, so that a stopped part finds its port free when it comes back
@@ -94,6 +95,9 @@ class SyncSite:
     def join(self, *others: SyncSite) -> None:
         for other in others:
             self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url}
+
+    def join_with_token(self, other: SyncSite, token_file: Path) -> None:
+        self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url, "token_file": token_file}
 
     def join_as(self, name: str, other: SyncSite) -> None:
         """As ``join``, under a name that is not the other's own."""
@@ -178,7 +182,9 @@ class SyncSite:
 
     async def ask(self, method: str, path: str, **options: Any) -> bytes:
         assert self._http is not None
-        async with self._http.request(method, f"{self.seeder_url}/site/v1/{path}", **options) as answer:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
+        url = f"{self.seeder_url}/site/v1/{path}"
+        async with self._http.request(method, url, headers=headers, **options) as answer:
             body = await answer.read()
             assert answer.status < 300, body
             return body

@@ -405,6 +405,7 @@ async def test_a_webhook_with_a_token_of_its_own_opens_nothing_else(bj: SyncSite
     (tmp_path / "webhook").write_text("hook-secret")
     (tmp_path / "site").write_text("site-secret")
     bj.seeder_settings = {"webhook_token_file": tmp_path / "webhook", "site_token_file": tmp_path / "site"}
+    bj.token = "site-secret"
     body = {"events": []}
     async with bj:
 
@@ -422,6 +423,27 @@ async def test_a_webhook_with_a_token_of_its_own_opens_nothing_else(bj: SyncSite
             401,
             202,
         ]
+
+
+async def test_a_journal_that_names_private_images_is_followed_with_its_sites_token_for_siblings(
+    bj: SyncSite, sh: SyncSite, tmp_path: Path
+) -> None:
+    for name in ("site", "siblings", "wrong"):
+        (tmp_path / name).write_text(f"{name}-secret")
+    bj.seeder_settings = {"site_token_file": tmp_path / "site", "siblings_token_file": tmp_path / "siblings"}
+    bj.token = "site-secret"
+    sh.join_with_token(bj, tmp_path / "wrong")
+    digest = bj.registry.add_image("team/app", "1", LAYER)
+    async with bj, sh:
+
+        async def is_told() -> bool:
+            return "give sites.bj.token_file" in (await sh.status()).follows[0].error
+
+        await until(is_told, "the status says what is missing")
+        await sh.stop_seeder()
+        sh.join_with_token(bj, tmp_path / "siblings")
+        await sh.start_seeder()
+        await until_told(sh, "team/app", "1", digest)
 
 
 async def test_a_killed_transfer_goes_on_and_the_tag_comes_last(bj: SyncSite, sh: SyncSite) -> None:
