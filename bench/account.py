@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import os
 import resource
+import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Protocol
 _ENTER = 'echo $$ >"$0" && exec "$@"'
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _NUMBERS = itertools.count()
+_END_SECONDS, _POLL_SECONDS = 5.0, 0.02
 _PREFIX = "imagedist-bench-"
 """Of cgroups; then come the process that owns it and a number."""
 
@@ -51,7 +54,13 @@ class CgroupAccount:
             return []
 
     def remove(self) -> None:
-        """Unless something in it still ends."""
+        """With what still runs in it, such as the children of a client that was killed; what does not end keeps it."""
+        deadline = time.monotonic() + _END_SECONDS
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
         with contextlib.suppress(OSError):
             self._directory.rmdir()
 
@@ -122,7 +131,7 @@ def abandoned_cgroups() -> list[CgroupAccount]:
     """Those of benchmarks that no longer run."""
     above = own_cgroup()
     found = [(path, path.name.split("-")[2]) for path in above.glob(f"{_PREFIX}*")] if above else []
-    return [CgroupAccount(path) for path, owner in found if not Path(f"/proc/{owner}").exists()]
+    return [CgroupAccount(path) for path, owner in found if not is_alive(int(owner))]
 
 
 def own_cgroup() -> Path | None:
@@ -144,6 +153,11 @@ def descendants(process: int) -> list[int]:
     for child in found:
         found += children.get(child, [])
     return found
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended and is not waited for yet does not."""
+    return (_stat(process) or "Z")[0] not in "ZX"
 
 
 def machine_cpu_seconds() -> tuple[float, float]:

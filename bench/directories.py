@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.account import abandoned_cgroups
+from bench.account import abandoned_cgroups, is_alive
 from bench.processes import run
 
 _PREFIX = "imagedist-bench-"
@@ -26,16 +26,16 @@ def short_directory() -> Iterator[Path]:
 
 
 def remove_abandoned() -> None:
-    """Removes directories and cgroups of benchmarks that no longer run.
+    """Ends the processes of benchmarks that no longer run, and removes their cgroups and directories.
 
     Raises:
         ImagedistError: something there is in use.
     """
+    for cgroup in abandoned_cgroups():
+        cgroup.remove()
     for directory in _above().glob(f"{_PREFIX}*"):
         if _is_abandoned(directory):
             remove(directory)
-    for cgroup in abandoned_cgroups():
-        cgroup.remove()
 
 
 def remove(directory: Path) -> None:
@@ -77,4 +77,4 @@ def _above() -> Path:
 
 def _is_abandoned(directory: Path) -> bool:
     owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
-    return owner.isdigit() and not Path(f"/proc/{owner}").exists()
+    return owner.isdigit() and not is_alive(int(owner))

@@ -10,8 +10,6 @@ from bench.drawing import Drawn, Line, Panel, Point
 from bench.result import Contestant, Result
 from bench.statistics import percentile
 
-STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
-"""Labels ``series`` of rows that have ``nodes``; of measured rows, and of simulated ones."""
 SIMULATED = "simulate"
 """The benchmark whose rows continue the measured ones."""
 _PERCENTS = {"p50": 50.0, "p99": 99.0, "max": 100.0}

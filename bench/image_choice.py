@@ -72,9 +72,11 @@ class ImageChoice:
         return choice
 
     @property
-    def is_a_registrys(self) -> bool:
-        """Whether another registry has it."""
-        return self.base not in _APPROXIMATE_BYTES and not _SIZED.fullmatch(self.base)
+    def registry_reference(self) -> str | None:
+        """The whole reference, if it is a registry's image as that has it."""
+        if self.base in _APPROXIMATE_BYTES or _SIZED.fullmatch(self.base) or self.layers or self.recipe:
+            return None
+        return str(Reference.parse(self.base))
 
     @property
     def approximate_bytes(self) -> int | None:

@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.account import abandoned_cgroups
 from bench.directories import remove_abandoned
 from bench.places import remove_place
 from imagedist.errors import ImagedistError
 
-_KILL_SECONDS = 20.0
+_END_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 _WAIT_SECONDS = 60.0
 _DONE = b"."
@@ -47,12 +46,8 @@ def main(owner: int, store: Path) -> None:
         signal.signal(number, signal.SIG_IGN)
     if not _is_killed(owner):
         return
-    deadline = time.monotonic() + _KILL_SECONDS
-    while (alive := [process for cgroup in abandoned_cgroups() for process in cgroup.processes()]) or _tries(store):
-        for process in alive:
-            _kill(process)
-        if time.monotonic() > deadline:
-            return
+    deadline = time.monotonic() + _END_SECONDS
+    while not _is_clean(store) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
 
 
@@ -65,24 +60,17 @@ def _is_killed(owner: int) -> bool:
     if sys.stdin.buffer.read(1) == _DONE:
         return False
     # A killed owner's end of the pipe closes before it is gone.
-    return bool(select.select([death], [], [], _KILL_SECONDS)[0])
+    return bool(select.select([death], [], [], _END_SECONDS)[0])
 
 
-def _tries(store: Path) -> bool:
-    """Whether something is still in use, by a process that ends at this moment."""
+def _is_clean(store: Path) -> bool:
+    """Cleans up; False: something is in use by a process that ends at this moment."""
     try:
         remove_abandoned()
         remove_place(store)
     except (ImagedistError, OSError):
-        return True
-    return False
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ layer and ``skopeo copy`` are, too.
 
 from __future__ import annotations
 
-import datetime
 import os
 import shutil
 import time
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
+from bench.machine import described
 from bench.network import why_not
 from bench.network.deployment import MIRROR, Agent
 from bench.peers import missing
-from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
 from bench.serving import REPOSITORY
 from bench.statistics import median, pair_ratios, rotated
 from bench.swarm_network import BLOBS, Configuration, SwarmNetwork, swarm_network
@@ -55,7 +54,7 @@ PAIRS = {
 _SMALL = ("100 kB", "100 kB, plain")
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """About a minute.
 
     Raises:
@@ -71,28 +70,33 @@ def run(scale: Scale, say: Say) -> Result:
             network.warm_up()
             ways = _ways(network, scale.image_bytes, directory)
             runs: dict[str, list[Run]] = {name: [] for name in ways}
+
+            def known() -> Result:
+                return described(
+                    "lone",
+                    directory,
+                    ImageFacts(
+                        name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes
+                    ),
+                    {
+                        "rounds": str(scale.rounds),
+                        "order": "rotated each round; every row has an image of its own",
+                        "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, "
+                        "the site's and the registry's 10 times as wide",
+                        **scale.configuration.facts(),
+                        "load_at_start": f"{load:.2f}",
+                    },
+                    tuple(Contestant(name=name, runs=tuple(each)) for name, each in runs.items()),
+                    verdicts_of(runs),
+                )
+
             for number in range(scale.rounds):
                 say(f"round {number + 1} of {scale.rounds}")
                 for name, way in rotated(list(ways.items()), number):
                     cpu = network.cpu_seconds()
                     runs[name].append(Run(round=number, seconds=way(), cpu_seconds=network.cpu_seconds() - cpu))
-        machine = describe_machine(directory)
-    return Result(
-        benchmark="lone",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions=versions([]),
-        image=ImageFacts(name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes),
-        settings={
-            "rounds": str(scale.rounds),
-            "order": "rotated each round; every row has an image of its own",
-            "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, the site's and the registry's 10 times as wide",
-            **scale.configuration.facts(),
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=tuple(Contestant(name=name, runs=tuple(each)) for name, each in runs.items()),
-        verdicts=verdicts_of(runs),
-    )
+                keep(known())
+            return known()
 
 
 def _ways(network: SwarmNetwork, image_bytes: int, directory: Path) -> dict[str, Callable[[], float]]:

@@ -3,7 +3,6 @@ default cap and unpacks with default placement."""
 
 from __future__ import annotations
 
-import datetime
 import os
 import re
 import subprocess
@@ -18,13 +17,13 @@ from pathlib import Path
 from bench.account import ProcessAccount
 from bench.directories import remove_abandoned, short_directory
 from bench.images import SMALL_BYTES, own
-from bench.machine import describe_image, describe_machine, versions
+from bench.machine import describe_image, described
 from bench.network import Network, Node, deployment, why_not
 from bench.network.deployment import MIRROR, Agent
 from bench.processes import environment
 from bench.proxy_hot import missing
 from bench.pulling import pull
-from bench.result import Contestant, Result, Run, Verdict
+from bench.result import Contestant, Keep, Result, Run, Verdict, forget
 from bench.serving import REPOSITORY, nginx_config, push
 from bench.statistics import median, pair_ratios, rotated
 from imagedist.agent.line import UPLOAD_SHARE
@@ -62,7 +61,7 @@ class Scale:
 QUICK = Scale(rounds=2, seconds=4)
 
 
-def run(scale: Scale, cache: Path, say: Say) -> Result:
+def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
     """Some three minutes for the full scale.
 
     Raises:
@@ -93,6 +92,28 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
         service = _Service(site.node("client"), page, scale.seconds, directory)
         service.ask()
         rows: dict[str, list[Run]] = {ALONE: [], SEEDING: [], UNPACKING: [], BOTH: []}
+
+        def known() -> Result:
+            contestants = tuple(_row(name, runs) for name, runs in rows.items())
+            return described(
+                "neighbour",
+                directory,
+                describe_image(image, "own files"),
+                {
+                    "registry": "docker-registry",
+                    "rounds": f"{scale.rounds} of {scale.seconds} s",
+                    "service": f"nginx, one worker, pages of {_PAGE_BYTES} bytes; "
+                    f"wrk, {_CLIENTS} clients that think for {_THINK_MILLISECONDS} ms on average",
+                    "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
+                    "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
+                    "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
+                    "order": "rotated each round",
+                    "load_at_start": f"{load:.2f}",
+                },
+                contestants,
+                _verdicts(contestants),
+            )
+
         for number in range(scale.rounds):
             for name in rotated(list(rows), number):
                 say(f"round {number + 1} of {scale.rounds}: {name}")
@@ -106,28 +127,8 @@ def run(scale: Scale, cache: Path, say: Say) -> Result:
                     if name != ALONE:
                         threading.Event().wait(scale.settle_seconds)
                     rows[name].append(_measured(number, service, agent))
-        machine = describe_machine(directory)
-    contestants = tuple(_row(name, runs) for name, runs in rows.items())
-    return Result(
-        benchmark="neighbour",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions=versions([]),
-        image=describe_image(image, "own files"),
-        settings={
-            "registry": "docker-registry",
-            "rounds": f"{scale.rounds} of {scale.seconds} s",
-            "service": f"nginx, one worker, pages of {_PAGE_BYTES} bytes; wrk, {_CLIENTS} clients that think for "
-            f"{_THINK_MILLISECONDS} ms on average",
-            "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
-            "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
-            "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
-            "order": "rotated each round",
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=contestants,
-        verdicts=_verdicts(contestants),
-    )
+            keep(known())
+        return known()
 
 
 def _row(name: str, runs: list[Run]) -> Contestant:

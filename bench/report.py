@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from bench.result import Contestant, Result
+from bench.result import Contestant, Result, Verdict
 from bench.statistics import CONFIDENCE
 
 
@@ -28,10 +28,17 @@ def _show(result: Result, console: Console) -> None:
     if any(row.summary for row in result.contestants):
         console.print(drawn(*summary(result)))
     for verdict in result.verdicts:
-        aim = f"  (aim: {verdict.aim})" if verdict.aim else ""
-        console.print(f"{verdict.what}: {verdict.value:.2f} {verdict.unit}{aim}")
+        console.print(f"{verdict.what}: {verdict.value:.2f} {verdict.unit}{aim(verdict)}")
     for line in cautions(result):
         console.print(line)
+
+
+def aim(verdict: Verdict) -> str:
+    """The aim of a figure, and whether it is met."""
+    if not verdict.aim:
+        return ""
+    met = {True: ": met", False: ": MISSED", None: ""}[verdict.is_met]
+    return f"  (aim: {verdict.aim}{met})"
 
 
 def headline(result: Result) -> str:

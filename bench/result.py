@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -121,6 +122,9 @@ class Comparison(_Model):
     high: float
 
 
+_AIM = re.compile(r"at (most|least) ([0-9.]+)$")
+
+
 class Verdict(_Model):
     """A figure the benchmark exists for: what, how much, and what was aimed at in words."""
 
@@ -128,6 +132,13 @@ class Verdict(_Model):
     value: float
     unit: str
     aim: str
+
+    @property
+    def is_met(self) -> bool | None:
+        """None: the aim is none that a number meets."""
+        if not (words := _AIM.match(self.aim)):
+            return None
+        return self.value <= float(words[2]) if words[1] == "most" else self.value >= float(words[2])
 
 
 class Result(_Model):
@@ -170,8 +181,8 @@ class Result(_Model):
 
     @property
     def benchmarks(self) -> tuple[Result, ...]:
-        """Those that have rows: its parts, or itself."""
-        return self.parts or (self,)
+        """Its parts, or itself; both where parts failed, which is told in rows of its own."""
+        return (self, *self.parts) if self.contestants or not self.parts else self.parts
 
     def contestant(self, name: str) -> Contestant | None:
         return next((contestant for contestant in self.contestants if contestant.name == name), None)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
+from bench.machine import described
 from bench.network import why_not
 from bench.peers import missing
 from bench.processes import run as run_program
-from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
 from bench.statistics import median, percentile, rotated
 from bench.swarm_network import BLOBS, SITE_TIMES, Burst, Configuration, SwarmNetwork, swarm_network
 from imagedist.errors import InputError
@@ -28,6 +28,8 @@ _AGENT_BYTES = 130_000_000
 """Memory of one, with its libtorrent."""
 _PLAIN = "a plain download"
 _DEFAULTS = Configuration()
+STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
+"""Labels of the rows."""
 _SOURCES = ("peer", "seeder", "webseed", "proxy")
 
 
@@ -40,6 +42,7 @@ class Scale:
         image_bytes: in two blobs.
         node_bits_per_second: a node's link, each way.
         configuration: what the programs have beside their defaults.
+        is_straight_too: whether as many nodes also read straight from the registry, which takes long.
     """
 
     nodes: Sequence[int]
@@ -47,6 +50,7 @@ class Scale:
     node_bits_per_second: int
     rounds: int
     configuration: Configuration = _DEFAULTS
+    is_straight_too: bool = False
 
     @property
     def image_seconds(self) -> float:
@@ -55,7 +59,7 @@ class Scale:
     @property
     def memory_bytes(self) -> int:
         """What agents and files will take at most: registry and site keep every image, a node three."""
-        images = self.rounds * len(self.nodes)
+        images = self.rounds * len(self.nodes) * (2 if self.is_straight_too else 1)
         return max(self.nodes) * (_AGENT_BYTES + 3 * self.image_bytes) + 2 * images * self.image_bytes
 
 
@@ -69,10 +73,16 @@ class Bursts:
 
     count: int
     bursts: list[Burst] = field(default_factory=list)
+    is_straight: bool = False
 
     @property
     def name(self) -> str:
-        return "1 node" if self.count == 1 else f"{self.count} nodes"
+        nodes = "1 node" if self.count == 1 else f"{self.count} nodes"
+        return f"{nodes}, straight" if self.is_straight else nodes
+
+    @property
+    def labels(self) -> dict[str, int | str]:
+        return {"series": STRAIGHT if self.is_straight else BY_IMAGEDIST, "nodes": self.count}
 
     @property
     def seconds(self) -> list[float]:
@@ -85,20 +95,20 @@ class Bursts:
         return idle / (idle + sum(burst.busy_seconds for burst in self.bursts))
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """A burst lasts a little more than the image needs over one link; there are ``rounds`` for each number of nodes.
 
     Raises:
         InputError: this machine cannot have a test network, has no docker-registry, or too little memory.
         ImagedistError: something did not start, or a node did not get everything.
     """
-    if (reason := why_not() or missing("docker-registry")) is not None:
-        raise InputError(f"cannot measure the swarm: {reason}")
-    _check_memory(scale)
+    check(scale)
     raise_open_files_limit()
     remove_abandoned()
     load = os.getloadavg()[0]
     rows, plain = [Bursts(count) for count in scale.nodes], list[float]()
+    if scale.is_straight_too:
+        rows += [Bursts(count, is_straight=True) for count in scale.nodes]
     with short_directory() as directory:
         say(f"starting a registry, a site and {max(scale.nodes)} agents")
         sizes = (max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
@@ -106,19 +116,19 @@ def run(scale: Scale, say: Say) -> Result:
             running.warm_up()
             for number in range(scale.rounds):
                 _round(running, scale, number, rows, plain, say)
-        machine = describe_machine(directory)
+                result = _result(scale, directory, rows, plain, load)
+                keep(result)
+    return result
+
+
+def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequence[float], load: float) -> Result:
+    """Of the rounds so far."""
     ideal = median(plain) or 0.0
-    return Result(
-        benchmark="swarm",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions={
-            **versions([]),
-            "libtorrent": importlib.metadata.version("libtorrent"),
-            "docker-registry": run_program(["docker-registry", "--version"]).strip(),
-        },
-        image=ImageFacts(name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes),
-        settings={
+    return described(
+        "swarm",
+        directory,
+        ImageFacts(name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes),
+        {
             "rounds": str(scale.rounds),
             "order": "rotated each round; every burst has an image of its own",
             "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
@@ -126,12 +136,19 @@ def run(scale: Scale, say: Say) -> Result:
             **scale.configuration.facts(),
             "load_at_start": f"{load:.2f}",
         },
-        contestants=(_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),
-        verdicts=verdicts_of(rows, ideal, scale.image_bytes),
+        (_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),
+        verdicts_of([row for row in rows if not row.is_straight], ideal, scale.image_bytes),
+        {
+            "libtorrent": importlib.metadata.version("libtorrent"),
+            "docker-registry": run_program(["docker-registry", "--version"]).strip(),
+        },
     )
 
 
-def _check_memory(scale: Scale) -> None:
+def check(scale: Scale) -> None:
+    """Raises InputError: this machine cannot have a test network, has no docker-registry, or too little memory."""
+    if (reason := why_not() or missing("docker-registry")) is not None:
+        raise InputError(f"cannot measure the swarm: {reason}")
     with open("/proc/meminfo") as lines:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if scale.memory_bytes > available:
@@ -147,7 +164,7 @@ def _round(
 ) -> None:
     for row in rotated(rows, number):
         say(f"round {number + 1} of {scale.rounds}: {row.name}, at least {scale.image_seconds:.0f} s")
-        burst = network.burst(row.count)
+        burst = network.burst(row.count, is_straight=row.is_straight)
         row.bursts.append(burst)
         say(f"  {burst.seconds:.2f} s for all, CPUs idle {burst.idle_share:.0%}")
     say(f"round {number + 1} of {scale.rounds}: {_PLAIN}")
@@ -174,7 +191,7 @@ def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
     summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
     summary["% CPU idle"] = 100 * row.idle_share
     runs = tuple(_run(number, burst) for number, burst in enumerate(row.bursts))
-    return Contestant(name=row.name, runs=runs, summary=summary)
+    return Contestant(name=row.name, labels=row.labels, runs=runs, summary=summary)
 
 
 def _run(number: int, burst: Burst) -> Run:

@@ -120,8 +120,15 @@ class SwarmNetwork:
         """The same past their agents, from the site's proxy. Raises ImagedistError: one did not get everything."""
         return pull([agent.node for agent in agents], self._urls(self._site.proxy_url), _STALL_SECONDS)
 
-    def burst(self, count: int) -> Burst:
+    def ask_straight(self, agents: Sequence[Agent]) -> list[Pulled]:
+        """The same past their site, too, from the registry. Raises ImagedistError: one did not get everything."""
+        return pull([agent.node for agent in agents], self._urls(f"http://{self._registry.address}"), _STALL_SECONDS)
+
+    def burst(self, count: int, *, is_straight: bool = False) -> Burst:
         """The first ``count`` nodes ask for a new image at once.
+
+        Args:
+            is_straight: from the registry, without agents and site.
 
         Raises:
             ImagedistError: a node did not get everything.
@@ -131,7 +138,7 @@ class SwarmNetwork:
         site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
         received = _received(agents)
         cpu_seconds, (busy, idle) = self._account.cpu_seconds(), machine_cpu_seconds()
-        pulled = self.ask(agents)
+        pulled = (self.ask_straight if is_straight else self.ask)(agents)
         busy_after, idle_after = machine_cpu_seconds()
         return Burst(
             pulled,

@@ -5,7 +5,6 @@ The seeder runs as a site's does, on a CPU of its own, and has one torrent; peer
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shutil
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from bench.account import ProcessAccount
 from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
+from bench.machine import described
 from bench.peaks import anonymous_bytes
 from bench.processes import daemon, search_path, succeeds
 from bench.processes import run as run_program
 from bench.proxy_hot import Cores, Say
 from bench.registry import answers, free_port
-from bench.result import Contestant, ImageFacts, Result, Run, Verdict
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
 from bench.serving import pinned
 from bench.statistics import median, rotated
 from imagedist.errors import ImagedistError
@@ -82,7 +81,7 @@ class Seeder:
         return told
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """Two minutes for the full scale.
 
     Raises:
@@ -104,33 +103,35 @@ def run(scale: Scale, say: Say) -> Result:
             shared = stack.enter_context(_seeder(directory / "redis", _redis(stack, directory, cores), cores))
             shared.announce(cores.load, scale.peers, "--kept")
             ways.append((REDIS, shared, []))
+
+        def known() -> Result:
+            rows = [
+                Contestant(name=name, not_run=no_redis) if not runs[name] and no_redis else _row(name, runs[name])
+                for name in (KEPT, EACH, REDIS)
+            ]
+            return described(
+                "tracker",
+                directory,
+                ImageFacts(name="one torrent", manifest_digest="", layers=1, compressed_bytes=_BLOB_BYTES),
+                {
+                    "rounds": str(scale.rounds),
+                    "order": "rotated each round",
+                    "registry": "none",
+                    "peers": f"{scale.peers} in one torrent, half of them seeds; {_CONNECTIONS} announce at a time",
+                    "cores": f"the seeder, and Redis, on CPU {cores.server}; the peers on {cores.load}",
+                    "seconds": f"for {_ANNOUNCES} announces, of runs of {scale.seconds:g} s",
+                    "load_at_start": f"{load:.2f}",
+                },
+                tuple(rows),
+                _verdicts(rows, bytes_per_thousand),
+            )
+
         for number in range(scale.rounds):
             for name, asked, arguments in rotated(ways, number):
                 say(f"round {number + 1} of {scale.rounds}: {name}")
                 runs[name].append(_measure(asked, cores, scale, number, arguments))
-        machine = describe_machine(directory)
-    rows = [
-        Contestant(name=name, not_run=no_redis) if not runs[name] and no_redis else _row(name, runs[name])
-        for name in (KEPT, EACH, REDIS)
-    ]
-    return Result(
-        benchmark="tracker",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions=versions([]),
-        image=ImageFacts(name="one torrent", manifest_digest="", layers=1, compressed_bytes=_BLOB_BYTES),
-        settings={
-            "rounds": str(scale.rounds),
-            "order": "rotated each round",
-            "registry": "none",
-            "peers": f"{scale.peers} in one torrent, half of them seeds; {_CONNECTIONS} announce at a time",
-            "cores": f"the seeder, and Redis, on CPU {cores.server}; the peers on {cores.load}",
-            "seconds": f"for {_ANNOUNCES} announces, of runs of {scale.seconds:g} s",
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=tuple(rows),
-        verdicts=_verdicts(rows, bytes_per_thousand),
-    )
+            keep(known())
+        return known()
 
 
 def _measure(seeder: Seeder, cores: Cores, scale: Scale, number: int, arguments: Sequence[str]) -> Run:

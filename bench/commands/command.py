@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, ParamSpec
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -46,6 +47,19 @@ Quick = Annotated[bool, typer.Option("--quick", help="The small image, three rou
 Json = Annotated[
     Path | None, typer.Option("--json", help="Keep the result in this file, after every row; - is standard output.")
 ]
+
+
+def _endpoint(system: str) -> typer.models.OptionInfo:
+    help = (
+        f"{system}'s mirror endpoint on this node, such as http://127.0.0.1:4001: pulled through, with --image of it."
+    )
+    option: typer.models.OptionInfo = typer.Option(help=help)
+    return option
+
+
+Kraken = Annotated[str | None, _endpoint("Kraken")]
+Dragonfly = Annotated[str | None, _endpoint("Dragonfly")]
+Spegel = Annotated[str | None, _endpoint("Spegel")]
 
 STORE = Path("/dev/shm/imagedist-bench")
 CACHE = Path("/var/tmp/imagedist-bench")
@@ -131,6 +145,16 @@ def say(line: str) -> None:
 def console() -> Console:
     """A pipe has no width to fold at."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+
+
+def endpoints(kraken: str | None, dragonfly: str | None, spegel: str | None) -> dict[str, str]:
+    """Those that were given. Raises InputError: not a URL."""
+    given = {"kraken": kraken, "dragonfly": dragonfly, "spegel": spegel}
+    for name, url in given.items():
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(f"--{name} {url!r}: expected a URL such as http://127.0.0.1:4001")
+    return {name: url.rstrip("/") for name, url in given.items() if url}
 
 
 def names(text: str) -> list[str]:

@@ -35,12 +35,16 @@ def swarm(
     proxy: Annotated[str, typer.Option(help="A setting for [proxy] of proxy.toml, such as first_wave_nodes=4.")] = "",
     seeder: Annotated[str, typer.Option(help="One for [seeder] of seeder.toml.")] = "",
     agent: Annotated[str, typer.Option(help="One for [agent] of agent.toml.")] = "",
+    straight: Annotated[
+        bool, typer.Option("--straight", help="Also as many nodes straight from the registry, which takes long.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
     scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), parse_size(size), cap * 1_000_000, rounds)
-    scale = replace(swarm_benchmark.QUICK if quick else scale, configuration=Configuration(proxy, seeder, agent))
-    measured(lambda keep: swarm_benchmark.run(scale, say), json)
+    configuration = Configuration(proxy, seeder, agent)
+    scale = replace(swarm_benchmark.QUICK if quick else scale, configuration=configuration, is_straight_too=straight)
+    measured(lambda keep: swarm_benchmark.run(scale, say, keep), json)
 
 
 @app.command()
@@ -57,7 +61,7 @@ def neighbour(
     scale = neighbour_benchmark.QUICK if quick else neighbour_benchmark.Scale(rounds)
     upload = str(parse_rate(upload)) if upload else ""
     scale = replace(scale, link_bits_per_second=link * 1_000_000, upload=upload)
-    measured(lambda keep: neighbour_benchmark.run(scale, cache.absolute(), say), json)
+    measured(lambda keep: neighbour_benchmark.run(scale, cache.absolute(), say, keep), json)
 
 
 @app.command()
@@ -73,7 +77,7 @@ def lone(
     """Hold one node, two, a small layer and skopeo against plain downloads, on links of 1 Gbit/s; needs root."""
     scale = lone_benchmark.QUICK if quick else lone_benchmark.Scale(parse_size(size), rounds)
     scale = replace(scale, configuration=Configuration(proxy=proxy, agent=agent))
-    measured(lambda keep: lone_benchmark.run(scale, say), json)
+    measured(lambda keep: lone_benchmark.run(scale, say, keep), json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from bench import decoders as decoders_benchmark
 from bench import layers as layers_benchmark
 from bench import limit as limit_benchmark
 from bench import memory as memory_benchmark
+from bench import pull as pull_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
@@ -17,14 +18,18 @@ from bench.commands.command import (
     CACHE,
     STORE,
     Cache,
+    Dragonfly,
     Ext4,
     Image,
     Json,
+    Kraken,
     Quick,
     Rounds,
+    Spegel,
     Store,
     app,
     counts,
+    endpoints,
     explained,
     measured,
     names,
@@ -66,6 +71,35 @@ def unpack(
         settings, chosen = settings_of(image, rounds, store, ext4, cache, quick, keep), _chosen(contestants)
         check(settings, chosen)
         return unpack_benchmark.run(settings, chosen)
+
+    measured(run, json, store)
+
+
+@app.command()
+@explained
+def pull(
+    image: Image = "reference",
+    contestants: Annotated[str, typer.Option(help="Runtimes, comma-separated.")] = ",".join(pull_benchmark.STRAIGHT),
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    store: Store = STORE,
+    ext4: Ext4 = None,
+    cache: Cache = CACHE,
+    kraken: Kraken = None,
+    dragonfly: Dragonfly = None,
+    spegel: Spegel = None,
+    json: Json = None,
+) -> None:
+    """Pull one image onto this machine by every runtime, straight and through imagedist, and by other systems."""
+    urls = endpoints(kraken, dragonfly, spegel)
+
+    def run(keep: Keep) -> Result:
+        settings = settings_of(image, rounds, store, ext4, cache, quick, keep)
+        for name in names(contestants):
+            named(name)
+        chosen = [*pull_benchmark.contestants(names(contestants)), *pull_benchmark.mirrors(settings, urls)]
+        check(settings, chosen)
+        return pull_benchmark.run(settings, chosen)
 
     measured(run, json, store)
 

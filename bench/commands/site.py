@@ -35,7 +35,7 @@ def tracker(
 ) -> None:
     """Announce for 10,000 peers of one torrent: how many a second on one core, and what the peers weigh."""
     scale = tracker_benchmark.QUICK if quick else replace(tracker_benchmark.FULL, rounds=rounds)
-    measured(lambda keep: tracker_benchmark.run(scale, say), json)
+    measured(lambda keep: tracker_benchmark.run(scale, say, keep), json)
 
 
 @app.command()

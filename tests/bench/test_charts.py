@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from bench.charts import charts_of
 from bench.cli import app
-from bench.distribution_chart import BY_IMAGEDIST, STRAIGHT, seconds_of
+from bench.distribution_chart import seconds_of
 from bench.result import Contestant, Result, Run, save
+from bench.swarm import BY_IMAGEDIST, STRAIGHT
 from imagedist.errors import InputError
 from tests.bench.test_result import ABSENT, OURS, THEIRS, result
 

@@ -92,7 +92,7 @@ def test_the_table_says_why_a_peer_has_no_figures() -> None:
     text = shown(result(OURS, THEIRS, ABSENT))
     assert "not run: podman not installed" in text
     assert "5.00×" in text
-    assert "slowest ÷ fastest: 1.10 ×  (aim: at most 1.2)" in text
+    assert "slowest ÷ fastest: 1.10 ×  (aim: at most 1.2: met)" in text
     assert "cpu.max 100000 100000" in text
     assert "noisy" not in text
 
