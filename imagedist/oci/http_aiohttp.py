@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ BUFFER_BYTES = 512 << 10
 
 FindProxy = Callable[[str], Proxy | None]
 """URL → the proxy on the way to it, or None. Raises InputError."""
+Body = BinaryIO | bytes | AsyncIterator[bytes]
 
 
 def timeouts(stall_seconds: float, connect_seconds: float = CONNECT_SECONDS) -> aiohttp.ClientTimeout:
@@ -79,11 +80,11 @@ class AiohttpClient:
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: BinaryIO | bytes | None,
+        body: Body | None,
         name: str,
         stall_seconds: float,
     ) -> aiohttp.ClientResponse:
-        """``send``, with a body that may be a file. Raises as ``send``."""
+        """``send``, with a body that may be a file, or come bit by bit. Raises as ``send``."""
         try:
             proxy = self._find_proxy(url)
             session = self._session(url, proxy)

@@ -36,6 +36,10 @@ class Tls:
             pass
         return self._context
 
+    def trust(self, authorities: str) -> None:
+        """These besides, PEM. Raises ssl.SSLError: they are none."""
+        self._context.load_verify_locations(cadata=authorities)
+
     def refresh(self) -> None:
         """Reads what has changed. Raises ConfigError."""
         files = [path for path in (self._ca_file, self._certificate, self._key) if path is not None]

@@ -12,7 +12,7 @@ from imagedist.errors import IntegrityError, SourceError, StorageError, Unauthor
 from imagedist.oci.auth import Credentials
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_MANIFEST
-from imagedist.oci.push import RegistryWriter
+from imagedist.oci.push import CHUNK_BYTES, RegistryWriter
 from tests.support.registry import PASSWORD, USERNAME, FaultyRegistry
 
 CONTENT = os.urandom(3_000_000)
@@ -116,3 +116,89 @@ async def test_manifest_that_is_stored_as_other_bytes_is_told_however_the_field_
         async with RegistryWriter(f"http://127.0.0.1:{port}") as writer:
             with pytest.raises(IntegrityError, match="push again"):
                 await writer.push_manifest("team/app", "1", b"{}", OCI_MANIFEST)
+
+
+LARGE = os.urandom(2 * CHUNK_BYTES + 5_000)
+LARGE_DIGEST = Digest.of(LARGE)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large"
+    path.write_bytes(LARGE)
+    return path
+
+
+async def test_a_large_file_goes_in_chunks_and_every_byte_is_paced(
+    registry: FaultyRegistry, writer: RegistryWriter, large: Path
+) -> None:
+    paced: list[int] = []
+    noted: list[str] = []
+
+    async def pace(size_bytes: int) -> None:
+        paced.append(size_bytes)
+
+    async def note(upload: str) -> None:
+        noted.append(upload)
+
+    await writer.push_file("team/app", LARGE_DIGEST, large, pace=pace, note=note)
+    assert registry.blobs == {LARGE_DIGEST: LARGE}
+    assert (registry.requests["PATCH upload"], sum(paced), len(noted)) == (3, len(LARGE), 3)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_broken_chunk_goes_on_where_the_registry_says_or_the_upload_begins_anew(
+    registry: FaultyRegistry, writer: RegistryWriter, large: Path, keeps: bool
+) -> None:
+    registry.keeps_uploads = keeps
+    registry.upload_cuts = [1_000_000]
+    sent = 0
+
+    async def pace(size_bytes: int) -> None:
+        nonlocal sent
+        sent += size_bytes
+
+    await writer.push_file("team/app", LARGE_DIGEST, large, pace=pace)
+    assert registry.blobs == {LARGE_DIGEST: LARGE}
+    assert registry.requests["POST uploads"] == (1 if keeps else 2)
+    assert sent <= len(LARGE) + CHUNK_BYTES
+
+
+async def test_another_process_goes_on_with_an_upload(
+    registry: FaultyRegistry, writer: RegistryWriter, large: Path
+) -> None:
+    registry.chunks = bytearray(LARGE[:CHUNK_BYTES])
+    begun = f"{registry.url}/v2/team/app/blobs/uploads/one?state=%2Fx"
+    await writer.push_file("team/app", LARGE_DIGEST, large, begun=begun)
+    assert registry.blobs == {LARGE_DIGEST: LARGE}
+    assert (registry.requests["POST uploads"], registry.requests["PATCH upload"]) == (0, 2)
+
+
+async def test_a_registry_that_takes_no_chunks_gets_all_in_one(
+    registry: FaultyRegistry, writer: RegistryWriter, large: Path
+) -> None:
+    registry.takes_chunks = False
+    await writer.push_file("team/app", LARGE_DIGEST, large)
+    assert registry.blobs == {LARGE_DIGEST: LARGE}
+
+
+async def test_a_blob_of_another_repository_is_mounted_and_not_sent(
+    registry: FaultyRegistry, writer: RegistryWriter, file: Path
+) -> None:
+    await writer.push_file("team/app", DIGEST, file)
+    assert not await writer.has_blob("team/copy", DIGEST)
+    assert await writer.mount_blob("team/copy", DIGEST, "team/app")
+    assert await writer.has_blob("team/copy", DIGEST)
+    assert not await writer.mount_blob("team/third", DIGEST, "team/nowhere")
+    assert registry.requests["PUT upload"] == 1
+    assert registry.requests["DELETE upload"] == 1
+
+
+async def test_a_tag_is_deleted_once_and_none_there_is_fine(registry: FaultyRegistry, writer: RegistryWriter) -> None:
+    registry.add_image("team/app", "1", b"layer")
+    await writer.delete_manifest("team/app", "1")
+    await writer.delete_manifest("team/app", "1")
+    assert ("team/app", "1") not in registry.manifests
+    registry.deletes_tags = False
+    with pytest.raises(SourceError, match="answered 405"):
+        await writer.delete_manifest("team/app", "1")

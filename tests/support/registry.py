@@ -35,6 +35,9 @@ class FaultyRegistry:
         refuses_authorization: answers 400 to anyone who sends credentials (a CDN with signed URLs).
         ignores_ranges: answers 200 with the whole blob.
         upload_statuses: answered to the next uploads' bodies, one each.
+        upload_cuts: how many bytes of the next chunks to take before the connection breaks, one each; whether what came
+            is kept for who goes on with it says ``keeps_uploads``.
+        takes_chunks: else PATCH is answered 405. deletes_tags: else a deletion by tag is.
         uploads_at: base URL that uploads are sent to.
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand. realm: another token server than its own.
@@ -63,6 +66,11 @@ class FaultyRegistry:
         self.refuses_authorization = False
         self.ignores_ranges = False
         self.upload_statuses: list[int] = []
+        self.upload_cuts: list[int] = []
+        self.keeps_uploads = True
+        self.takes_chunks = True
+        self.deletes_tags = True
+        self.chunks: bytearray | None = None
         self.uploads_at: str | None = None
         self.upload_authorizations: list[str | None] = []
         self.hidden_from: str | None = None
@@ -85,10 +93,14 @@ class FaultyRegistry:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/token", self._token)
         app.router.add_post("/token", self._token_for_identity)
+        app.router.add_get("/v2/{path:.*}/blobs/uploads/{upload}", self._upload_state)
         app.router.add_get("/v2/{path:.*}", self._handle)
         app.router.add_post("/v2/{path:.*}/blobs/uploads/", self._begin_upload)
         app.router.add_put("/v2/{path:.*}/blobs/uploads/{upload}", self._upload)
+        app.router.add_patch("/v2/{path:.*}/blobs/uploads/{upload}", self._chunk)
+        app.router.add_delete("/v2/{path:.*}/blobs/uploads/{upload}", self._cancel_upload)
         app.router.add_put("/v2/{path:.*}/manifests/{reference}", self._put_manifest)
+        app.router.add_delete("/v2/{path:.*}/manifests/{reference}", self._delete_manifest)
         self._server = TestServer(app, host=host)
 
     async def __aenter__(self) -> Self:
@@ -206,20 +218,71 @@ class FaultyRegistry:
         self.requests["POST uploads"] += 1
         if (refusal := self._challenge(request)) is not None:
             return refusal
-        location = f"{self.uploads_at or ''}/v2/{request.match_info['path']}/blobs/uploads/one?state=%2Fx"
-        return web.Response(status=202, headers={"Location": location})
+        path, mounted = request.match_info["path"], request.query.get("mount")
+        if mounted is not None and request.query["from"] in self.holders.get(Digest.parse(mounted), ()):
+            self.holders[Digest.parse(mounted)].add(path)
+            return web.Response(status=201)
+        self.chunks = bytearray()
+        return web.Response(status=202, headers={"Location": self._upload_at(path)})
+
+    def _upload_at(self, path: str) -> str:
+        return f"{self.uploads_at or ''}/v2/{path}/blobs/uploads/one?state=%2Fx"
+
+    async def _chunk(self, request: web.Request) -> web.Response:
+        self.requests["PATCH upload"] += 1
+        if not self.takes_chunks:
+            return web.Response(status=405)
+        if self.chunks is None or not request.headers["Content-Range"].startswith(f"{len(self.chunks)}-"):
+            return web.Response(status=416)
+        if self.upload_cuts:
+            part = await request.content.readexactly(self.upload_cuts.pop(0))
+            self.chunks = self.chunks + part if self.keeps_uploads else None
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        self.chunks += await request.read()
+        headers = {"Location": self._upload_at(request.match_info["path"]), "Range": f"0-{len(self.chunks) - 1}"}
+        return web.Response(status=202, headers=headers)
+
+    async def _upload_state(self, request: web.Request) -> web.Response:
+        self.requests["GET upload"] += 1
+        if self.chunks is None:
+            return web.json_response({"errors": [{"code": "BLOB_UPLOAD_UNKNOWN"}]}, status=404)
+        last = max(len(self.chunks) - 1, 0)
+        headers = {"Location": self._upload_at(request.match_info["path"]), "Range": f"0-{last}"}
+        return web.Response(status=204, headers=headers)
+
+    async def _cancel_upload(self, request: web.Request) -> web.Response:
+        self.requests["DELETE upload"] += 1
+        self.chunks = None
+        return web.Response(status=204)
+
+    async def _delete_manifest(self, request: web.Request) -> web.Response:
+        self.requests["DELETE manifest"] += 1
+        name, reference = request.match_info["path"], request.match_info["reference"]
+        if ":" not in reference and not self.deletes_tags:
+            return web.json_response({"errors": [{"code": "UNSUPPORTED"}]}, status=405)
+        if ":" not in reference:
+            self.manifests.pop((name, reference), None)
+            return web.Response(status=202)
+        for key in [
+            key for key, (_, body) in self.manifests.items() if key[0] == name and str(Digest.of(body)) == reference
+        ]:
+            del self.manifests[key]
+        return web.Response(status=202)
 
     async def _upload(self, request: web.Request) -> web.Response:
         self.requests["PUT upload"] += 1
         self.upload_authorizations.append(request.headers.get("Authorization"))
         assert request.query["state"] == "/x"
-        content = await request.read()
+        content = bytes(self.chunks or b"") + await request.read()
         if self.upload_statuses:
             return web.Response(status=self.upload_statuses.pop(0))
         digest = Digest.parse(request.query["digest"])
-        if Digest.of(content) != digest or request.content_length != len(content):
+        if Digest.of(content) != digest:
             return web.json_response({"errors": [{"code": "DIGEST_INVALID", "message": "not its digest"}]}, status=400)
         self.blobs[digest] = content
+        self.holders.setdefault(digest, set()).add(request.match_info["path"])
         return web.Response(status=201, headers={"Docker-Content-Digest": str(digest)})
 
     async def _put_manifest(self, request: web.Request) -> web.Response:
