@@ -13,6 +13,7 @@ from bench import lone as lone_benchmark
 from bench import many as many_benchmark
 from bench import neighbour as neighbour_benchmark
 from bench import scaleout as scaleout_benchmark
+from bench import sites as sites_benchmark
 from bench import swarm as swarm_benchmark
 from bench import transfer as transfer_benchmark
 from bench.commands.command import CACHE, Cache, Json, Rounds, app, counts, explained, measured, say
@@ -121,6 +122,21 @@ def caps(
     if up is None or down is None:
         raise InputError("a cap of none cannot be kept or broken: give rates such as 2MB/s")
     measured(lambda keep: caps_benchmark.run(up, down, 3.0 if quick else seconds, store), json)
+
+
+@app.command()
+@explained
+def sites(
+    size: Annotated[str, typer.Option(help="Of the image, in four layers.")] = "40MB",
+    cap: Annotated[int, typer.Option(min=1, max=100_000, help="Mbit/s of the link between the sites.")] = 32,
+    tags: Annotated[int, typer.Option(min=0, max=100_000, help="That have not changed; 0 leaves them out.")] = 10_000,
+    rounds: Rounds = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="12 MB, two rounds, 1,000 tags.")] = False,
+    json: Json = None,
+) -> None:
+    """Sync an image between two sites beside one curl of its bytes; webhooks, and many tags unchanged; needs root."""
+    scale = sites_benchmark.Scale(parse_size(size), cap * 1_000_000, rounds, tags=tags)
+    measured(lambda keep: sites_benchmark.run(sites_benchmark.QUICK if quick else scale, say, keep), json)
 
 
 @app.command()
