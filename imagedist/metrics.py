@@ -135,3 +135,8 @@ LEADING = Gauge(
     "1 while this seeder leads its site: preheats, schedules, other sites' journals.",
     multiprocess_mode="livesum",
 )
+BACKUP_TAGS = Counter(
+    "imagedist_backup_tags", "Tags that were worked on at backups: set, deleted, failed.", ["outcome"]
+)
+BACKUP_BLOBS = Counter("imagedist_backup_blobs", "Blobs of images for backups: sent, or present there.", ["outcome"])
+BACKUP_BYTES = Counter("imagedist_backup_bytes", "Bytes of blobs that were sent to backups.")

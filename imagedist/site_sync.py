@@ -103,14 +103,16 @@ class FollowStatus(_Shape):
 
 class TaskStatus(_Shape):
     """A tag in the queue. ``digest``: None: it is to be deleted. ``source``: the site that told it; empty: ours.
+    ``to``: the backup that it goes to; empty: this site.
 
-    Bytes are of blobs that were not here.
+    Bytes are of blobs that were not there.
     """
 
     name: str
     tag: str
     digest: Digest | None
     source: str
+    to: str = ""
     state: str
     attempts: int = 0
     error: str = ""
@@ -133,9 +135,11 @@ class ConflictStatus(_Shape):
 
 
 class DestinationStatus(_Shape):
-    """How far a site is that rules here name: ``is_behind`` while our journal has news for it, or it has work to do."""
+    """How far a site or a backup is that rules here name: ``is_behind`` while our journal has news for it, or there is
+    work to do for it."""
 
     site: str
+    is_backup: bool = False
     sequence: int = 0
     waiting: int = 0
     failed: int = 0
@@ -178,3 +182,66 @@ class SyncPlan(_Shape):
 
     lines: tuple[PlanLine, ...] = ()
     errors: tuple[str, ...] = ()
+
+
+class BackupSource(_Shape):
+    """A registry that the site's proxies read when nobody else has something. ``ca``: PEM."""
+
+    name: str = Field(max_length=255)
+    registry: str = Field(pattern=r"^https?://", max_length=1000)
+    prefix: str = ""
+    cost: int = Field(ge=0)
+    username: str | None = None
+    password: str | None = None
+    ca: str | None = None
+
+
+class BackupList(_Shape):
+    """``GET /site/v1/backups``; read with the site token, as there are logins in it."""
+
+    backups: tuple[BackupSource, ...] = Field(max_length=64)
+
+
+class RestoreLine(_Shape):
+    """A tag that a backup has. Blobs (and manifests) and bytes: what the site lacks, and no line above it brings.
+
+    Attributes:
+        action: set or move; here: it is, with all of it; newer: it means something else here, with all of that;
+            deleted: it was, here.
+    """
+
+    name: str
+    tag: str
+    digest: Digest
+    action: str
+    blobs: int = 0
+    bytes: int = 0
+
+
+class RestorePlan(_Shape):
+    """``POST /site/v1/restores``. ``errors``: what could not be found out, and so is not restored."""
+
+    source: str
+    lines: tuple[RestoreLine, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+class RestoreOrder(_Shape):
+    """``source``: a backup's name, or a site's. ``repositories``: names, globs, or expressions between slashes; none:
+    all. ``is_dry``: nothing is restored, only found out."""
+
+    source: str
+    repositories: tuple[str, ...] = Field(default=(), max_length=1000)
+    is_dry: bool = False
+
+
+class RestoreStatus(_Shape):
+    """``POST /site/v1/restores/status``. ``stuck``: of those that wait, how many have failed several times; ``errors``:
+    why, of the first ones. Bytes are of what is under way."""
+
+    source: str
+    waiting: int
+    stuck: int
+    errors: tuple[str, ...] = ()
+    bytes_total: int = 0
+    bytes_done: int = 0

@@ -17,6 +17,7 @@ from imagedist.service import Limits, ServerTls, ServiceOptions, add_health_rout
 from imagedist.share import Share
 from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
+from registry_proxy.backups import Backups
 from registry_proxy.cache import SiteCache
 from registry_proxy.held import add_held_routes
 from registry_proxy.housekeeping import Housekeeping
@@ -67,7 +68,8 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     upstreams = Upstreams(config)
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
     siblings = Siblings(settings.site_seeders, tls)
-    cache = SiteCache(store, upstreams, siblings, Pace(share.directory))
+    backups = Backups(settings.site_seeders, token, tls)
+    cache = SiteCache(store, upstreams, siblings, Pace(share.directory), backups)
     seeds = Seeds(settings.site_seeders, token, store.root / "torrents", settings.seeder_replicas)
     egress = Egress(store.root / EGRESS_FILE)
     egress.configure(settings.egress)
@@ -97,6 +99,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         siblings.start()
+        backups.start()
         housekeeping.start()
         seeds.start()
         yield
@@ -107,6 +110,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
         await seeds.close()
         await upstreams.close()
         await siblings.close()
+        await backups.close()
         egress.close()
 
     site = web.Application(middlewares=[require_site_token(token, secret=_SECRET)])

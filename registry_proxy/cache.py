@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -35,6 +35,7 @@ from registry_proxy.fetching import (
     fetch_blob,
     fetch_manifest_nearby,
     first_bytes,
+    manifest_kept,
     nothing_nearby,
 )
 from registry_proxy.flights import Flights
@@ -45,6 +46,7 @@ from registry_proxy.synced import SyncedTags
 from registry_proxy.tags import Manifests
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
+from registry_proxy.upstream_client import Source
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +71,17 @@ class SiteCache:
     """A ``RegistryBackend`` over the site's blob store, of which it is the only writer."""
 
     def __init__(
-        self, store: BlobStore, upstreams: Upstreams, nearby: Nearby = nothing_nearby, pace: Pace | None = None
+        self,
+        store: BlobStore,
+        upstreams: Upstreams,
+        nearby: Nearby = nothing_nearby,
+        pace: Pace | None = None,
+        backups: Nearby = nothing_nearby,
     ) -> None:
         self.store = store
         self.upstreams = upstreams
         self._nearby = nearby
+        self._backups = backups
         self._failures = RecentFailures()
         turns = Turns(store.root / "tags" / ".turns")
         self.manifest_store = manifests = ManifestStore(store.root, store.ledger)
@@ -82,7 +90,13 @@ class SiteCache:
         self._paced: set[Digest] = set()
         self._access = Access(lambda place: manifests.generation(place.upstream, place.repository))
         self._manifests = Manifests(
-            manifests, self._access, self._failures, turns, nearby=nearby, synced=self.synced.get
+            manifests,
+            self._access,
+            self._failures,
+            turns,
+            nearby=nearby,
+            backups=self._backups_for,
+            synced=self.synced.get,
         )
         self._referrers = Referrers(self._manifests, self._failures)
         self._arrivals = Arrivals(store)
@@ -162,10 +176,23 @@ class SiteCache:
         if not is_config:
             held = await self.held_manifest(digest)
             near = held or await fetch_manifest_nearby(place, digest, self._nearby)
-            return (near or await place.client.manifest(place.repository, str(digest))).body
+            if near is not None:
+                return near.body
+            try:
+                return (await place.client.manifest(place.repository, str(digest))).body
+            except (NotFoundError, SourceError):
+                kept = await manifest_kept(place, str(digest), self._backups_for(place))
+                if kept is None:
+                    raise
+                return kept.body
         if await self.holds_for_everyone(digest) and self.store.size_bytes(digest) <= limit_bytes:
             return await asyncio.to_thread(self.store.path(digest).read_bytes)
-        return await first_bytes(place, digest, limit_bytes, self._nearby)
+        return await first_bytes(place, digest, limit_bytes, self._nearby, self._backups_for(place))
+
+    def _backups_for(self, place: UpstreamRepository) -> Sequence[Source]:
+        """Those that may be read for an asker: where upstream says who may have what, none unless it has said so."""
+        is_granted = not place.needs_grant or self._access.may_read(place, has_failed=True)
+        return self._backups() if place.is_trusted and is_granted else ()
 
     async def arrival(self, target: Target, digest: Digest, *, for_sync: bool = False) -> Arrival:
         """The blob's way into the site, begun now if it is not there. Returned once its size is known.
@@ -293,7 +320,8 @@ class SiteCache:
                 place = await self._access.settled(place, lambda place: _size_upstream(place, writer.digest))
                 if place.needs_grant and self._nearby():
                     await _size_upstream(place, writer.digest)  # that a sibling has it is no grant of upstream's
-                await fetch_blob(place, writer, self._nearby, claim, self._paces(writer.digest))
+                backups = self._backups_for(place)
+                await fetch_blob(place, writer, self._nearby, backups, claim, self._paces(writer.digest))
         except ImagedistError as error:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             if not isinstance(error, LyingSourceError):  # else somebody else is asked next

@@ -1,11 +1,11 @@
-"""How a missing blob comes into the site: from sibling sites by cost, from mirrors in order, from the registry."""
+"""How a missing blob comes into the site: from sibling sites by cost, mirrors in order, the registry, backups last."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from imagedist.errors import IntegrityError, NotFoundError, SourceError
+from imagedist.errors import IntegrityError, NotFoundError, SourceError, UnacceptableError
 from imagedist.metrics import BYTES_BY_SOURCE, FAILURES
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
@@ -16,7 +16,7 @@ from registry_proxy.upstream_client import BLAMED_SECONDS, SUSPECTED_SECONDS, So
 log = logging.getLogger(__name__)
 
 Nearby = Callable[[], Sequence[Source]]
-"""The sibling sites there are now, nearest first."""
+"""The sibling sites, or the backups, there are now, nearest first."""
 
 
 class LyingSourceError(IntegrityError):
@@ -31,22 +31,24 @@ async def fetch_blob(
     place: UpstreamRepository,
     writer: BlobWriter,
     nearby: Nearby,
+    backups: Sequence[Source],
     claim: Callable[[], Awaitable[None]],
     pace: Callable[[int], None],
 ) -> None:
     """Brings a blob from the first source that has it; the next one goes on where one broke off.
 
     Args:
-        claim: called before the first byte of a source is written.
+        backups: asked last. claim: called before the first byte of a source is written.
         pace: called in the receiving thread with the size of what came; returns when more may come.
 
     Raises:
-        NotFoundError, SourceError: the last source's answer, the registry's own.
+        NotFoundError, SourceError: the registry's own answer.
         LyingSourceError, IntegrityError: what came is wrong; who has sent it is blamed.
         StorageError.
     """
-    sources = [*(nearby() if place.may_swarm else ()), *place.client.sources]
+    sources = [*(nearby() if place.may_swarm else ()), *place.client.sources, *backups]
     senders: list[Source] = []
+    answer: NotFoundError | SourceError | None = None
     for source in sources:
         before = writer.offset
         try:
@@ -61,8 +63,10 @@ async def fetch_blob(
             raise
         except (NotFoundError, SourceError) as error:
             FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
+            if source.kind == "upstream":
+                answer = error
             if source is sources[-1]:
-                raise
+                raise answer or error from None
             log.info("%s not from %s %s: %s", writer.digest, source.kind, source.client.base_url, error)
         if writer.offset > before:
             senders.append(source)
@@ -86,7 +90,32 @@ async def fetch_manifest_nearby(place: UpstreamRepository, digest: Digest, nearb
     return None
 
 
-async def first_bytes(place: UpstreamRepository, digest: Digest, limit_bytes: int, nearby: Nearby) -> bytes:
+async def manifest_kept(place: UpstreamRepository, reference: str, sources: Sequence[Source]) -> FetchedManifest | None:
+    """What the first of these has for a tag or a digest, when the registry cannot be asked. None: none has it.
+
+    A sibling is asked by the name that sites have for the repository: its own tags, or those that sync keeps there.
+    """
+    for source in sources:
+        name = f"{place.upstream}/{place.repository}"
+        if source.kind == "backup":
+            name = source.repository(place.upstream, place.repository)
+        try:
+            found = await source.client.manifest(name, reference)
+        except NotFoundError:
+            continue
+        except (SourceError, IntegrityError, UnacceptableError) as error:
+            FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
+            log.info("%s:%s not from %s %s: %s", place, reference, source.kind, source.client.base_url, error)
+        else:
+            BYTES_BY_SOURCE.labels(source=source.kind).inc(len(found.body))
+            log.warning("%s:%s is answered by %s %s", place, reference, source.kind, source.client.base_url)
+            return found
+    return None
+
+
+async def first_bytes(
+    place: UpstreamRepository, digest: Digest, limit_bytes: int, nearby: Nearby, backups: Sequence[Source]
+) -> bytes:
     """A small blob from the first source that has it, its digest checked; it is not kept.
 
     Raises:
@@ -97,7 +126,16 @@ async def first_bytes(place: UpstreamRepository, digest: Digest, limit_bytes: in
             return await source.client.blob_bytes(place.repository, digest, limit_bytes)
         except (NotFoundError, SourceError, IntegrityError) as error:
             log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
-    return await place.client.sources[-1].client.blob_bytes(place.repository, digest, limit_bytes)
+    try:
+        return await place.client.sources[-1].client.blob_bytes(place.repository, digest, limit_bytes)
+    except (NotFoundError, SourceError):
+        for source in backups:
+            try:
+                name = source.repository(place.upstream, place.repository)
+                return await source.client.blob_bytes(name, digest, limit_bytes)
+            except (NotFoundError, SourceError, IntegrityError) as error:
+                log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+        raise
 
 
 async def _fetch_from(
@@ -114,7 +152,8 @@ async def _fetch_from(
         received.inc(len(chunk))
         pace(len(chunk))
 
-    async with source.client.blob(place.repository, writer.digest, writer.offset) as stream:
+    repository = source.repository(place.upstream, place.repository)
+    async with source.client.blob(repository, writer.digest, writer.offset) as stream:
         await claim()
         await writer.begin(stream.size_bytes)
         await stream.deliver(take, writer.threads)

@@ -1,11 +1,13 @@
 """What this site holds, for its siblings: the registry's own routes below ``/site/v1/held``, which fetch nothing.
 
-Blobs and manifests by digest that everyone may have, and nothing else: what needs a grant never leaves its site so.
-The repository in the path is for the log alone.
+Blobs and manifests by digest that everyone may have, and tags that sync keeps here of such: what needs a grant never
+leaves its site so. By digest the repository in the path is for the log alone; of tags it begins with the registry's
+name.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -33,7 +35,13 @@ class Held:
         try:
             digest = Digest.parse(reference)
         except InputError:
-            raise NotFoundError(f"tags are not told to sibling sites: {reference}", "MANIFEST_UNKNOWN") from None
+            upstream, _, repository = target.name.partition("/")
+            synced = await asyncio.to_thread(self._cache.synced.get, upstream, repository, reference)
+            if synced is None:
+                raise NotFoundError(
+                    f"only tags that sync keeps are told to sibling sites: {reference}", "MANIFEST_UNKNOWN"
+                ) from None
+            digest = synced.digest
         held = await self._cache.held_manifest(digest)
         if held is None:
             raise NotFoundError(f"this site does not hold {digest} for everyone", "MANIFEST_UNKNOWN")

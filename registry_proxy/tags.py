@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,12 +24,13 @@ from imagedist.oci.digest import Digest
 from imagedist.site_sync import SyncedTag
 from registry_proxy.access import Access
 from registry_proxy.failures import RecentFailures
-from registry_proxy.fetching import Nearby, fetch_manifest_nearby, nothing_nearby
+from registry_proxy.fetching import Nearby, fetch_manifest_nearby, manifest_kept, nothing_nearby
 from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation, KeptManifest, KeptTag, ManifestStore, TagRecord
 from registry_proxy.policy import TagPolicy, tag_policy
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository
+from registry_proxy.upstream_client import Source
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class Manifests:
     Args:
         access: who may have what is here already.
         turns: keeps the other processes of this site from asking the same.
-        nearby: asked for manifests by digest before the upstream.
+        nearby: asked for manifests by digest before the upstream, and for tags that sync keeps there when upstream
+            fails and nothing is kept here.
+        backups: those that may be asked for this asker after upstream has failed.
         synced: the tag as a sync rule keeps it here, by upstream, repository and tag; blocking.
         clock: seconds since the epoch; records outlive the process. Injected by tests.
     """
@@ -65,6 +68,7 @@ class Manifests:
         turns: Turns,
         *,
         nearby: Nearby = nothing_nearby,
+        backups: Callable[[UpstreamRepository], Sequence[Source]] = lambda place: (),
         synced: Callable[[str, str, str], SyncedTag | None] = lambda upstream, repository, tag: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,6 +77,7 @@ class Manifests:
         self._failures = failures
         self._turns = turns
         self._nearby = nearby
+        self._backups = backups
         self._synced = synced
         self._clock = clock
         self._flights: Flights[_Question, ManifestAnswer] = Flights()
@@ -122,7 +127,10 @@ class Manifests:
             is_denied = isinstance(error, UnauthorizedError) and place.needs_grant
             may_read = not is_denied and self._access.may_read(place, has_failed=True)
             if not policy.is_kept or kept.manifest is None or age_seconds > policy.stale_seconds or not may_read:
-                raise
+                if isinstance(error, UnauthorizedError) or (found := await self._from_kept(place, tag)) is None:
+                    raise
+                TAGS.labels(outcome="backup").inc()
+                return replace(found, warning=f"{place}:{tag} is as sync or a backup has kept it: {error}")
             TAGS.labels(outcome="stale").inc()
             log.warning("serving %s:%s as of %d s ago: %s", place, tag, age_seconds, error)
             warning = f"{place}:{tag} is stale, last checked {age_seconds:.0f} s ago: {error}"
@@ -176,7 +184,14 @@ class Manifests:
             if answer is None and (held := await self._from_nearby(place, digest)) is not None:
                 return held
             # who is not trusted has to send it: that it says to have it opens nothing
-            return await self._from_upstream(place, str(digest), answer if place.is_trusted else None)
+            try:
+                return await self._from_upstream(place, str(digest), answer if place.is_trusted else None)
+            except UnauthorizedError:
+                raise
+            except (NotFoundError, SourceError):
+                if answer is not None or (found := await self._from_backup(place, str(digest))) is None:
+                    raise
+                return found
 
         try:
             return await self._once(place, question, ask)
@@ -252,6 +267,24 @@ class Manifests:
             return None
         answer = ManifestAnswer(held.digest, held.media_type, held.body, is_kept=False)
         await self._keep(lambda: self._store.put(answer, None))
+        return answer
+
+    async def _from_kept(self, place: UpstreamRepository, tag: str) -> ManifestAnswer | None:
+        """What a tag means where sync has brought it, at siblings and backups; upstream cannot be asked."""
+        if place.is_trusted and place.may_swarm and not place.needs_grant:
+            found = await manifest_kept(place, tag, self._nearby())
+            if found is not None:
+                answer = ManifestAnswer(found.digest, found.media_type, found.body, is_kept=False)
+                await self._keep(lambda: self._store.put(answer, None))
+                return answer
+        return await self._from_backup(place, tag)
+
+    async def _from_backup(self, place: UpstreamRepository, reference: str) -> ManifestAnswer | None:
+        found = await manifest_kept(place, reference, self._backups(place))
+        if found is None:
+            return None
+        answer = ManifestAnswer(found.digest, found.media_type, found.body, is_kept=False)
+        await self._keep(lambda: self._store.put(answer, place.owner if place.is_private else None))
         return answer
 
     async def _from_upstream(

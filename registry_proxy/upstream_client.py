@@ -24,10 +24,19 @@ SUSPECTED_SECONDS = 60.0
 
 
 class Source(NamedTuple):
-    """``kind``: ``sibling``, ``mirror`` or ``upstream``, as metrics call it."""
+    """
+    Attributes:
+        kind: ``sibling``, ``mirror``, ``upstream`` or ``backup``, as metrics call it.
+        prefix: of a backup: what stands there before the name that sites have for a repository; None: of the others.
+    """
 
     kind: str
     client: RegistryClient
+    prefix: str | None = None
+
+    def repository(self, upstream: str, repository: str) -> str:
+        """What it calls a repository."""
+        return repository if self.prefix is None else f"{self.prefix}{upstream}/{repository}"
 
     def blame(self, reason: str, seconds: float) -> None:
         """It is not asked for a while; the registry itself always is, as there is nobody else."""

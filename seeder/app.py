@@ -35,7 +35,7 @@ from seeder.preheat.rows import RunRows
 from seeder.reach import add_reach_routes
 from seeder.seeds import SEEDS_KEY, Seeds, add_seed_routes
 from seeder.sites import add_site_routes
-from seeder.sync.routes import SYNC_KEY, WEBHOOK_PATH, add_sync_routes
+from seeder.sync.routes import BACKUPS_PATH, SYNC_KEY, WEBHOOK_PATH, add_sync_routes
 from seeder.sync.service import Sync
 from seeder.sync.sibling import FOLLOWED_PATHS
 from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
@@ -64,7 +64,7 @@ def create_app(config: SeederConfig) -> web.Application:
     siblings_token = read_secret(settings.siblings_token_file)
     guard = require_site_token(
         token,
-        secret=_SECRET if token and not settings.open_reads else (),
+        secret=(BACKUPS_PATH, *(_SECRET if token and not settings.open_reads else ())),
         tokens={WEBHOOK_PATH: webhook_token} if webhook_token else {},
         readers=dict.fromkeys(FOLLOWED_PATHS, siblings_token) if siblings_token else {},
     )

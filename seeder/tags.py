@@ -141,6 +141,16 @@ class TagJournal:
         names, tags = {name for name, _ in keys}, {tag for _, tag in keys}
         return await self._read(connection, _JOURNAL.c.name.in_(names) & _JOURNAL.c.tag.in_(tags), None)
 
+    async def find(self, name: str, tag: str) -> TagRecord | None:
+        """What a tag means; None: it was never set. Raises StorageError."""
+        async with self._database.transaction() as connection:
+            return await self.get(connection, name, tag)
+
+    async def of_repository(self, name: str) -> list[TagRecord]:
+        """All of a repository's. Raises StorageError."""
+        async with self._database.transaction() as connection:
+            return await self._read(connection, _JOURNAL.c.name == name, None)
+
     async def append(self, connection: AsyncConnection, name: str, tag: str, meaning: Meaning) -> TagRecord:
         """Within ``changing``: the tag's only record from now on."""
         for table in (_JOURNAL, _MOVES):

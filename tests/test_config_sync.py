@@ -64,7 +64,7 @@ hours = [{ at = "08:00-20:00", days = "mon-fri", bandwidth = "10MiB/s" }, { at =
     [
         (
             RULE.replace('"sh"', '"gz"'),
-            "sync.0.to names 'gz', which is no site: add [sites.gz], or name one of: sh, or",
+            "sync.0.to names 'gz', which is no site and no backup: add [sites.gz] or [backups.gz], or",
         ),
         (RULE.replace("team/*", "/(/"), "bad value for sync.0.repositories.0: expected a glob"),
         (RULE + 'tags = { semver = "one" }', 'bad value for sync.0.tags.semver: expected a range such as ">=1.2"'),
@@ -86,6 +86,11 @@ hours = [{ at = "08:00-20:00", days = "mon-fri", bandwidth = "10MiB/s" }, { at =
             '[transfer]\nhours = [{ at = "01:00-02:00", days = "fry", bandwidth = "none" }]',
             'bad value for transfer.hours.0.days: expected days such as "mon-fri,sun"',
         ),
+        ('[backups.sh]\nregistry = "http://x"', "backups.sh has the name of a site"),
+        ('[backups.b]\nregistry = "ftp://x"', "bad value for backups.b.registry"),
+        ('[backups.b]\nregistry = "http://x"\nprefix = "A/"', "bad value for backups.b.prefix: expected the beginning"),
+        ('[backups.b]\nregistry = "http://x"\nusername = "a"', "username and password_file go together"),
+        ('[backups.b]\nregistry = "http://x"\nwhere = 1', "unknown key backups.b.where; allowed here: bandwidth"),
         ('[sites.bj]\nproxy = "http://x"\nseeder = "http://x"', "sites.bj has this site's own name"),
     ],
 )

@@ -19,6 +19,7 @@ from imagedist.cli import nodes as _nodes
 from imagedist.cli import preheat as _preheat
 from imagedist.cli import sync as _sync
 from imagedist.cli import verify as _verify
+from imagedist.cli import restore as _restore
 # isort: on
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "_preheat",
     "_pull",
     "_repack",
+    "_restore",
     "_runtimes",
     "_site",
     "_store",

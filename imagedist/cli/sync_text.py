@@ -68,7 +68,7 @@ def status_text(status: SyncStatus) -> str:
     if status.destinations:
         fed = [
             (
-                each.site,
+                f"backup {each.site}" if each.is_backup else each.site,
                 str(each.sequence),
                 str(each.waiting),
                 str(each.failed),
@@ -94,13 +94,16 @@ def problems(status: SyncStatus) -> list[str]:
     """What an operator should mend."""
     found = [f"sync.{rule.number}: {rule.error}" for rule in status.rules if rule.error]
     found += [f"site {each.site} is not followed: {each.error}" for each in status.follows if each.error]
-    found += [f"site {each.site} is not fed: {each.error}" for each in status.destinations if each.error]
+    kinds = {True: "backup", False: "site"}
+    found += [
+        f"{kinds[each.is_backup]} {each.site} is not fed: {each.error}" for each in status.destinations if each.error
+    ]
     found += [
         f"site {each.site} failed to set {_tags(each.failed)}: see `imagedist sync status` there"
         for each in status.destinations
-        if each.failed
+        if each.failed and not each.is_backup
     ]
-    found += [f"{task.name}:{task.tag}: {task.error}" for task in status.queue if task.state == "failed"]
+    found += [f"{_task(task)}: {task.error}" for task in status.queue if task.state == "failed"]
     return found
 
 
@@ -125,7 +128,7 @@ def _rules(status: SyncStatus) -> str:
 def _queue(status: SyncStatus) -> str:
     rows = [
         (
-            f"{task.name}:{task.tag}",
+            _task(task),
             task.source or "the registry",
             task.state,
             _progress(task),
@@ -136,7 +139,12 @@ def _queue(status: SyncStatus) -> str:
     ]
     text = table(("TAG", "FROM", "STATE", "BYTES", "TRIED", "LAST ERROR"), rows, numbers=("BYTES", "TRIED"))
     more = status.waiting + status.failed - len(rows)
+    more += sum(each.waiting + each.failed for each in status.destinations if each.is_backup)
     return f"{text}\nand {more} more" if more > 0 else text
+
+
+def _task(task: TaskStatus) -> str:
+    return f"{task.name}:{task.tag}" + (f" to {task.to}" if task.to else "")
 
 
 def _progress(task: TaskStatus) -> str:

@@ -12,7 +12,9 @@ import typer
 
 from imagedist.cli.command import Json, app, explained, interruptible
 
-_PLACE = "site:URL of a site's proxy, or [NAME=]URL of a registry that sites call NAME."
+_PLACE = (
+    "site:URL of a site's proxy, backup:URL[/PREFIX] of a backup, or [NAME=]URL of a registry that sites call NAME."
+)
 
 
 @app.command()
@@ -33,7 +35,8 @@ def verify(
 ) -> None:
     """Compare tags, manifests and blobs of two places and list every difference. Nothing is changed.
 
-    A site is what its sync keeps, and what its proxy itself holds of it. Exit code 0 only without a difference.
+    A site is what its sync keeps, and what its proxy itself holds of it for everyone. Exit code 0 only without a
+    difference.
     """
     from functools import partial
 

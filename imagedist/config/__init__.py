@@ -10,6 +10,7 @@ from imagedist.config.agent import (
     StorageTable,
     UnpackTable,
 )
+from imagedist.config.backups import Backup
 from imagedist.config.loading import load, read_secret
 from imagedist.config.proxy import ProxyConfig, ProxyTable, Upstream
 from imagedist.config.ranges import newest_versions
@@ -23,6 +24,7 @@ __all__ = [
     "Address",
     "AgentConfig",
     "AgentTable",
+    "Backup",
     "LimitsTable",
     "ProxyConfig",
     "ProxyTable",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 
+from imagedist.config.backups import Backup
 from imagedist.config.schedules import TimeZone
 from imagedist.config.syncing import SyncRule, TransferTable, check_rules
 from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
@@ -75,6 +76,7 @@ class SeederConfig(Table):
     nodes: NodesTable = NodesTable()
     tracker: TrackerTable = TrackerTable()
     sites: dict[str, Site] = {}
+    backups: dict[str, Backup] = {}
     sync: tuple[SyncRule, ...] = ()
     transfer: TransferTable = TransferTable()
 
@@ -85,5 +87,8 @@ class SeederConfig(Table):
             raise ValueError(f"sites.{own} has this site's own name: [sites] are the others; rename one of them")
         if self.sync and not self.seeder.site_proxies:
             raise ValueError("[[sync]] needs this site's proxy, which fetches and keeps: give seeder.site_proxies")
-        check_rules(self.sync, set(self.sites), own)
+        for name in self.backups:
+            if name == own or name in self.sites:
+                raise ValueError(f"backups.{name} has the name of a site: rules could not tell them apart; rename it")
+        check_rules(self.sync, set(self.sites), own, set(self.backups))
         return self

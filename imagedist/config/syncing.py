@@ -54,7 +54,7 @@ class SyncRule(Table):
     """Globs, or regular expressions between slashes, of the whole name, without the registry's."""
     tags: SyncTags = SyncTags()
     to: tuple[str, ...] = Field(min_length=1)
-    """Names of ``[sites]``; this site's own name: a copy is kept here."""
+    """Names of ``[sites]`` and ``[backups]``; this site's own name: a copy is kept here."""
     source: str | None = Field(default=None, alias="from")
     """The registry, as the proxy's ``[upstreams]`` calls it. None: the proxy's default upstream."""
     platforms: tuple[PlatformText, ...] = ()
@@ -86,7 +86,7 @@ class TransferTable(Table):
     blobs_at_once: int = Field(default=6, ge=1, le=64)
 
 
-def check_rules(rules: tuple[SyncRule, ...], sites: set[str], own: str) -> None:
+def check_rules(rules: tuple[SyncRule, ...], sites: set[str], own: str, backups: set[str]) -> None:
     """What only all rules together can tell.
 
     Raises:
@@ -95,11 +95,11 @@ def check_rules(rules: tuple[SyncRule, ...], sites: set[str], own: str) -> None:
     seen: dict[Any, int] = {}
     for number, rule in enumerate(rules):
         for name in rule.to:
-            if name not in sites | {own}:
-                known = ", ".join(sorted(sites)) or "none yet"
+            if name not in sites | backups | {own}:
+                known = ", ".join(sorted(sites | backups)) or "none yet"
                 raise ValueError(
-                    f"sync.{number}.to names {name!r}, which is no site: add [sites.{name}], or name one of: "
-                    f"{known}, or {own!r} for this site"
+                    f"sync.{number}.to names {name!r}, which is no site and no backup: add [sites.{name}] or "
+                    f"[backups.{name}], or name one of: {known}, or {own!r} for this site"
                 )
             for repository in rule.repositories:
                 tags = rule.tags.model_dump_json(exclude={"match", "labels"})

@@ -19,6 +19,7 @@ _PAGE = 1000
 _MAX_PAGES = 1000
 """A million names: a registry that goes on for ever is cut off."""
 _SITE = "site:"
+_BACKUP = "backup:"
 
 
 class Found(NamedTuple):
@@ -160,8 +161,31 @@ class SitePlace(RegistryPlace):
             raise SourceError(f"{self._proxy} lists no tags; is it an imagedist proxy of this version?") from error
 
 
+class BackupPlace(RegistryPlace):
+    """What sites keep in a registry, under the names that they have for it.
+
+    Args:
+        prefix: what stands there before every name. Empty: nothing.
+    """
+
+    def __init__(self, client: RegistryClient, prefix: str) -> None:
+        super().__init__(client)
+        self._before = f"{prefix}/" if prefix else ""
+
+    def __str__(self) -> str:
+        return f"{_BACKUP}{self._client.base_url}/{self._before}".rstrip("/")
+
+    async def repositories(self) -> list[str]:
+        names = [name for name in await super().repositories() if name.startswith(self._before)]
+        return [name.removeprefix(self._before) for name in names]
+
+    def _own(self, repository: str) -> str:
+        return self._before + repository
+
+
 def open_place(text: str, token: str | None) -> Place:
-    """``site:URL`` of a site's proxy, or ``[NAME=]URL`` of a registry, with this user's login for it.
+    """``site:URL`` of a site's proxy, ``backup:URL[/PREFIX]`` of a registry that sites keep theirs in, or
+    ``[NAME=]URL`` of another one; of registries with this user's login for it.
 
     Raises:
         InputError: neither.
@@ -173,6 +197,12 @@ def open_place(text: str, token: str | None) -> Place:
 
     if text.startswith(_SITE):
         return SitePlace(parse_url(text.removeprefix(_SITE), "place"), token)
+    if text.startswith(_BACKUP):
+        url = parse_url(text.removeprefix(_BACKUP), "place")
+        parts = urlsplit(url)
+        credentials = LookedUp(partial(find_credentials, parts.netloc))
+        client = RegistryClient(f"{parts.scheme}://{parts.netloc}", credentials=credentials)
+        return BackupPlace(client, parts.path.strip("/"))
     name, equals, url = text.partition("=")
     if not equals:
         name, url = "", text

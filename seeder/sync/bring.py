@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from imagedist.errors import UnacceptableError
+from imagedist.errors import SourceError, UnacceptableError
 from imagedist.metrics import SYNC_BLOBS, SYNC_BYTES
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
+from imagedist.site_sync import FetchState
 from seeder.sync.gather import all_of
 from seeder.sync.parts import find_parts
 from seeder.sync.proxy import SiteProxy
@@ -69,7 +70,7 @@ class Brings:
             was_moved = False
             while True:
                 wait_seconds = _POLL_SECONDS if was_moved else 0.0
-                state = await self._proxy.fetch(upstream, repository, blob.digest, self._cap(), wait_seconds)
+                state = await self._fetch(upstream, repository, blob.digest, wait_seconds)
                 if state.size_bytes != blob.size_bytes:
                     raise UnacceptableError(
                         f"blob {blob.digest} has {state.size_bytes} bytes, its manifest says {blob.size_bytes}"
@@ -86,3 +87,11 @@ class Brings:
                 progress.bytes_done += blob.size_bytes
                 SYNC_BYTES.inc(blob.size_bytes)
             SYNC_BLOBS.labels(outcome="moved" if was_moved else "present").inc()
+
+    async def _fetch(self, upstream: str, repository: str, digest: Digest, wait_seconds: float) -> FetchState:
+        try:
+            return await self._proxy.fetch(upstream, repository, digest, self._cap(), wait_seconds)
+        except SourceError as error:
+            if str(digest) in str(error):
+                raise
+            raise SourceError(f"blob {digest} did not come: {error}") from error

@@ -167,6 +167,25 @@ class Ledger:
             await connection.execute(sa.insert(CURSORS).values(values))
         return count
 
+    async def restore(self, source: str, wanted: Mapping[tuple[str, str], Meaning]) -> None:
+        """Queues tags to be set here whatever is held, and has other sites' journals read again from their beginning:
+        what they told of moves that are newer is not known any more.
+
+        Raises:
+            StorageError.
+        """
+        keys = list(wanted)
+        async with self._journal.changing() as connection:
+            for at in range(0, len(keys), _PAGE):
+                await _queue(connection, {key: wanted[key] for key in keys[at : at + _PAGE]}, source)
+            await connection.execute(sa.delete(CURSORS))
+
+    async def from_source(self, source: str) -> list[Task]:
+        """The tasks that a site told, or that are restored from it. Raises StorageError."""
+        query = sa.select(TASKS).where(TASKS.c.source == source).order_by(TASKS.c.number)
+        async with self._database.transaction() as connection:
+            return [_task(row) for row in await connection.execute(query)]
+
     async def judge(self, record: TagRecord) -> Meaning | None:
         """What a record of another site would have done here; None: nothing. Changes nothing. Raises StorageError."""
         async with self._database.transaction() as connection:

@@ -9,6 +9,7 @@ from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
 from imagedist.oci.platform import Platform
 from imagedist.site_sync import PlanLine, SyncPlan
+from seeder.backup.service import Backups
 from seeder.moves import Meaning, Terms
 from seeder.sync.gather import all_of
 from seeder.sync.ledger import Ledger
@@ -29,21 +30,30 @@ class Planner:
     """One plan. Make one for each."""
 
     def __init__(
-        self, ledger: Ledger, proxy: SiteProxy, scans: Scans, rules: Sequence[Rule], siblings: Mapping[str, Sibling]
+        self,
+        ledger: Ledger,
+        proxy: SiteProxy,
+        scans: Scans,
+        rules: Sequence[Rule],
+        siblings: Mapping[str, Sibling],
+        backups: Backups,
     ) -> None:
         self._ledger = ledger
         self._proxy = proxy
         self._scans = scans
         self._rules = rules
         self._siblings = siblings
+        self._backups = backups
+        self._planned: set[tuple[str, str, str]] = set()
         self._parts: dict[tuple[Digest, frozenset[Platform]], Parts] = {}
         self._counted: dict[str, set[Digest]] = {}
         self._there: dict[str, dict[str, Digest | None]] = {}
         self._errors: list[str] = []
 
     async def plan(self) -> SyncPlan:
-        """What the rules here bring to each site, and what other sites' journals and the queue bring here."""
-        lines = [line async for line in self._outgoing()] + [line async for line in self._incoming()]
+        """What the rules bring to each site and backup, and what other sites' journals and the queue bring here."""
+        lines = [line async for line in self._outgoing()] + [line async for line in self._to_backups()]
+        lines += [line async for line in self._incoming()]
         return SyncPlan(lines=tuple(lines), errors=tuple(dict.fromkeys(self._errors)))
 
     async def _outgoing(self) -> AsyncIterator[PlanLine]:
@@ -73,6 +83,18 @@ class Planner:
                     if (line := await self._line(site, name, tag, gone)) is not None:
                         yield line
 
+    async def _to_backups(self) -> AsyncIterator[PlanLine]:
+        """What was not sent yet, and no registry says any more: tags that came from other sites."""
+        for backup in self._backups.registries:
+            try:
+                async for news in self._backups.to_send(backup):
+                    if (backup, news.name, news.tag) not in self._planned:
+                        meaning = Meaning(news.digest, "", {}, {backup: Terms()})
+                        if (line := await self._line(backup, news.name, news.tag, meaning)) is not None:
+                            yield line
+            except ImagedistError as error:
+                self._errors.append(str(error))
+
     async def _incoming(self) -> AsyncIterator[PlanLine]:
         own = self._ledger.site
         for task in await self._ledger.tasks(10_000):
@@ -93,10 +115,10 @@ class Planner:
 
     async def _line(self, site: str, name: str, tag: str, meaning: Meaning) -> PlanLine | None:
         """None: it means that there already, or the site cannot be asked."""
+        self._planned.add((site, name, tag))
         try:
-            there = await self._tags_of(site)
-            has = f"{name}:{tag}" in there
-            if there.get(f"{name}:{tag}") == meaning.digest:
+            there = await self._meaning_at(site, name, tag)
+            if there == meaning.digest:
                 return None
             if meaning.digest is None:
                 return PlanLine(site=site, name=name, tag=tag, action="delete")
@@ -104,7 +126,7 @@ class Planner:
         except ImagedistError as error:
             self._errors.append(f"{name}:{tag} to {site}: {error}")
             return None
-        action = "move" if has and there[f"{name}:{tag}"] is not None else "set"
+        action = "move" if there is not None else "set"
         return PlanLine(
             site=site, name=name, tag=tag, action=action, digest=meaning.digest, blobs=blobs, bytes=size_bytes
         )
@@ -122,10 +144,18 @@ class Planner:
         counted = self._counted.setdefault(site, set())
         new = [blob for blob in self._parts[key].blobs if blob.digest not in counted]
         counted.update(blob.digest for blob in new)
-        has = self._proxy.has if site == self._ledger.site else self._siblings[site].has
-        present = await _ask_each(has, repository, [blob.digest for blob in new])
+        if site in self._backups.registries:
+            present = await _ask_each(self._backups.of(site).has_blob, name, [blob.digest for blob in new])
+        else:
+            has = self._proxy.has if site == self._ledger.site else self._siblings[site].has
+            present = await _ask_each(has, repository, [blob.digest for blob in new])
         missing = [blob for blob in new if blob.digest not in present]
         return len(missing), sum(blob.size_bytes for blob in missing)
+
+    async def _meaning_at(self, site: str, name: str, tag: str) -> Digest | None:
+        if site in self._backups.registries:
+            return await self._backups.of(site).means(name, tag)
+        return (await self._tags_of(site)).get(f"{name}:{tag}")
 
     async def _tags_of(self, site: str) -> dict[str, Digest | None]:
         """What tags mean at a site, by name."""

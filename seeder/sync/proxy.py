@@ -10,12 +10,21 @@ from pydantic import BaseModel, ValidationError
 
 from imagedist.distribution.backend import Target
 from imagedist.errors import NotFoundError, SourceError
+from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
 from imagedist.oci.page import Page
 from imagedist.site.clients import Clients
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
-from imagedist.site_sync import FetchState, ReferrersNow, RepositoryPage, SyncedTag, TagNow, UpstreamList
+from imagedist.site_sync import (
+    FetchState,
+    KeptTags,
+    ReferrersNow,
+    RepositoryPage,
+    SyncedTag,
+    TagNow,
+    UpstreamList,
+)
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
@@ -71,6 +80,7 @@ class SiteProxy:
             except NotFoundError as error:
                 if found:  # half a list would mean that the other half was deleted
                     raise SourceError(f"registry {upstream} broke off the list of tags of {repository}") from error
+                await self._check_is_proxy(upstream, error)
                 return found
             except (ValueError, KeyError, TypeError) as error:
                 raise SourceError(f"registry {upstream} sent no list of tags of {repository}") from error
@@ -87,7 +97,8 @@ class SiteProxy:
         query = {"ns": upstream, "repo": repository, "tag": tag}
         try:
             return (await self._get("registry/tag", query, TagNow)).digest
-        except NotFoundError:
+        except NotFoundError as error:
+            await self._check_is_proxy(upstream, error)
             return None
 
     async def referrers(self, upstream: str, repository: str, digest: Digest) -> Digest | None:
@@ -99,11 +110,27 @@ class SiteProxy:
         query = {"ns": upstream, "repo": repository}
         return (await self._get(f"registry/referrers/{digest}", query, ReferrersNow)).digest
 
+    async def _check_is_proxy(self, upstream: str, said: NotFoundError) -> None:
+        """Whoever has nothing at all may be anybody: that a tag is gone counts from a proxy that knows the registry.
+
+        Raises:
+            SourceError: it is none, or does not.
+        """
+        try:
+            known = await self.upstreams()
+        except NotFoundError:
+            raise SourceError(f"the site's proxy is none: it knows no upstreams ({said})") from said
+        if upstream not in known.upstreams:
+            raise SourceError(f"the site's proxy knows no upstream {upstream}: {said}") from said
+
     async def manifest(self, upstream: str, repository: str, digest: Digest) -> bytes:
         """A manifest, which the site has from then on. Raises NotFoundError, SourceError, IntegrityError."""
+        return (await self.fetched_manifest(upstream, repository, digest)).body
+
+    async def fetched_manifest(self, upstream: str, repository: str, digest: Digest) -> FetchedManifest:
+        """The same with its media type. Raises as ``manifest``."""
         target = Target(upstream, repository)
-        fetched = await self._proxies.first(lambda url: self._clients.of(url, target).manifest(repository, str(digest)))
-        return fetched.body
+        return await self._proxies.first(lambda url: self._clients.of(url, target).manifest(repository, str(digest)))
 
     async def look(self, upstream: str, repository: str, digest: Digest, *, is_config: bool = False) -> bytes:
         """A manifest or a config that the site need not keep. Raises NotFoundError, SourceError, IntegrityError."""
@@ -150,6 +177,13 @@ class SiteProxy:
         """Raises SourceError: something of it is missing, or it cannot be written."""
         await self._change("PUT", upstream, repository, tag, meant.model_dump(mode="json"))
 
+    async def synced(self) -> dict[str, tuple[Digest, frozenset[Digest]]]:
+        """The tags that sync keeps at the proxy, ``name:tag``, with the manifests that were left out. SourceError."""
+        return {
+            f"{each.upstream}/{each.repository}:{each.tag}": (each.digest, frozenset(each.skipped))
+            for each in (await self._get("synced", {}, KeptTags)).tags
+        }
+
     async def drop_tag(self, upstream: str, repository: str, tag: str) -> None:
         """None there is fine. Raises SourceError."""
         try:
@@ -160,6 +194,14 @@ class SiteProxy:
     async def has(self, repository: str, digest: Digest) -> bool:
         """Whether the site holds a blob for everyone. Raises SourceError."""
         return await self._proxies.first(lambda url: holds(self._questions, url, repository, digest))
+
+    async def is_for_everyone(self, repository: str, digest: Digest, kind: str) -> bool:
+        """Whether the site gives a blob or a manifest (``kind``: ``blobs``, ``manifests``) to its siblings, too.
+
+        Raises:
+            SourceError.
+        """
+        return await self._proxies.first(lambda url: holds(self._questions, url, repository, digest, kind))
 
     async def _change(self, method: str, upstream: str, repository: str, tag: str, body: object) -> None:
         query = {"ns": upstream, "repo": repository, "tag": tag}
@@ -178,10 +220,10 @@ class SiteProxy:
         return await self._proxies.first(ask)
 
 
-async def holds(questions: Questions, url: str, repository: str, digest: Digest) -> bool:
+async def holds(questions: Questions, url: str, repository: str, digest: Digest, kind: str = "blobs") -> bool:
     """Whether a site's proxy holds a blob that everyone may have. Raises SourceError."""
     try:
-        async with questions.ask("HEAD", f"{url}/site/v1/held/v2/{repository}/blobs/{digest}", 0, {}):
+        async with questions.ask("HEAD", f"{url}/site/v1/held/v2/{repository}/{kind}/{digest}", 0, {}):
             return True
     except NotFoundError:
         return False

@@ -13,12 +13,26 @@ from zoneinfo import ZoneInfo
 from imagedist.config import SeederConfig, read_secret
 from imagedist.errors import ConfigError, ImagedistError, OverloadedError
 from imagedist.service import kept_up
-from imagedist.site_sync import ConflictStatus, DestinationStatus, FollowStatus, RuleStatus, SyncPlan, SyncStatus
+from imagedist.site_sync import (
+    BackupList,
+    ConflictStatus,
+    DestinationStatus,
+    FollowStatus,
+    RestoreOrder,
+    RestorePlan,
+    RestoreStatus,
+    RuleStatus,
+    SyncPlan,
+    SyncStatus,
+)
+from seeder.backup.restore import Restore
+from seeder.backup.service import Backups
 from seeder.database import Database
 from seeder.leading import Leading
 from seeder.leases import Leases
 from seeder.sync.bring import Brings
 from seeder.sync.caps import cap
+from seeder.sync.facts import Facts
 from seeder.sync.follow import Follow
 from seeder.sync.ledger import Ledger
 from seeder.sync.looking import Looking
@@ -36,6 +50,8 @@ log = logging.getLogger(__name__)
 _ASK_AGAIN_SECONDS = 2.0
 _DESTINATION_SECONDS = 5.0
 _SHOWN_CONFLICTS = 100
+_STUCK_ATTEMPTS = 3
+_SHOWN_ERRORS = 5
 
 
 class Sync:
@@ -71,6 +87,7 @@ class Sync:
         self._follows = [
             Follow(sibling, self._ledger, self._work.call, self._begin_anew) for sibling in self._siblings.values()
         ]
+        self._backups = Backups(config, database, journal, self._proxy, self._brings, self._now)
         self._looking: Looking | None = None
         self._scans: Scans | None = None
         self._rules: list[Rule] = []
@@ -92,6 +109,7 @@ class Sync:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._proxy.close()
+        await self._backups.close()
         for sibling in self._siblings.values():
             await sibling.close()
 
@@ -110,11 +128,44 @@ class Sync:
         for follow in self._follows:
             follow.hurry()
         self._work.call()
+        self._run(self._backups.run_now, "backups are looked through")
 
     async def plan(self) -> SyncPlan:
         """Raises StorageError. OverloadedError: not ready yet."""
         _, scans = self._ready()
-        return await Planner(self._ledger, self._proxy, scans, self._rules, self._siblings).plan()
+        return await Planner(self._ledger, self._proxy, scans, self._rules, self._siblings, self._backups).plan()
+
+    def backups(self) -> BackupList:
+        """What the site's proxies read them with. Raises ConfigError: a file cannot be read."""
+        return BackupList(backups=tuple(self._backups.sources()))
+
+    async def restore(self, order: RestoreOrder) -> RestorePlan:
+        """Finds out what a backup has that is not here, and has it brought, unless that is all that was asked.
+
+        Raises:
+            NotFoundError: no such backup. InputError: a bad pattern. SourceError: it does not answer. StorageError.
+        """
+        source = self._siblings.get(order.source) or self._backups.of(order.source)
+        restore = Restore(source, self._ledger, self._proxy, self._config.seeder.site_blobs)
+        wanted, plan = await restore.find(order.repositories)
+        if wanted and not order.is_dry:
+            await self._ledger.restore(order.source, {(each.name, each.tag): each.meaning for each in wanted})
+            self._work.call()
+        return plan
+
+    async def restoring(self, source: str) -> RestoreStatus:
+        """Raises StorageError."""
+        tasks = await self._ledger.from_source(source)
+        stuck = [task for task in tasks if task.has_failed or task.attempts >= _STUCK_ATTEMPTS]
+        running = [each for each in await self._work.statuses() if each.source == source]
+        return RestoreStatus(
+            source=source,
+            waiting=len(tasks),
+            stuck=len(stuck),
+            errors=tuple(f"{task}: {task.error}" for task in stuck[:_SHOWN_ERRORS]),
+            bytes_total=sum(each.bytes_total for each in running),
+            bytes_done=sum(each.bytes_done for each in running),
+        )
 
     async def hint(self, upstream: str | None, hints: list[Hint]) -> int:
         """What a webhook told; how many of its places rules cover.
@@ -144,7 +195,7 @@ class Sync:
             bytes_per_second=self._cap(),
             rules=tuple(self._looking.statuses() if self._looking is not None else self._unready_rules()),
             follows=tuple(await self._followed()),
-            queue=tuple(await self._work.statuses()),
+            queue=(*await self._work.statuses(), *await self._backups.statuses()),
             conflicts=tuple(
                 ConflictStatus(**each._asdict()) for each in (await self._ledger.conflicts())[:_SHOWN_CONFLICTS]
             ),
@@ -192,6 +243,8 @@ class Sync:
             self._scans = Scans(self._proxy, self._ledger, self._rules, self._leases)
             leads = lambda: self._leading.leads  # noqa: E731
             self._looking = Looking(self._rules, self._scans, self._now, self._work.call, leads)
+            for backup in self._backups.begin(self._rules, Facts(self._proxy)):
+                self._run(partial(self._leading.led, backup.run), f"backup {backup.registry.name}")
         await self._looking.run()
 
     async def _resolved(self) -> list[Rule]:
@@ -231,7 +284,8 @@ class Sync:
 
     async def _destinations(self, sequence: int) -> list[DestinationStatus]:
         names = sorted({name for table in self._config.sync for name in table.to} & self._siblings.keys())
-        return list(await asyncio.gather(*(self._destination(name, sequence) for name in names)))
+        sites = await asyncio.gather(*(self._destination(name, sequence) for name in names))
+        return [*sites, *await self._backups.destinations(sequence)]
 
     async def _destination(self, name: str, sequence: int) -> DestinationStatus:
         try:

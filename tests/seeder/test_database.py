@@ -15,13 +15,21 @@ from alembic.runtime.migration import MigrationContext
 
 from imagedist.errors import ConfigError, StorageError
 from seeder import leases, node_rows, tags
+from seeder.backup import tables as backup_tables
 from seeder.database import Database
 from seeder.migrating import HEAD
 from seeder.preheat import rows as preheat_rows
 from seeder.sync import tables as sync_tables
 from tests.support.postgres import PASSWORD, Cluster
 
-SCHEMAS = [tags.SCHEMA, leases.SCHEMA, sync_tables.SCHEMA, node_rows.SCHEMA, preheat_rows.SCHEMA]
+SCHEMAS = [
+    tags.SCHEMA,
+    leases.SCHEMA,
+    sync_tables.SCHEMA,
+    backup_tables.SCHEMA,
+    node_rows.SCHEMA,
+    preheat_rows.SCHEMA,
+]
 OLDER: Sequence[Sequence[str]] = [
     ["tag_journal"],
     ["tag_journal", "nodes"],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagedist.demo.layout import BuiltImage
+from imagedist.oci.manifest import OCI_MANIFEST
 from imagedist.site_sync import SyncStatus
 from tests.e2e import processes
 from tests.e2e.processes import Process, answers, succeed
@@ -55,6 +58,61 @@ database = "sqlite:///{directory}/seeder.db"
 {sites}
 {rules}
 """
+_BACKUP = """\
+version: 0.1
+log: {{level: warn, accesslog: {{disabled: false}}}}
+storage: {{filesystem: {{rootdirectory: {directory}/registry}}, delete: {{enabled: true}}}}
+http: {{addr: "{address}:5000"}}
+"""
+
+
+def an_address() -> str:
+    """Of its own, so that a stopped part finds its port free when it comes back."""
+    return f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+
+
+class Backup:
+    """A docker-registry that nothing is pushed to but by sites."""
+
+    def __init__(self, base: Path, name: str = "vault") -> None:
+        self.name = name
+        self.directory = base / name
+        self.directory.mkdir()
+        self.address = an_address()
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:5000"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "registry.log").read_text()
+
+    def table(self, **settings: str) -> str:
+        """For a seeder's file. Values as TOML writes them."""
+        more = "".join(f"{key} = {value}\n" for key, value in settings.items())
+        return f'[backups.{self.name}]\nregistry = "{self.url}"\n{more}'
+
+    def start(self) -> None:
+        config = self.directory / "registry.yml"
+        config.write_text(_BACKUP.format(address=self.address, directory=self.directory))
+        self._process = Process(["docker-registry", "serve", str(config)], self.directory / "registry.log")
+        self._process.wait_until(lambda: answers(f"{self.url}/v2/"), f"docker-registry of {self.name}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def has(self, name: str) -> bool:
+        repository, _, tag = name.rpartition(":")
+        url = f"{self.url}/v2/{repository}/manifests/{tag}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": OCI_MANIFEST}), timeout=10):
+                return True
+        except urllib.error.HTTPError:
+            return False
 
 
 class Site:
@@ -68,8 +126,7 @@ class Site:
         (self.directory / "token").write_text(f"{name}-secret")
         (self.directory / "hook").write_text(f"{name}-hook")
         (self.directory / "siblings").write_text(f"{name}-siblings")
-        # an address of its own, so that a stopped part finds its port free when it comes back
-        self.address = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+        self.address = an_address()
         self._siblings: list[Site] = []
         self._registry: Process | None = None
         self.proxy = self._service("registry_proxy", "proxy", 5001)
@@ -125,6 +182,17 @@ class Site:
         token = (as_site or self).directory / "token"
         options = ["--seeder", self.seeder.url, "--token-file", str(token)]
         return processes.run([sys.executable, "-m", "imagedist", *arguments, *options])
+
+    def wipe(self) -> None:
+        """The store's disk is lost while proxy and seeder are away."""
+        shutil.rmtree(self.directory / "blobs")
+        (self.directory / "blobs").mkdir()
+
+    def verify(self, place: str) -> subprocess.CompletedProcess[str]:
+        """What the site's proxy holds, and another place."""
+        token = str(self.directory / "token")
+        arguments = ["verify", f"site:{self.proxy.url}", place, "--token-file", token, "--deep"]
+        return processes.run([sys.executable, "-m", "imagedist", *arguments])
 
     def status(self) -> SyncStatus:
         headers = {"Authorization": f"Bearer {self.name}-secret"}

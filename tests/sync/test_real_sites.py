@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from imagedist.demo.image import build
 from imagedist.demo.layout import BuiltImage
+from tests.support.waiting import wait_until
 from tests.sync.sites import Site, blob_bytes
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo")
@@ -47,25 +47,18 @@ def sites(tmp_path: Path) -> Iterator[tuple[Site, Site, Site]]:
         site.stop()
 
 
-def until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, f"never came true: {what}"
-        time.sleep(0.05)
-
-
 def test_a_push_appears_at_the_other_sites_and_stays_there_when_the_first_is_gone(
     sites: tuple[Site, Site, Site], image: BuiltImage, other: BuiltImage, tmp_path: Path
 ) -> None:
     bj, sh, gz = sites
     for site in sites:
         site.start()
-    until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
+    wait_until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
     bj.push(other, "private/other:v1")
     bj.push(other, "team/app:test")
     bj.push(image, "team/app:v1")
     for site in (sh, gz):
-        until(lambda site=site: site.has("team/app:v1"), f"{site.name} has the tag")
+        wait_until(lambda site=site: site.has("team/app:v1"), f"{site.name} has the tag")
         assert not site.has("private/other:v1")
         assert not site.has("team/app:test")
         received = site.received_bytes()
@@ -76,7 +69,7 @@ def test_a_push_appears_at_the_other_sites_and_stays_there_when_the_first_is_gon
     bj.stop()
     pulled = sh.pull("team/app:v1", tmp_path / "pulled")
     assert pulled.returncode == 0, pulled.stderr
-    until(lambda: "site bj is not followed: " in gz.imagedist("sync", "status").stderr, "gz says that bj is gone")
+    wait_until(lambda: "site bj is not followed: " in gz.imagedist("sync", "status").stderr, "gz says that bj is gone")
     assert gz.imagedist("sync", "status").returncode == 1
 
 
@@ -101,7 +94,7 @@ def test_seeder_and_proxy_are_killed_in_the_middle_and_no_byte_comes_twice(
         files = [*partials.rglob("*"), *(sh.directory / "blobs" / "blobs").rglob("*")]
         return sum(path.stat().st_size for path in files if path.is_file() and path.suffix != ".size")
 
-    until(lambda: present_bytes() > 500_000, "some of it is there")
+    wait_until(lambda: present_bytes() > 500_000, "some of it is there")
     sh.seeder.kill()
     sh.proxy.kill()
     before = present_bytes()
@@ -110,7 +103,7 @@ def test_seeder_and_proxy_are_killed_in_the_middle_and_no_byte_comes_twice(
     sh.seeder.start()
     assert not (sh.status().waiting == 0 and sh.status().sequence)
     sh.proxy.start()
-    until(lambda: sh.has("team/app:v1") and sh.status().waiting == 0, "sh has the tag")
+    wait_until(lambda: sh.has("team/app:v1") and sh.status().waiting == 0, "sh has the tag")
     received = sum(sh.received_bytes().values())
     assert received <= blob_bytes(image) - before + manifest_bytes(image)
 
@@ -119,7 +112,7 @@ def test_the_commands_plan_run_and_tell(sites: tuple[Site, Site, Site], image: B
     bj, sh, gz = sites
     for site in sites:
         site.start()
-    until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
+    wait_until(lambda: not bj.status().is_scanning, "bj has looked through its registry")
     bj.seeder.stop()  # so that nothing crosses by a notification
     bj.push(image, "team/app:v1")
     bj.push(other, "team/app:v2")
@@ -127,7 +120,7 @@ def test_the_commands_plan_run_and_tell(sites: tuple[Site, Site, Site], image: B
     (bj.directory / "seeder.toml").write_text(text.replace('to = ["sh", "gz"]', 'to = ["sh"]'))
     sh.seeder.stop()  # bj looks through its registry at start: sh shall not take it yet
     bj.seeder.start()
-    until(lambda: bj.status().sequence == 2 and not bj.status().waiting, "bj has both")
+    wait_until(lambda: bj.status().sequence == 2 and not bj.status().waiting, "bj has both")
     away = bj.imagedist("sync", "plan")
     assert away.returncode == 1
     assert "to sh: " in away.stderr

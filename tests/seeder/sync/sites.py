@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +16,13 @@ from aiohttp import web
 from imagedist.config import Address, ProxyConfig, SeederConfig
 from imagedist.oci.digest import Digest
 from imagedist.service import serving
-from imagedist.site_sync import SyncPlan, SyncStatus
+from imagedist.site_sync import RestorePlan, SyncPlan, SyncStatus
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
 from tests.support.registry import FaultyRegistry
+from tests.support.waiting import until
 
 UPSTREAM = "local"
-WAIT_SECONDS = 60.0
 
 
 class Registry(FaultyRegistry):
@@ -65,6 +65,7 @@ class SyncSite:
         self.seeder_settings: dict[str, Any] = {}
         self.token: str | None = None
         self.upstream_url: str | None = None
+        self.upstream_settings: dict[str, Any] = {}
         self._directory = directory / name
         # an address of its own, so that a stopped part finds its port free when it comes back
         self._address = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
@@ -88,6 +89,16 @@ class SyncSite:
         directory = self._directory / "site" / "blobs" / "sha256"
         return {path.name for path in directory.iterdir()} if directory.exists() else set()
 
+    @property
+    def private_notes(self) -> dict[str, str]:
+        """Which blobs are private, and whose."""
+        return {path.name: path.read_text() for path in (self._directory / "site" / "private").iterdir()}
+
+    async def gives_siblings(self, digest: Digest) -> bool:
+        assert self._http is not None
+        async with self._http.head(f"{self.proxy_url}/site/v1/held/v2/x/blobs/{digest}") as answer:
+            return answer.status == 200
+
     def remove_blob(self, digest: Digest) -> None:
         """As a disk loses it."""
         (self._directory / "site" / "blobs" / digest.algorithm / digest.hex).unlink()
@@ -107,6 +118,11 @@ class SyncSite:
         """The seeder's database is lost."""
         for path in self._directory.glob("seeder.db*"):
             path.unlink()
+
+    def wipe(self) -> None:
+        """The store's disk is lost while proxy and seeder are away."""
+        shutil.rmtree(self._directory / "site")
+        (self._directory / "site").mkdir()
 
     async def __aenter__(self) -> Self:
         (self._directory / "site").mkdir(parents=True)
@@ -131,7 +147,13 @@ class SyncSite:
                     "site_seeders": [self.seeder_url],
                     "default_upstream": UPSTREAM,
                 },
-                "upstreams": {UPSTREAM: {"url": self.upstream_url or self.registry.url, "negative_ttl": "0s"}},
+                "upstreams": {
+                    UPSTREAM: {
+                        "url": self.upstream_url or self.registry.url,
+                        "negative_ttl": "0s",
+                        **self.upstream_settings,
+                    }
+                },
             }
         )
         address = Address(self._address, 5001)
@@ -164,6 +186,7 @@ class SyncSite:
         await self._seeder.aclose()
 
     async def stop_registry(self) -> None:
+        self.upstream_url = self.upstream_url or self.registry.url  # which nobody knows when it is gone
         await self._registry.aclose()
 
     async def status(self) -> SyncStatus:
@@ -188,6 +211,17 @@ class SyncSite:
             body = await answer.read()
             assert answer.status < 300, body
             return body
+
+    async def restore(self, source: str, *repositories: str, is_dry: bool = False) -> RestorePlan:
+        order = {"source": source, "repositories": repositories, "is_dry": is_dry}
+        return RestorePlan.model_validate_json(await self.ask("POST", "restores", json=order))
+
+    async def until_restored(self, source: str) -> None:
+        async def is_done() -> bool:
+            status = await self.ask("POST", "restores/status", json={"source": source})
+            return not json.loads(status)["waiting"]
+
+        await until(is_done, f"{self.name} has restored all of {source}")
 
     async def statuses_of(
         self, method: str, path: str, headers: list[dict[str, str]], body: dict[str, Any]
@@ -226,16 +260,6 @@ class SyncSite:
     async def journal(self) -> dict[str, str | None]:
         page = await self.ask("GET", "tags")
         return {f"{each['name']}:{each['tag']}": each["digest"] for each in json.loads(page)["tags"]}
-
-
-async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Waits for a condition; says what it was when it does not come true."""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await is_so():  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"never came true: {what}") from None
 
 
 async def until_told(site: SyncSite, repository: str, tag: str, digest: Digest | None) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
-from tests.seeder.sync.sites import SyncSite, until, until_quiet, until_told
+from tests.seeder.sync.sites import SyncSite, until_quiet, until_told
+from tests.support.waiting import until
 
 LAYER = os.urandom(300_000)
 TEAM: dict[str, Any] = {"repositories": ["team/*"], "to": ["sh"]}

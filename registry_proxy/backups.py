@@ -1,0 +1,136 @@
+"""The site's backups, as its seeder names them: read when siblings and the registry cannot give something.
+
+The seeder gives their logins with them, for the site token. A backup that does not answer is left alone at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from imagedist.errors import ConfigError, NotFoundError, SourceError, UnauthorizedError
+from imagedist.metrics import UPSTREAM_OPEN
+from imagedist.oci.auth import Credentials
+from imagedist.oci.breaker import Breaker
+from imagedist.oci.client import RegistryClient
+from imagedist.oci.http_aiohttp import AiohttpClient
+from imagedist.oci.tls import Tls
+from imagedist.site.questions import Questions
+from imagedist.site_sync import BackupList, BackupSource
+from registry_proxy.siblings import REFRESH_SECONDS
+from registry_proxy.upstream_client import Source
+
+log = logging.getLogger(__name__)
+
+_FIRST_AGAIN_SECONDS, _AGAIN_SECONDS = 0.25, 5.0
+_CONNECT_SECONDS = 2.0
+_ANSWER_SECONDS = 10.0
+_STALL_SECONDS = 15.0
+_FIRST_PAUSE_SECONDS = 30.0
+
+
+class Backups:
+    """The sources, cheapest first; called, it gives those there are now (``fetching.Nearby``).
+
+    Args:
+        seeders: this site's; the first that answers is believed. What is known stays while none does.
+        token: the site's. tls: for https URLs of seeders, if the system's authorities are not enough.
+    """
+
+    def __init__(self, seeders: Sequence[str], token: str | None, tls: Tls | None = None) -> None:
+        self._seeders = tuple(seeders)
+        self._questions = Questions("proxy", token, tls)
+        self._known: dict[BackupSource, Source] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._said = ""
+
+    def __call__(self) -> Sequence[Source]:
+        return [self._known[each] for each in sorted(self._known, key=lambda each: (each.cost, each.name))]
+
+    def start(self) -> None:
+        """Asks the seeders now and then, in the background."""
+        if self._seeders:
+            self._asking = asyncio.create_task(self._keep_asking(), name="backups")
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        for source in self._known.values():
+            await source.client.close()
+        await self._questions.close()
+
+    async def refresh(self) -> bool:
+        """Learns from the first seeder that answers; whether one did."""
+        for seeder in self._seeders:
+            try:
+                url = f"{seeder}/site/v1/backups"
+                async with self._questions.ask("GET", url, 0, {}, is_operator=True) as answer:
+                    told = BackupList.model_validate_json(await answer.read()).backups
+                known = self._known
+                self._known = {each: known.get(each) or _source(each) for each in told}
+            except NotFoundError:
+                return True  # an older seeder
+            except (SourceError, ConfigError, ValidationError) as error:
+                if str(error) != self._said:
+                    is_starting = isinstance(error, SourceError) and not isinstance(error, UnauthorizedError)
+                    level = logging.INFO if is_starting else logging.WARNING
+                    log.log(level, "seeder %s does not name the backups: %s", seeder, error)
+                self._said = str(error)
+                continue
+            self._said = ""
+            for each, source in known.items():
+                if each not in self._known:
+                    await source.client.close()
+            return True
+        return False
+
+    async def _keep_asking(self) -> None:
+        again_seconds = _FIRST_AGAIN_SECONDS
+        while True:
+            is_known = await self.refresh()
+            await asyncio.sleep(REFRESH_SECONDS if is_known else again_seconds)
+            again_seconds = _FIRST_AGAIN_SECONDS if is_known else min(2 * again_seconds, _AGAIN_SECONDS)
+
+
+def _source(backup: BackupSource) -> Source:
+    """Raises ConfigError: its authorities are none."""
+    label = f"backup {backup.name}"
+    gauge = UPSTREAM_OPEN.labels(upstream=label)
+    gauge.set(0)
+    breaker = Breaker(
+        label,
+        failures=1,
+        span_seconds=0.0,
+        first_pause_seconds=_FIRST_PAUSE_SECONDS,
+        longest_pause_seconds=10 * _FIRST_PAUSE_SECONDS,
+        changed=lambda is_open: gauge.set(1 if is_open else 0),
+    )
+    login = Credentials(backup.username, backup.password or "") if backup.username is not None else None
+    client = RegistryClient(
+        backup.registry,
+        name=f"of {label} ({urlsplit(backup.registry).netloc})",
+        credentials=login,
+        http=AiohttpClient(tls=_tls(backup), connect_seconds=_CONNECT_SECONDS),
+        answer_seconds=_ANSWER_SECONDS,
+        first_byte_seconds=2 * _ANSWER_SECONDS,
+        stall_seconds=_STALL_SECONDS,
+        breaker=breaker,
+    )
+    return Source("backup", client, f"{backup.prefix}/" if backup.prefix else "")
+
+
+def _tls(backup: BackupSource) -> Tls | None:
+    if backup.ca is None:
+        return None
+    tls = Tls(None)
+    try:
+        tls.trust(backup.ca)
+    except ssl.SSLError as error:
+        raise ConfigError(f"cannot use the certificates of backup {backup.name}: {error.reason}") from error
+    return tls
