@@ -223,6 +223,7 @@ def _running(directory: Path, bits_per_second: int) -> Iterator[_Pair]:
             registries.append(stack.enter_context(deployment.registry(node, place / "registry")))
             other = hosts[1 - number]
             lines = (
+                "open_reads = true\n"
                 f'[sites.{other.name}]\nproxy = "http://{other.address}:5001"\nseeder = "http://{other.address}:5002"\n'
             )
             if number == 0:
