@@ -112,6 +112,41 @@ PASSED_THROUGH = Counter("imagedist_passed_through", "Blobs served without being
 SCRUBBED_BYTES = Counter("imagedist_scrubbed_bytes", "Bytes of stored blobs that were read again and hashed.")
 ROTTEN = Counter("imagedist_rotten_blobs", "Stored blobs that were found to have other bytes, and dropped.")
 
+PREHEAT_TARGETS = Gauge(
+    "imagedist_preheat_targets",
+    "Nodes of a preheat at the seeder: done, working, waiting, missing, failed, gone, paused.",
+    ["rule", "outcome"],
+    multiprocess_mode="livesum",
+)
+PREHEAT_RUN_BYTES = Gauge(
+    "imagedist_preheat_run_bytes",
+    "Bytes that the nodes of a preheat took for its present run.",
+    ["rule"],
+    multiprocess_mode="livesum",
+)
+PREHEAT_SUCCESS = Gauge(
+    "imagedist_preheat_success_timestamp_seconds",
+    "When the last run that every node confirmed had ended, since the epoch.",
+    ["rule"],
+    multiprocess_mode="livemax",
+)
+PREHEAT_RUNS = Counter(
+    "imagedist_preheat_runs", "Runs of a preheat: begun, and ended as done or incomplete.", ["rule", "outcome"]
+)
+PREHEAT_FAILURES = Counter("imagedist_preheat_failures", "Times that a node of a preheat had failed.", ["rule"])
+PREHEAT_IMAGES = Gauge(
+    "imagedist_preheat_images",
+    "Images of preheats on this node: present, missing, working, failed.",
+    ["rule", "state"],
+    multiprocess_mode="livesum",
+)
+PREHEAT_PINNED_BYTES = Gauge(
+    "imagedist_preheat_pinned_bytes",
+    "Bytes, compressed, of the layers that preheats keep on this node, each once.",
+    multiprocess_mode="livesum",
+)
+PREHEAT_RECEIVED = Counter("imagedist_preheat_received_bytes", "Bytes that this node took while it preheated.")
+
 SYNC_TAGS = Counter("imagedist_sync_tags", "Tags that sync worked on at this site: set, deleted, failed.", ["outcome"])
 SYNC_BLOBS = Counter(
     "imagedist_sync_blobs", "Blobs that sync needed here, by whether they were here: present, moved.", ["outcome"]

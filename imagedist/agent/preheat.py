@@ -12,15 +12,26 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from imagedist.agent.preheat_images import NodeImages
 from imagedist.agent.preheat_state import KeptImage, PreheatState
 from imagedist.errors import ImagedistError, IntegrityError, SourceError, StorageError
+from imagedist.metrics import PREHEAT_IMAGES, PREHEAT_PINNED_BYTES, PREHEAT_RECEIVED
 from imagedist.oci.digest import Digest
-from imagedist.preheat.shapes import MAX_MESSAGE, ImageReport, LayerReport, Order, Orders, Report, RuleReport, Wanted
+from imagedist.preheat.shapes import (
+    MAX_MESSAGE,
+    ImageReport,
+    LayerReport,
+    Order,
+    Orders,
+    Report,
+    RuleReport,
+    State,
+    Wanted,
+)
 from imagedist.site.seeders import Seeders
 from imagedist.threads import settled
 
@@ -211,11 +222,30 @@ class NodePreheat:
                 RuleReport(rule=order.rule, run=order.run, images=tuple(images), received_bytes=received_bytes)
             )
         await self._pin()
+        self._tell(reports)
         found = _fitting(reports)
         if found != self._reports:
             self._reports = found
             self._reports_changed.set()
         return min(tasks, key=lambda task: task.is_doubtful, default=None)
+
+    def _tell(self, reports: Sequence[RuleReport]) -> None:
+        """What Prometheus is told."""
+        PREHEAT_IMAGES.clear()
+        for report in reports:
+            for state in get_args(State):
+                count = sum(image.state == state for image in report.images)
+                PREHEAT_IMAGES.labels(report.rule, state).set(count)
+        pinned = {order.rule for order in self._state.orders.orders if order.is_pinned}
+        kept = {
+            layer.digest: layer.size_bytes
+            for report in reports
+            if report.rule in pinned
+            for image in report.images
+            for layer in image.layers
+            if layer.is_cached or layer.is_unpacked
+        }
+        PREHEAT_PINNED_BYTES.set(sum(kept.values()))
 
     async def _report(self, order: Order, wanted: Wanted, is_working: bool) -> ImageReport:
         missing, message = tuple(order.into), ""
@@ -284,7 +314,9 @@ class NodePreheat:
             if not bringing.done():
                 bringing.cancel()
             await asyncio.wait([bringing])
-            self._state.note_received(order.rule, order.run, max(self._received() - before_bytes, 0))
+            received_bytes = max(self._received() - before_bytes, 0)
+            PREHEAT_RECEIVED.inc(received_bytes)
+            self._state.note_received(order.rule, order.run, received_bytes)
             await self._write()
         if bringing.cancelled():
             return

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -26,7 +26,7 @@ from imagedist.preheat.shapes import (
 from imagedist.service import beside
 from seeder.leading import Leading
 from seeder.nodes import Nodes
-from seeder.preheat import plan
+from seeder.preheat import gauges, plan
 from seeder.preheat.images import Images
 from seeder.preheat.orders import NodeRule, orders_of
 from seeder.preheat.plan import Standing, Target
@@ -147,6 +147,7 @@ class Preheats:
             number = before.number + 1 if before is not None else 1
             run = Run(rule=rule, number=number, started_at=self._clock(), images=images, problems=problems)
             await self._put(run)
+            gauges.tell_run(rule.name, "begun")
             _LOG.info("preheat %s, run %d: %d images, %d problems", rule.name, number, len(images), len(problems))
             await self._advance(rule.name)
         return self.status(rule.name)
@@ -175,6 +176,7 @@ class Preheats:
             await self._rows.delete(name)
             del self._runs[name]
             self._standings.pop(name, None)
+            gauges.forget(name)
         self._wake_all()
 
     def status(self, name: str, *, with_nodes: bool = True, with_images: bool = True) -> PreheatStatus:
@@ -182,8 +184,6 @@ class Preheats:
         self._require()
         run = self._run(name)
         standing, outcomes = self._look(name)
-        heard = {node_id: self._reports.heard(node_id, name) for node_id in outcomes}
-        received = sum(each.received_bytes for each in heard.values() if each is not None and each.run == run.id)
         nodes = [self._node(run, node_id, each, with_images) for node_id, each in outcomes.items() if with_nodes]
         until = run.finished_at if standing.is_over and run.finished_at is not None else self._clock()
         return PreheatStatus(
@@ -198,7 +198,7 @@ class Preheats:
             images=run.images,
             problems=run.problems,
             counts=dict(Counter(outcomes.values())),
-            received_bytes=received,
+            received_bytes=self._received_bytes(run, outcomes),
             nodes=tuple(nodes),
         )
 
@@ -258,7 +258,10 @@ class Preheats:
         if changes:
             await self._put(run.model_copy(update=changes))
             self._look(name)
+        if "finished_at" in changes:
+            gauges.tell_run(name, standing.state)
         now = self._standings[name]
+        gauges.tell(self._runs[name], now, before, self._received_bytes(self._runs[name], now[1]))
         if before is None or self._terms(run, before) != self._terms(self._runs[name], now):
             self._wake_all()
         else:
@@ -277,6 +280,10 @@ class Preheats:
         is_open = not windows or any(window.is_open(self._local()) for window in windows)
         self._standings[name] = (plan.standing(run, outcomes, self._clock(), is_open), outcomes)
         return self._standings[name]
+
+    def _received_bytes(self, run: Run, node_ids: Iterable[str]) -> int:
+        heard = (self._reports.heard(node_id, run.rule.name) for node_id in node_ids)
+        return sum(each.received_bytes for each in heard if each is not None and each.run == run.id)
 
     def _targets(self, run: Run) -> list[Target]:
         return [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from imagedist.agent.preheat import NodePreheat
 from imagedist.agent.preheat_state import KeptImage, KeptLayer, PreheatState
@@ -247,3 +248,31 @@ async def test_what_a_runtime_does_not_tell_waits_until_everything_else_is_done(
 
 def _states(report: Report) -> dict[str, str]:
     return {rule.rule: rule.state for rule in report.rules}
+
+
+async def test_what_is_kept_for_preheats_is_in_the_metrics(tmp_path: Path) -> None:
+    node = Node(tmp_path, Images())
+    before = REGISTRY.get_sample_value("imagedist_preheat_received_bytes_total") or 0.0
+    received = iter([0, 70])
+    seeders: Any = node.site
+    stores: Any = node.images
+    node.preheat = NodePreheat(seeders, stores, node.path, node.rates.append, lambda: next(received), 60.0, node._sleep)
+    async with node.running():
+        node.site.order(order(), order(rule="other", may_work=False, into=("blobs",)), version="1")
+        await until(
+            lambda: any(_states(report) == {"base": "present", "other": "missing"} for report in node.site.reports)
+        )
+        images = {
+            (rule, state): REGISTRY.get_sample_value("imagedist_preheat_images", {"rule": rule, "state": state})
+            for rule in ("base", "other")
+            for state in ("present", "missing")
+        }
+        pinned_bytes = REGISTRY.get_sample_value("imagedist_preheat_pinned_bytes")
+    assert images == {
+        ("base", "present"): 1.0,
+        ("base", "missing"): 0.0,
+        ("other", "present"): 0.0,
+        ("other", "missing"): 1.0,
+    }
+    assert pinned_bytes == LAYER.size_bytes, "one layer, of two rules"
+    assert REGISTRY.get_sample_value("imagedist_preheat_received_bytes_total") == before + 70

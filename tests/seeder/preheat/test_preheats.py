@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import REGISTRY
 
 from imagedist.errors import InputError, NotFoundError
 from imagedist.nodes import Heartbeat
@@ -274,3 +276,36 @@ async def test_a_suggestion_asked_for_with_nonsense_is_refused(query: str) -> No
     async with TestClient(TestServer(app)) as client:
         answer = await client.get(f"/site/v1/suggested-preheats?{query}")
         assert answer.status == 400
+
+
+async def test_prometheus_is_told_of_nodes_bytes_runs_failures_and_the_last_success(world: World) -> None:
+    rule = f"told-{secrets.token_hex(4)}"  # metrics outlive tests
+
+    def metric(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(f"imagedist_preheat_{name}", {"rule": rule, **labels})
+
+    world.join("a", "b")
+    await world.run(name=rule)
+    await world.ask("a")
+    await world.ask("a", "present")
+    await world.ask("b")
+    await world.ask("b", "failed", "no room")
+    outcomes = {each: metric("targets", outcome=each) for each in ("done", "failed", "gone")}
+    assert outcomes == {"done": 1.0, "failed": 1.0, "gone": 0.0}
+    assert (metric("failures_total"), metric("success_timestamp_seconds")) == (1.0, None)
+    assert {each: metric("runs_total", outcome=each) for each in ("begun", "incomplete")} == {
+        "begun": 1.0,
+        "incomplete": 1.0,
+    }
+
+    world.clock.now += 60
+    await world.run(name=rule)
+    for node_id in ("a", "b"):
+        await world.ask(node_id)
+        await world.ask(node_id, "present")
+    assert metric("success_timestamp_seconds") == world.clock.now
+    assert metric("runs_total", outcome="done") == 1.0
+    assert metric("failures_total") == 1.0
+    assert metric("run_bytes") == 0.0
+    await world.preheats.remove(rule)
+    assert (metric("targets", outcome="done"), metric("success_timestamp_seconds")) == (None, None)
