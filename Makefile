@@ -56,11 +56,14 @@ fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZ
 wire: $(READY)  ## the messages of containerd's APIs again, from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. $(shell find imagedist bench tests -name '*.proto')
 
-lock:           ## pin every dependency, with hashes, to requirements.lock
+lock:           ## pin every dependency, with hashes, to requirements.lock; what nodes need, to deploy/requirements.lock
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --extra dev pyproject.toml -o requirements.lock
+	echo 'setuptools>=74.1' | $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate -c requirements.lock \
+	    --extra containerd --extra postgres --extra redis pyproject.toml - -o deploy/requirements.lock
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info imagedist/unpack/*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
