@@ -90,6 +90,13 @@ class Docker:
     def names(self) -> list[str]:
         return self.run("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
 
+    def hang(self) -> None:
+        """It takes connections and answers nothing, until it goes on."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         self._process.stop()
 

@@ -34,6 +34,7 @@ gone_after = "15s"
 _AGENT = """\
 heartbeat = "500ms"
 preheat_check = "500ms"
+runtime_patience = "5s"
 """
 _BASE = [[file("base", os.urandom(6 << 20))], [file("more", os.urandom(2 << 20))]]
 _SMALL = 12 << 20
@@ -241,6 +242,18 @@ def test_into_runtimes_is_done_when_they_list_it_and_what_they_lose_comes_back(
     assert docker.run("rmi", name).returncode == 0
     nodes.until(lambda: docker.run("image", "inspect", name).returncode == 0, "what docker lost is back")
     nodes.until(lambda: nodes.status("run")["is_confirmed"], "and confirmed")
+
+    docker.hang()
+    try:
+        nodes.until(lambda: "docker" in nodes.status("run")["nodes"][0]["message"], "it is said who does not answer")
+        nodes.push("preheat/other:1", [[file("y", os.urandom(1 << 20))]])
+        other = nodes.rule("other", tables, images=[f"{NAME}/preheat/other:1"], into=["storage", "containerd"])
+        done = nodes.run("preheat", "run", other, "--wait")
+        assert done.returncode == 0, f"a dockerd that hangs stalls nothing else: {done.stdout + done.stderr}"
+        assert not nodes.status("run")["is_confirmed"]
+    finally:
+        docker.go_on()
+    nodes.until(lambda: nodes.status("run")["is_confirmed"], "what docker has is known again")
     docker.stop()
     nodes.until(lambda: not nodes.status("run")["is_confirmed"], "nobody can tell what docker has")
     status = nodes.status("run")
