@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagedist.cli.command import Json, Socket, app, explained, interruptible
-from imagedist.cli.site_access import Config, Seeder, TokenFile, seeder_access
+from imagedist.cli.command import app
+from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
     from imagedist.nodes import NodeStatus
     from imagedist.site.seeders import Seeders
-
-AnswerT = TypeVar("AnswerT")
 
 nodes = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 app.add_typer(nodes, name="nodes")
@@ -24,91 +21,49 @@ app.add_typer(nodes, name="nodes")
 Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="As `imagedist nodes` lists them.", show_default=False)]
 
 
-def ask_seeder(
-    ask: Callable[[Seeders], Awaitable[AnswerT]],
-    seeder: list[str] | None,
-    token_file: Path | None,
-    config: Path | None,
-    socket: Path | None,
-) -> AnswerT:
-    """One question, with the options that say whom."""
-    access = seeder_access(seeder, token_file, config, socket)
-
-    async def asked() -> AnswerT:
-        async with access.opened() as site:
-            return await ask(site.seeders)
-
-    return interruptible(asked())
-
-
 @nodes.callback(invoke_without_command=True)
-@explained
+@asks_seeder
 def show(
+    asked: Asked,
     context: typer.Context,
     label: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only nodes that have it; repeatable.")
     ] = None,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """List the site's nodes: who lives, labels, versions, disks, what is cached and unpacked."""
     if context.invoked_subcommand is not None:
-        if any((label, seeder, token_file, config, as_json)):
+        if any((label, asked.seeder, asked.token_file, asked.config, asked.as_json)):
             raise InputError(f"options of `nodes {context.invoked_subcommand}` come after its name")
         return
     from imagedist.nodes import NodeList
     from imagedist.render import node_table
 
     wanted = dict(_label(each) for each in label or ())
-    listed = ask_seeder(lambda site: site.call("GET", "nodes", NodeList), seeder, token_file, config, socket)
+    listed = asked.ask(lambda site: site.call("GET", "nodes", NodeList))
     found = [node for node in listed.nodes if wanted.items() <= node.labels.items()]
-    if as_json:
+    if asked.as_json:
         print(listed.model_copy(update={"nodes": tuple(found)}).model_dump_json())
     else:
         print(node_table(found))
 
 
 @nodes.command()
-@explained
-def pause(
-    ids: Ids,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def pause(asked: Asked, ids: Ids) -> None:
     """Have preheats leave nodes alone, as for maintenance: no work, and nobody waits for them."""
-    _change(ids, True, seeder, token_file, config, socket, as_json)
+    _change(ids, True, asked)
 
 
 @nodes.command()
-@explained
-def resume(
-    ids: Ids,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def resume(asked: Asked, ids: Ids) -> None:
     """End a pause: the nodes catch up with what they missed."""
-    _change(ids, False, seeder, token_file, config, socket, as_json)
+    _change(ids, False, asked)
 
 
 @nodes.command()
-@explained
-def forget(
-    ids: Ids,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def forget(asked: Asked, ids: Ids) -> None:
     """Take nodes that will not come back out of the inventory. One that still lives is back with its next heartbeat."""
 
     async def ask(site: Seeders) -> list[str]:
@@ -116,8 +71,8 @@ def forget(
             await site.order("DELETE", f"nodes/{_checked(node_id)}")
         return ids
 
-    forgotten = ask_seeder(ask, seeder, token_file, config, socket)
-    if as_json:
+    forgotten = asked.ask(ask)
+    if asked.as_json:
         import json
 
         print(json.dumps({"format": 1, "forgotten": forgotten}))
@@ -125,15 +80,7 @@ def forget(
         print("\n".join(f"forgotten {node_id}" for node_id in forgotten))
 
 
-def _change(
-    ids: Sequence[str],
-    is_paused: bool,
-    seeder: list[str] | None,
-    token_file: Path | None,
-    config: Path | None,
-    socket: Path | None,
-    as_json: bool,
-) -> None:
+def _change(ids: Sequence[str], is_paused: bool, asked: Asked) -> None:
     from imagedist.nodes import NodeList, NodeOrder, NodeStatus
     from imagedist.render import node_table
 
@@ -142,8 +89,8 @@ def _change(
     async def ask(site: Seeders) -> list[NodeStatus]:
         return [await site.call("PATCH", f"nodes/{_checked(node_id)}", NodeStatus, order) for node_id in ids]
 
-    changed = ask_seeder(ask, seeder, token_file, config, socket)
-    print(NodeList(nodes=tuple(changed)).model_dump_json() if as_json else node_table(changed))
+    changed = asked.ask(ask)
+    print(NodeList(nodes=tuple(changed)).model_dump_json() if asked.as_json else node_table(changed))
 
 
 def _checked(node_id: str) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from imagedist.cli.command import Json, Socket, app, explained
-from imagedist.cli.nodes import ask_seeder
-from imagedist.cli.site_access import Config, Seeder, TokenFile
+from imagedist.cli.command import app
+from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import InputError, NotFoundError, PreconditionError, SourceError
 
 if TYPE_CHECKING:
@@ -34,15 +33,11 @@ _UNREACHABLE_SECONDS = 300.0
 
 
 @preheat.command()
-@explained
+@asks_seeder
 def run(
+    asked: Asked,
     file: Annotated[Path, typer.Argument(help="The rule: a TOML file.", show_default=False)],
     wait: Annotated[bool, typer.Option("--wait", help="Until the run is over; then its summary.")] = False,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """Begin a run of a rule, made for cron: again changes nothing that is right, and one waits at a time.
 
@@ -59,19 +54,15 @@ def run(
             begun = await _begin(site, rule.name, rule.model_dump(mode="json"))
             return await _followed(site, begun) if wait else begun
 
-        _end(ask_seeder(ask, seeder, token_file, config, socket), as_json)
+        _end(asked.ask(ask), asked.as_json)
 
 
 @preheat.command()
-@explained
+@asks_seeder
 def status(
+    asked: Asked,
     name: Annotated[str | None, typer.Argument(help="A rule's name; without it all are listed.")] = None,
     node: Annotated[str | None, typer.Option(help="Each layer on this node.", metavar="ID")] = None,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """Show what is true now: the rules, or of one rule every node; exit code 1 if some node has not confirmed all."""
     from imagedist.cli import preheat_text as text
@@ -80,17 +71,17 @@ def status(
     if name is None:
         if node is not None:
             raise InputError("--node shows one rule on one node: name the rule, too")
-        listed = ask_seeder(lambda site: site.call("GET", "preheats", PreheatList), seeder, token_file, config, socket)
-        print(listed.model_dump_json() if as_json else text.preheat_table(listed.preheats))
+        listed = asked.ask(lambda site: site.call("GET", "preheats", PreheatList))
+        print(listed.model_dump_json() if asked.as_json else text.preheat_table(listed.preheats))
         return
     path = f"preheats/{_checked(name)}?layers"
-    found = ask_seeder(lambda site: site.call("GET", path, PreheatStatus), seeder, token_file, config, socket)
+    found = asked.ask(lambda site: site.call("GET", path, PreheatStatus))
     if node is not None:
         nodes = [each for each in found.nodes if each.id == node]
         if not nodes:
             raise NotFoundError(f"preheat {name} is not about a node {node}")
         found = found.model_copy(update={"nodes": tuple(nodes)})
-    if as_json:
+    if asked.as_json:
         print(found.model_dump_json())
     elif node is not None:
         print(text.node_layers(found.nodes[0]))
@@ -102,99 +93,59 @@ def status(
 
 
 @preheat.command()
-@explained
+@asks_seeder
 def suggest(
+    asked: Asked,
     share: Annotated[float, typer.Option(help="Of the site's images that must share the layers.")] = 0.5,
     images: Annotated[int, typer.Option(help="At most so many images that carry them.", min=1, max=50)] = 5,
     name: Annotated[str, typer.Option(help="Of the rule.")] = "base",
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """Print a rule with the measured base layers: those that most images which the site has pulled stand upon."""
     from imagedist.cli.preheat_text import suggestion_text
     from imagedist.preheat.shapes import Suggestions
 
     path = f"suggested-preheats?share={share}&images={images}"
-    found = ask_seeder(lambda site: site.call("GET", path, Suggestions), seeder, token_file, config, socket)
-    print(found.model_dump_json() if as_json else suggestion_text(found, name))
+    found = asked.ask(lambda site: site.call("GET", path, Suggestions))
+    print(found.model_dump_json() if asked.as_json else suggestion_text(found, name))
 
 
 @preheat.command()
-@explained
-def pause(
-    name: Name,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def pause(asked: Asked, name: Name) -> None:
     """Let no node work for a rule. What is there stays and stays pinned."""
-    _order(name, "paused", seeder, token_file, config, socket, as_json)
+    _order(name, "paused", asked)
 
 
 @preheat.command()
-@explained
-def resume(
-    name: Name,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def resume(asked: Asked, name: Name) -> None:
     """Go on after a pause."""
-    _order(name, "active", seeder, token_file, config, socket, as_json)
+    _order(name, "active", asked)
 
 
 @preheat.command()
-@explained
-def cancel(
-    name: Name,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def cancel(asked: Asked, name: Name) -> None:
     """End a rule's run for good; what is there stays, pinned, and the next run goes on from it."""
-    _order(name, "cancelled", seeder, token_file, config, socket, as_json)
+    _order(name, "cancelled", asked)
 
 
 @preheat.command()
-@explained
-def remove(
-    name: Name,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def remove(asked: Asked, name: Name) -> None:
     """Take a rule away, and with it its pins: nodes may let its images go."""
     path = f"preheats/{_checked(name)}"
-    ask_seeder(lambda site: site.order("DELETE", path), seeder, token_file, config, socket)
-    print(f'{{"format": 1, "removed": "{name}"}}' if as_json else f"removed preheat {name}")
+    asked.ask(lambda site: site.order("DELETE", path))
+    print(f'{{"format": 1, "removed": "{name}"}}' if asked.as_json else f"removed preheat {name}")
 
 
-def _order(
-    name: str,
-    state: Literal["active", "paused", "cancelled"],
-    seeder: list[str] | None,
-    token_file: Path | None,
-    config: Path | None,
-    socket: Path | None,
-    as_json: bool,
-) -> None:
+def _order(name: str, state: Literal["active", "paused", "cancelled"], asked: Asked) -> None:
     from imagedist.cli.preheat_text import summary
     from imagedist.preheat.shapes import PreheatOrder, PreheatStatus
 
     path, body = f"preheats/{_checked(name)}", PreheatOrder(state=state).model_dump(mode="json")
-    found = ask_seeder(lambda site: site.call("PATCH", path, PreheatStatus, body), seeder, token_file, config, socket)
-    print(found.model_dump_json() if as_json else summary(found))
+    found = asked.ask(lambda site: site.call("PATCH", path, PreheatStatus, body))
+    print(found.model_dump_json() if asked.as_json else summary(found))
 
 
 async def _begin(site: Seeders, name: str, body: object) -> PreheatStatus:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imagedist.cli.command import Json, Socket, app, explained
-from imagedist.cli.nodes import ask_seeder
+from imagedist.cli.seeder_options import ask_seeder
 from imagedist.cli.site_access import Config, Seeder, TokenFile
 from imagedist.errors import SourceError
 

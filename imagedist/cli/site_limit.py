@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imagedist.cli.nodes import ask_seeder
+from imagedist.cli.seeder_options import ask_seeder
 
 if TYPE_CHECKING:
     from imagedist.site_limits import SiteLimit, SiteLimits

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagedist.cli.command import Json, Socket, app, explained
-from imagedist.cli.nodes import ask_seeder
-from imagedist.cli.site_access import Config, Seeder, TokenFile
+from imagedist.cli.command import app
+from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import SourceError
 
 if TYPE_CHECKING:
@@ -32,14 +31,8 @@ _UNREACHABLE_SECONDS = 60.0
 
 
 @sync.command()
-@explained
-def plan(
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def plan(asked: Asked) -> None:
     """Print what would move, to which site, and how many bytes of blobs each lacks. Nothing moves.
 
     Exit code 1 if something could not be found out.
@@ -47,14 +40,8 @@ def plan(
     from imagedist.cli.sync_text import plan_text
     from imagedist.site_sync import SyncPlan
 
-    found = ask_seeder(
-        lambda site: site.call("GET", "syncs/plan", SyncPlan, wait_seconds=_PLAN_SECONDS),
-        seeder,
-        token_file,
-        config,
-        socket,
-    )
-    print(found.model_dump_json() if as_json else plan_text(found))
+    found = asked.ask(lambda site: site.call("GET", "syncs/plan", SyncPlan, wait_seconds=_PLAN_SECONDS))
+    print(found.model_dump_json() if asked.as_json else plan_text(found))
     for error in found.errors:
         print(f"imagedist: {error}", file=sys.stderr)
     if found.errors:
@@ -62,17 +49,13 @@ def plan(
 
 
 @sync.command()
-@explained
+@asks_seeder
 def run(
+    asked: Asked,
     wait: Annotated[bool, typer.Option("--wait", help="Until all of it is done, at the other sites as well.")] = False,
     allow_deletions: Annotated[
         bool, typer.Option("--allow-deletions", help="Even of most tags of a repository, which are held back else.")
     ] = False,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """Look through the registry now, ask the other sites, and try again what has failed.
 
@@ -85,29 +68,21 @@ def run(
         begun = await site.call("POST", f"syncs/run{'?deletions=1' if allow_deletions else ''}", SyncStatus)
         return await _followed(site) if wait else begun
 
-    found = ask_seeder(ask, seeder, token_file, config, socket)
-    print(found.model_dump_json() if as_json else summary(found))
+    found = asked.ask(ask)
+    print(found.model_dump_json() if asked.as_json else summary(found))
     if wait and _show_problems(problems(found)):
         raise typer.Exit(1)
 
 
 @sync.command()
-@explained
-def status(
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
-) -> None:
+@asks_seeder
+def status(asked: Asked) -> None:
     """Show the rules, the sites that are followed and fed, the queue, the conflicts. Exit code 1 if something fails."""
     from imagedist.cli.sync_text import problems, status_text
     from imagedist.site_sync import SyncStatus
 
-    found = ask_seeder(
-        lambda site: site.call("GET", "syncs?destinations=1", SyncStatus), seeder, token_file, config, socket
-    )
-    print(found.model_dump_json() if as_json else status_text(found))
+    found = asked.ask(lambda site: site.call("GET", "syncs?destinations=1", SyncStatus))
+    print(found.model_dump_json() if asked.as_json else status_text(found))
     if _show_problems(problems(found)):
         raise typer.Exit(1)
 
