@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bench.commands import everything, network, node, results, site
+from bench.commands import everything, network, node, results, simulation, site
 from bench.commands.command import app
 
 __all__ = ["app", "main"]
 
-del everything, network, node, results, site  # imported for their commands
+del everything, network, node, results, simulation, site  # imported for their commands
 
 
 def main() -> None:

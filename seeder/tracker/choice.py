@@ -19,7 +19,8 @@ _INTRODUCED = attrgetter("introduced")
 
 def choose(candidates: Sequence[Peer], asker: Endpoint, place: Place, wanted: int) -> list[Peer]:
     """At most ``wanted`` different peers out of those drawn, never the asker itself."""
-    drawn = sorted({peer for peer in candidates if peer.endpoint != asker}, key=_INTRODUCED)
+    # Not a set: its order depends on where peers are in memory, and the same dice are to give the same answers.
+    drawn = sorted(dict.fromkeys(peer for peer in candidates if peer.endpoint != asker), key=_INTRODUCED)
     if not drawn or wanted <= 0:
         return []
     chosen: dict[Peer, None] = {}

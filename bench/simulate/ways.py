@@ -1,0 +1,198 @@
+"""Which way each node goes: by HTTP first or by the swarm, and from one to the other, as the project's classes say."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.simulate.measured import ANNOUNCE_SECONDS, ANSWER_SECONDS, HASH_BYTES
+from bench.simulate.members import Members
+from bench.simulate.scenario import Scenario
+from bench.simulate.streams import Streams
+from bench.simulate.tracking import Tracking
+from bench.simulate.upstream import Supply
+from imagedist.fetch.handover import Pace
+from imagedist.oci.digest import Digest
+from registry_proxy.wanting import Wanting
+from registry_proxy.wave import Waves
+
+Indexes = NDArray[np.int64]
+
+_MOST_SEEDS_AND_STILL_HTTP = 1
+"""The site's own seeder; with another one the swarm is better (imagedist/fetch/ways.py)."""
+_STREAMED_TOGETHER = 2.0
+"""Pauses between looks double (imagedist/fetch/handover.py) …"""
+_LONGEST_PAUSE_SECONDS = 4.0
+"""… up to this."""
+_NEARLY_PART = 10
+
+
+@dataclass
+class _Stream:
+    """One that may go on by the swarm. ``joined_count``: pieces it had when it joined; -1: it has not."""
+
+    begun_at: float
+    look_at: float
+    pause: float
+    joined_count: int = -1
+
+
+class Ways:
+    """
+    Args:
+        clock: seconds.
+
+    Attributes:
+        has_joined: by member: others may know of it.
+        torrent_bytes: sent so far.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        supply: Supply,
+        nodes: int,
+        members: Members,
+        streams: Streams,
+        tracking: Tracking,
+        clock: Callable[[], float],
+        dice: random.Random,
+    ) -> None:
+        self._supply = supply
+        self._is_warm = scenario.state == "warm"
+        self._nodes = nodes
+        self._members = members
+        self._streams = streams
+        self._tracking = tracking
+        self._clock = clock
+        self._dice = dice
+        self._pace = Pace()
+        self._waves = Waves(scenario.first_wave_nodes, scenario.first_wave_wait, clock)
+        self._wanting = Wanting(scenario.first_wave_nodes, clock)
+        self._digests = [Digest.of(b"%d" % blob) for blob in range(scenario.layers)]
+        self._streaming: dict[int, _Stream] = {}
+        self._waiting: list[tuple[float, int]] = []
+        self._torrents: deque[int] = deque()
+        self._sent_of_first = 0.0
+        self._again: list[tuple[float, int]] = []
+        self._torrent_bytes = 250 + HASH_BYTES * members.pieces.real_count
+        self.torrent_bytes = 0.0
+        self.has_joined = np.zeros(len(members), np.bool_)
+
+    def begin(self, nodes: Indexes) -> None:
+        """These nodes ask the site for every blob."""
+        for node in nodes.tolist():
+            for blob, digest in enumerate(self._digests):
+                self._begin(int(node), blob, digest)
+
+    def _begin(self, node: int, blob: int, digest: Digest) -> None:
+        member = blob * self._nodes + node
+        self._members.moved_at[member] = self._clock()
+        if self._clock() >= self._supply.torrent_at:
+            seeds, partials = self._tracking.counts(blob)
+            is_first = self._wanting.is_among_first(digest, str(node))
+            is_alone = seeds + 1 <= _MOST_SEEDS_AND_STILL_HTTP and partials < self._pace.others
+            if is_first and is_alone:
+                self._stream(member)
+            else:
+                self._torrents.append(member)
+        elif self._waves.patience(digest, str(node)) == 0.0:
+            self._stream(member)
+        else:
+            heapq.heappush(self._waiting, (self._clock() + self._waves.patience(digest, str(node)), member))
+
+    def _stream(self, member: int) -> None:
+        now = self._clock() + ANSWER_SECONDS
+        self._streaming[member] = _Stream(now, now + self._pace.linger, self._pace.tick)
+        self._streams.begin(np.array([member]), is_web_seed=False)
+
+    def leave(self, members: Indexes) -> None:
+        """They are switched off."""
+        gone = set(members.tolist())
+        for member in gone:
+            self._streaming.pop(member, None)
+        self._waiting = [one for one in self._waiting if one[1] not in gone]
+        heapq.heapify(self._waiting)
+        self._torrents = deque(member for member in self._torrents if member not in gone)
+        self._again = [one for one in self._again if one[1] not in gone]
+        heapq.heapify(self._again)
+        self.has_joined[members] = False
+
+    def go_on(self, room_bytes: float) -> float:
+        """Everything that is due. Returns the bytes sent for torrents, of ``room_bytes`` that the site's hosts have."""
+        now = self._clock()
+        has_torrents = now >= self._supply.torrent_at
+        while self._waiting and (has_torrents or self._waiting[0][0] <= now):
+            _, member = heapq.heappop(self._waiting)
+            if has_torrents:
+                self._torrents.append(member)
+            else:
+                self._stream(member)
+        while self._again and self._again[0][0] <= now:
+            self.announce(heapq.heappop(self._again)[1])
+        for member in [one for one, stream in self._streaming.items() if stream.look_at <= now]:
+            self._look(member, self._streaming[member], has_torrents=has_torrents)
+        return self._send_torrents(room_bytes)
+
+    def completed(self, members: Indexes) -> None:
+        """They have everything now: seeds, once the site has the torrent."""
+        for member in members.tolist():
+            self._streaming.pop(member, None)
+            if self._clock() >= self._supply.torrent_at:
+                self.announce(member)
+            else:
+                heapq.heappush(self._again, (self._supply.torrent_at, member))
+
+    def announce(self, member: int) -> None:
+        blob, node = divmod(member, self._nodes)
+        self.has_joined[member] = True
+        self._tracking.announce(
+            blob, node, is_seed=bool(self._members.have_count[member] == self._members.pieces.count)
+        )
+        later = ANNOUNCE_SECONDS + self._dice.randint(0, int(ANNOUNCE_SECONDS) // 10)
+        heapq.heappush(self._again, (self._clock() + later, member))
+
+    def _look(self, member: int, stream: _Stream, *, has_torrents: bool) -> None:
+        """``Handover.run``, for one stream."""
+        now = self._clock()
+        have = int(self._members.have_count[member])
+        if stream.joined_count >= 0:
+            stream.look_at = now + self._pace.tick
+            in_order = int(np.argmin(self._members.has[member])) if have < self._members.pieces.count else have
+            if have > in_order:  # a piece that the stream has not come to: the swarm brought it
+                self._streams.end(np.array([member]))
+                del self._streaming[member]
+            return
+        if not has_torrents:
+            stream.look_at = max(now, self._supply.torrent_at)
+            return
+        came = have * self._members.pieces.length
+        missing = self._members.pieces.size_bytes - came
+        rate = came / max(now - stream.begun_at, 1e-9)
+        if missing <= max(self._members.pieces.size_bytes / _NEARLY_PART, rate * self._pace.nearly):
+            del self._streaming[member]  # HTTP has the rest soon
+        elif self._tracking.counts(member // self._nodes)[1] >= self._pace.others:
+            stream.joined_count = have
+            self.announce(member)
+        else:
+            stream.look_at = now + stream.pause
+            stream.pause = min(_STREAMED_TOGETHER * stream.pause, _LONGEST_PAUSE_SECONDS)
+
+    def _send_torrents(self, room_bytes: float) -> float:
+        """One after the other, before anything else: they are small and everybody waits for them."""
+        sent = 0.0
+        while self._torrents and sent < room_bytes:
+            step = min(self._torrent_bytes - self._sent_of_first, room_bytes - sent)
+            sent += step
+            self._sent_of_first += step
+            if self._sent_of_first >= self._torrent_bytes - 0.5:
+                self._sent_of_first = 0.0
+                self.announce(self._torrents.popleft())
+        self.torrent_bytes += sent
+        return sent
