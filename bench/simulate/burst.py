@@ -29,7 +29,7 @@ from bench.simulate.population import Population
 from bench.simulate.scenario import Scenario
 from bench.simulate.streams import Streams
 from bench.simulate.tracking import Tracking
-from bench.simulate.trading import Trading
+from bench.simulate.trading import Trading, slots_of
 from bench.simulate.upstream import Supply
 from bench.simulate.ways import Ways
 
@@ -96,7 +96,7 @@ class Burst:
         self._pieces = pieces_of(scenario.blob_bytes, nodes * blobs, scenario.pieces)
         self._members = Members(nodes * blobs, self._pieces, dice)
         self._links = Links(self._members)
-        self._trading = Trading(self._members, self._links)
+        self._trading = Trading(self._members, self._links, slots_of(self._pieces.coarseness))
         self._streams = Streams(self._members, self._trading)
         wanted = scenario.neighbours or NEIGHBOURS
         self._tracking = Tracking(blobs, self._clock, ANNOUNCES_PER_SECOND, wanted, coins)
@@ -262,7 +262,7 @@ class Burst:
             links.piece[moved.link[whole[whole < len(moved.link)]]] = -1
             told = self._trading.told(member, piece)
             free = moved.link[whole[whole < len(moved.link)]]
-            self._trading.ask(np.concatenate([told, free]))
+            self._trading.ask(np.concatenate([told, self._trading.freed(free)]))
             self._tell_hosts(member, piece)
             self._hosts.flow()
             self._streams.go_on()

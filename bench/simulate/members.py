@@ -101,6 +101,9 @@ class Members:
         self.moved_at[members] = now
         self.done_at[members[self.have_count[members] == self.pieces.count]] = now
 
+    def shuffled(self, indexes: Indexes) -> Indexes:
+        return self._dice.permutation(indexes)
+
     def rarest(self, source: Indexes | None, member: Indexes) -> Indexes:
         """For each pair the piece that the member lacks, the source has and the fewest neighbours have; -1: none.
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.simulate.links import Links
+from bench.simulate.measured import NEIGHBOURS
 from bench.simulate.members import Members
 from imagedist.swarm.torrent import BLOCK_BYTES
 
 Indexes = NDArray[np.int64]
 
+_NEIGHBOURHOOD = 2 * NEIGHBOURS
+"""A node dials so many, and is dialled by as many."""
+_FEWEST_SLOTS = 2
 _ROUNDS = 4
 """Two neighbours may be about to be asked for the same piece: one of them looks for another."""
 
@@ -18,26 +24,67 @@ _ROUNDS = 4
 class Trading:
     """libtorrent's picker as far as it decides when pieces come: of each connected peer one piece at a time, the
     rarest among the neighbours, by chance among equals. A piece comes from one peer, until all that is missing is asked
-    for (strict end game): then idle peers help with what has most to come, at the cost of a block that comes twice."""
+    for (strict end game): then idle peers help with what has most to come, at the cost of a block that comes twice.
 
-    def __init__(self, members: Members, links: Links) -> None:
+    Args:
+        slots: of each member, pieces that it gives and takes at a time; None: as many as it has neighbours, as it is.
+            See ``slots_of``.
+    """
+
+    def __init__(self, members: Members, links: Links, slots: int | None = None) -> None:
         self._members = members
         self._links = links
+        self._slots = slots
 
     def ask(self, links: Indexes) -> None:
         """Each of these, as far as they are open and idle, is asked for something, if there is anything to ask for."""
         links = np.unique(links)
-        links = links[self._links.is_open[links] & (self._links.piece[links] < 0)]
+        links = self._idle(links)
         for _ in range(_ROUNDS):
-            source, target = self._links.source[links], self._links.target[links]
-            pieces = self._members.rarest(source, target)
-            links, target, pieces = (each[pieces >= 0] for each in (links, target, pieces))
+            if self._slots is not None:
+                links = self._within_slots(self._idle(links), self._slots)
+                chosen, links = self._one_each(links)
+            else:
+                chosen, links = links, links[:0]
+            links = np.concatenate([links, self._ask(chosen)])
             if not len(links):
                 return
-            _, first = np.unique(target * self._members.pieces.count + pieces, return_index=True)
-            self._links.piece[links[first]] = pieces[first]
-            self._members.ask(target[first], pieces[first])
-            links = np.delete(links, first)
+
+    def _ask(self, links: Indexes) -> Indexes:
+        """Returns those whose piece another one was asked for in the same moment."""
+        source, target = self._links.source[links], self._links.target[links]
+        pieces = self._members.rarest(source, target)
+        links, target, pieces = (each[pieces >= 0] for each in (links, target, pieces))
+        _, first = np.unique(target * self._members.pieces.count + pieces, return_index=True)
+        self._links.piece[links[first]] = pieces[first]
+        self._members.ask(target[first], pieces[first])
+        return np.delete(links, first)
+
+    def freed(self, links: Indexes) -> Indexes:
+        """A piece came over each of these. Returns all links that may be asked for something now."""
+        if self._slots is None:
+            return links
+        ends = np.unique(np.concatenate([self._links.source[links], self._links.target[links]]))
+        theirs, there = self._links.of(ends)
+        return np.concatenate([theirs[there], theirs[there] ^ 1])
+
+    def _idle(self, links: Indexes) -> Indexes:
+        return links[self._links.is_open[links] & (self._links.piece[links] < 0)]
+
+    def _within_slots(self, links: Indexes, slots: int) -> Indexes:
+        """Those with room at both ends."""
+        coming, count = self._links.coming, len(self._members)
+        gives = np.bincount(self._links.source[coming], minlength=count)
+        takes = np.bincount(self._links.target[coming], minlength=count)
+        has_room = (gives[self._links.source[links]] < slots) & (takes[self._links.target[links]] < slots)
+        return links[has_room & (self._members.lack_count[self._links.target[links]] > 0)]
+
+    def _one_each(self, links: Indexes) -> tuple[Indexes, Indexes]:
+        """By chance, at most one for each source and each target; and the others."""
+        links = self._members.shuffled(links)
+        _, first = np.unique(self._links.target[links], return_index=True)
+        _, second = np.unique(self._links.source[links[first]], return_index=True)
+        return links[first[second]], np.delete(links, first[second])
 
     def end(self, members: Indexes) -> None:
         """Those of the members that lack nothing unasked let idle peers help."""
@@ -68,3 +115,18 @@ class Trading:
         self._members.heard(neighbours[there], pieces_of[there])
         is_wanted = there & (self._links.piece[links] < 0) & self._members.lacks[neighbours, pieces_of]
         return links[is_wanted]
+
+
+def slots_of(coarseness: float) -> int | None:
+    """How many pieces at a time keep a swarm of coarse pieces growing as quickly as one of real ones.
+
+    A member with n slots passes a piece on to n neighbours in n pieces' time: copies grow by ln(1 + n) ÷ n in the time
+    of one piece. With ``coarseness`` times as large pieces that is to be as much in the time of a real one. From four
+    on not even one slot would do; two waste less of the links.
+    """
+    if coarseness <= 1:
+        return None
+    wanted = coarseness * math.log1p(_NEIGHBOURHOOD) / _NEIGHBOURHOOD
+    return max(
+        _FEWEST_SLOTS, *(slots for slots in range(1, _NEIGHBOURHOOD + 1) if math.log1p(slots) / slots >= wanted), 0
+    )

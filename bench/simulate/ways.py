@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -24,8 +25,6 @@ from registry_proxy.wave import Waves
 
 Indexes = NDArray[np.int64]
 
-_MOST_SEEDS_AND_STILL_HTTP = 1
-"""The site's own seeder; with another one the swarm is better (imagedist/fetch/ways.py)."""
 _STREAMED_TOGETHER = 2.0
 """Pauses between looks double (imagedist/fetch/handover.py) …"""
 _LONGEST_PAUSE_SECONDS = 4.0
@@ -95,10 +94,8 @@ class Ways:
         member = blob * self._nodes + node
         self._members.moved_at[member] = self._clock()
         if self._clock() >= self._supply.torrent_at:
-            seeds, partials = self._tracking.counts(blob)
             is_first = self._wanting.is_among_first(digest, str(node))
-            is_alone = seeds + 1 <= _MOST_SEEDS_AND_STILL_HTTP and partials < self._pace.others
-            if is_first and is_alone:
+            if is_first and self._tracking.counts(blob)[1] < self._pace.others:
                 self._stream(member)
             else:
                 self._torrents.append(member)
@@ -172,12 +169,13 @@ class Ways:
         if not has_torrents:
             stream.look_at = max(now, self._supply.torrent_at)
             return
-        came = have * self._members.pieces.length
-        missing = self._members.pieces.size_bytes - came
-        rate = came / max(now - stream.begun_at, 1e-9)
-        if missing <= max(self._members.pieces.size_bytes / _NEARLY_PART, rate * self._pace.nearly):
+        size = self._members.pieces.size_bytes
+        came = min(have * self._members.pieces.length, size)
+        left_seconds = (size - came) * (now - stream.begun_at) / came if came else math.inf
+        seeds, partials = self._tracking.counts(member // self._nodes)
+        if size - came <= size / _NEARLY_PART or left_seconds <= self._pace.nearly:
             del self._streaming[member]  # HTTP has the rest soon
-        elif self._tracking.counts(member // self._nodes)[1] >= self._pace.others:
+        elif partials >= self._pace.others or (seeds > 0 and left_seconds > self._pace.long):
             stream.joined_count = have
             self.announce(member)
         else:
