@@ -11,7 +11,7 @@ from bench.simulate.outcome import Outcome
 from bench.simulate.simulation import plain_seconds, simulate
 
 _PERCENTS = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
-_TIMES = ("p50", "p99", "p99.9", "max")
+_TIMES = ("p50", "p90", "p99", "p99.9", "max")
 """Those of which the error counts."""
 
 

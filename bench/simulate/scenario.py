@@ -75,7 +75,7 @@ class Scenario(_Model):
     Attributes:
         nodes: of all sites together.
         size, layers: of the image in bytes, and into how many equal blobs it is cut.
-        classes: of nodes; shares add up to 1.
+        classes: of nodes; shares add up to 1. Without any: 1 Gbit/s, of which agents give half (``[limits] upload``).
         sites: how many; nodes are dealt out to them.
         seeders, replicas: of each site, and of each blob. A seeder is a host with a link of ``site_egress``.
         site_egress: bytes per second out of each seeder's host.
@@ -95,7 +95,7 @@ class Scenario(_Model):
     nodes: int = Field(ge=1, le=MOST_NODES)
     size: Annotated[int, BeforeValidator(_size), Field(ge=1 << 20, le=1 << 44)] = 1_000_000_000
     layers: int = Field(default=2, ge=1, le=64)
-    classes: tuple[NodeClass, ...] = (NodeClass(up=125e6, down=125e6),)
+    classes: tuple[NodeClass, ...] = (NodeClass(up=62.5e6, down=125e6),)
     stragglers: Stragglers = Stragglers()
     churn: Churn = Churn()
     sites: int = Field(default=1, ge=1, le=64)

@@ -23,8 +23,8 @@ _ROUNDS = 4
 
 class Trading:
     """libtorrent's picker as far as it decides when pieces come: of each connected peer one piece at a time, the
-    rarest among the neighbours, by chance among equals. A piece comes from one peer, until all that is missing is asked
-    for (strict end game): then idle peers help with what has most to come, at the cost of a block that comes twice.
+    rarest among the neighbours, by chance among equals. A piece comes from one peer, until all that is missing is
+    asked for (strict end game): then idle peers help with what has most to come, and half a block comes twice.
 
     Args:
         slots: of each member, pieces that it gives and takes at a time; None: as many as it has neighbours, as it is.
@@ -102,9 +102,10 @@ class Trading:
         self._links.piece[helping[first]] = pieces[first]
 
     def help(self, target: Indexes, pieces: Indexes) -> None:
-        """A piece that comes already comes from one more; each pair once."""
+        """A piece that comes already comes from one more; each pair once. Both bring one block, until the second one is
+        told to cancel it: half of a block came twice, on the average."""
         left = self._members.left[target, pieces]
-        self._members.left[target, pieces] = left + np.minimum(left / 2, BLOCK_BYTES)
+        self._members.left[target, pieces] = left + np.minimum(left, BLOCK_BYTES) / 2
         self._members.asked[target, pieces] += 1
 
     def told(self, members: Indexes, pieces: Indexes) -> Indexes:
