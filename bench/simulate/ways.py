@@ -92,7 +92,6 @@ class Ways:
 
     def _begin(self, node: int, blob: int, digest: Digest) -> None:
         member = blob * self._nodes + node
-        self._members.moved_at[member] = self._clock()
         if self._clock() >= self._supply.torrent_at:
             is_first = self._wanting.is_among_first(digest, str(node))
             if is_first and self._tracking.counts(blob)[1] < self._pace.others:
@@ -148,7 +147,9 @@ class Ways:
 
     def announce(self, member: int) -> None:
         blob, node = divmod(member, self._nodes)
-        self.has_joined[member] = True
+        if not self.has_joined[member]:
+            self.has_joined[member] = True
+            self._members.moved_at[member] = self._clock()  # from now on it is watched
         self._tracking.announce(
             blob, node, is_seed=bool(self._members.have_count[member] == self._members.pieces.count)
         )
