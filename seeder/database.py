@@ -181,5 +181,5 @@ def _backend(url: str, patience_seconds: float) -> Backend:
         return Sqlite(rest, patience_seconds)
     if separator and scheme == "postgresql":
         return postgres.Postgres(url)
-    shown = f"{scheme}://" if separator else url
+    shown = f"{scheme}://" if separator else repr(url.partition(":")[0])
     raise ConfigError(f"bad value for seeder.database: expected sqlite:///… or postgresql://…, got {shown}")

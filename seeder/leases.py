@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from imagedist.errors import StorageError
 from seeder.database import Database
+
+_LOG = logging.getLogger(__name__)
 
 SECONDS = 15.0
 _POLL_SECONDS = 0.1
@@ -104,7 +107,10 @@ class Leases:
                 raise
             raise LostError(f"{name} could not be held: the database did not answer for {self.seconds:g} s") from error
         finally:
-            await self.give_up(name)
+            try:
+                await self.give_up(name)
+            except StorageError as error:  # the block's own end, such as a cancellation, is what counts
+                _LOG.warning("%s is not given up, but runs out: %s", name, error)
 
 
 def shown(holder: str) -> str:

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -48,9 +47,17 @@ class Postgres:
             ) from error
 
         async def connect() -> Any:
-            return await asyncpg.connect(
-                self._url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS, server_settings=_SETTINGS
-            )
+            try:
+                return await asyncpg.connect(
+                    self._url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS, server_settings=_SETTINGS
+                )
+            except asyncpg.InterfaceError:
+                raise
+            except ValueError:  # names what it took for a port: of a password, perhaps
+                raise ConfigError(
+                    f"bad value for seeder.database ({shown(self._url)}): it cannot be read; in a password write "
+                    "what is neither letter nor digit as %2F and the like"
+                ) from None
 
         return create_async_engine(
             "postgresql+asyncpg://",
@@ -108,10 +115,12 @@ class Postgres:
 
 
 def shown(url: str) -> str:
-    """A URL without its password."""
-    parts = urlsplit(url)
-    user, separator, hosts = parts.netloc.rpartition("@")
-    return f"{parts.scheme}://{user.partition(':')[0]}{separator}{hosts}{parts.path}"
+    """A URL without its password, even if that holds what ends it: nobody has escaped it."""
+    scheme, _, rest = url.partition("://")
+    user, separator, place = rest.rpartition("@")
+    if any(each in user for each in "/?#"):
+        return f"{scheme}://…"
+    return f"{scheme}://{user.partition(':')[0]}{separator}{place.partition('?')[0]}"
 
 
 @cache

@@ -118,7 +118,8 @@ def _keep_copy(database: Path, of_revision: str) -> None:
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(copy)
-        copies = sorted(database.parent.glob(f"{database.name}.before-*"), key=lambda each: each.stat().st_mtime)
+        ours = f"{database.name}.before-[0-9][0-9][0-9][0-9]"  # whatever else is called so is somebody's own
+        copies = sorted(database.parent.glob(ours), key=lambda each: each.stat().st_mtime)
         for old in copies[:-_COPIES]:
             old.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -13,6 +14,8 @@ from imagedist.oci.digest import Digest
 from imagedist.service import wait_unless_stopping
 from seeder.moves import Meaning, Terms
 from seeder.tags import TagJournal, TagRecord
+
+_LOG = logging.getLogger(__name__)
 
 MAX_PAGE = 1000
 LONGEST_WAIT_SECONDS = 60
@@ -79,6 +82,7 @@ class JournalPage(BaseModel):
 def add_tag_routes(app: web.Application) -> None:
     """Adds ``GET /site/v1/tags`` and ``PUT /site/v1/tags/{name}:{tag}``, for ``JOURNAL_KEY``."""
     waiting = 0
+    is_set_back = False
 
     async def put(request: web.Request) -> web.Response:
         try:
@@ -90,13 +94,21 @@ def add_tag_routes(app: web.Application) -> None:
         return web.json_response(body=TagEntry.of(record).model_dump_json().encode())
 
     async def newer(request: web.Request) -> web.Response:
-        nonlocal waiting
+        nonlocal waiting, is_set_back
         since, limit = (_number(request, name, default) for name, default in (("since", 0), ("limit", MAX_PAGE)))
         wait_seconds = min(_number(request, "wait", 0), LONGEST_WAIT_SECONDS)
         journal, limit = request.app[JOURNAL_KEY], min(limit, MAX_PAGE)
         records = await journal.newer_than(since, limit)
         identity = (await journal.identity()).journal
         is_known = request.query.get("journal", "") in ("", identity)  # else its number means nothing here
+        if not records and request.query.get("journal") == identity and not is_set_back:
+            is_set_back = since > await journal.last_sequence()
+            if is_set_back:
+                _LOG.error(
+                    "%s has read this site's journal up to a number that it has not: the database was given back "
+                    "from a copy, and other sites will ignore moves; see docs/database.md, *Giving one back*",
+                    request.headers.get("X-Imagedist-Node", "somebody")[:100],
+                )
         if not records and wait_seconds and is_known and waiting < _MAX_WAITING:
             coming = asyncio.create_task(journal.wait_newer(since, limit, wait_seconds))
             waiting += 1

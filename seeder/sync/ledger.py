@@ -7,8 +7,7 @@ between it may be worked on twice, which changes nothing.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -74,7 +73,7 @@ class Ledger:
     """
     Args:
         hold_seconds: how long a task of a seeder that died is left to it.
-        clock: seconds since the epoch. Injected by tests.
+        clock: seconds since the epoch. None: the database's, which all who share the queue see.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Ledger:
         journal: TagJournal,
         *,
         hold_seconds: float = HOLD_SECONDS,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._database = database
         self._journal = journal
@@ -110,11 +109,18 @@ class Ledger:
         async with self._database.transaction() as connection:
             return [row.name for row in await connection.execute(query)]
 
-    async def note_scan(self, name: str, covered: Mapping[str, Seen], judged: Collection[str] | None) -> int:
+    async def note_scan(
+        self,
+        name: str,
+        covered: Mapping[str, Seen],
+        judged: Collection[str] | None,
+        require: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    ) -> int:
         """What the registry says of a repository now; what has changed is queued.
 
         Args:
             covered: every tag that a rule covers. judged: the tags that were asked about; None: all there are.
+            require: what must still hold, or raises: nobody else has looked meanwhile.
 
         Returns:
             How many tags have moved, appeared or gone.
@@ -124,6 +130,8 @@ class Ledger:
         """
         born_at = (await self._journal.identity()).born_at
         async with self._journal.changing() as connection:
+            if require is not None:
+                await require(connection)
             before = await _seen(connection, name)
             changed = {tag: now for tag, now in covered.items() if before.get(tag) != now}
             gone = [tag for tag in before.keys() - covered.keys() if judged is None or tag in judged]
@@ -211,9 +219,9 @@ class Ledger:
         """
         us = self._database.process
         async with self._database.transaction() as connection:
-            now = await self._database.now(connection)
+            now = await self._now(connection)
             is_free = TASKS.c.holder.in_(["", us]) | (TASKS.c.held_until <= now) if self.is_shared else sa.true()
-            is_due = ~TASKS.c.has_failed & (TASKS.c.not_before <= self._clock())
+            is_due = ~TASKS.c.has_failed & (TASKS.c.not_before <= now)
             is_new = (TASKS.c.name + ":" + TASKS.c.tag).not_in(under_way)
             query = sa.select(TASKS).where(is_due & is_free & is_new).order_by(TASKS.c.number).limit(limit)
             tasks = [_task(row) for row in await connection.execute(query.with_for_update(skip_locked=True))]
@@ -227,7 +235,7 @@ class Ledger:
         """Goes on holding this seeder's tasks; the tags (``str(task)``) that are still its own. Raises StorageError."""
         ours = TASKS.c.holder == self._database.process
         async with self._database.transaction() as connection:
-            now = await self._database.now(connection)
+            now = await self._now(connection)
             # What somebody changes at this moment is held until the next time: nobody waits for the other.
             rows = await connection.execute(sa.select(TASKS.c.number).where(ours).with_for_update(skip_locked=True))
             numbers = TASKS.c.number.in_([row.number for row in rows])
@@ -248,7 +256,7 @@ class Ledger:
         query = sa.select(sa.func.min(TASKS.c.not_before)).where(~TASKS.c.has_failed)
         async with self._database.transaction() as connection:
             moment = (await connection.execute(query)).scalar_one()
-        return None if moment is None else max(0.0, moment - self._clock())
+            return None if moment is None else max(0.0, moment - await self._now(connection))
 
     async def tasks(self, limit: int) -> list[Task]:
         """The oldest ones, failed or not. Raises StorageError."""
@@ -272,9 +280,19 @@ class Ledger:
         async with self._journal.changing() as connection:
             gone = await connection.execute(sa.delete(TASKS).where(TASKS.c.number == task.number))
             if not gone.rowcount:
+                await self._set_right(connection, task)
                 return False
             await self._journal.append(connection, task.name, task.tag, task.meaning)
         return True
+
+    async def _set_right(self, connection: AsyncConnection, task: Task) -> None:
+        """Somebody slow, whose host slept, has set a tag that meant something else by then: it is set once more."""
+        key = (task.name, task.tag)
+        held = (await self._wanted(connection, [key])).get(key)
+        this = (TASKS.c.name == task.name) & (TASKS.c.tag == task.tag)
+        is_queued = (await connection.execute(sa.select(TASKS.c.number).where(this))).first() is not None
+        if held is not None and held.digest != task.meaning.digest and not is_queued:
+            await _queue(connection, {key: held}, task.source)
 
     async def wants(self, task: Task) -> bool:
         """Whether nothing else is wanted of its tag meanwhile. Raises StorageError."""
@@ -284,13 +302,13 @@ class Ledger:
 
     async def fail(self, task: Task, error: str, again_in_seconds: float | None) -> None:
         """It did not work: again later, or not by itself any more. Raises StorageError."""
-        values = {
-            "attempts": task.attempts + 1,
-            "error": error[:1000],
-            "has_failed": again_in_seconds is None,
-            "not_before": self._clock() + (again_in_seconds or 0.0),
-        }
         async with self._database.transaction() as connection:
+            values = {
+                "attempts": task.attempts + 1,
+                "error": error[:1000],
+                "has_failed": again_in_seconds is None,
+                "not_before": await self._now(connection) + (again_in_seconds or 0.0),
+            }
             await connection.execute(sa.update(TASKS).where(TASKS.c.number == task.number).values(values))
 
     async def retry(self) -> None:
@@ -357,10 +375,13 @@ class Ledger:
             found[row.name, row.tag] = load_meaning(row.digest, row.move)
         return found
 
+    async def _now(self, connection: AsyncConnection) -> float:
+        return self._clock() if self._clock is not None else await self._database.now(connection)
+
     async def _report(self, connection: AsyncConnection, name: str, tag: str, kept: Meaning, lost: Meaning) -> None:
         SYNC_CONFLICTS.inc()
         row = {
-            "at": self._clock(),
+            "at": await self._now(connection),
             "name": name,
             "tag": tag,
             "kept": str(kept.digest or "deleted"),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -93,12 +94,14 @@ class Scans:
         name = f"{upstream}/{repository}"
         turn = self._turns.setdefault(name, asyncio.Lock())
         # What was asked first is noted first, or a tag would seem to move back.
-        elsewhere = self._leases.held(f"scan {name}") if self._leases is not None else contextlib.nullcontext()
+        lease, leases = f"scan {name}", self._leases
+        elsewhere = leases.held(lease) if leases is not None else contextlib.nullcontext()
+        require = partial(leases.require, name=lease) if leases is not None else None
         async with turn, elsewhere:
             found = await self.find(upstream, repository, only)
             if found.judged is None and not may_delete:
                 await self._check_deletions(name, found.covered)
-            return await self._ledger.note_scan(name, found.covered, found.judged)
+            return await self._ledger.note_scan(name, found.covered, found.judged, require)
 
     async def _check_deletions(self, name: str, covered: Mapping[str, Seen]) -> None:
         """A registry that has lost its disk, or a rule that lost a letter, is no order to delete all there is."""

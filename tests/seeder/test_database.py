@@ -75,6 +75,29 @@ async def test_a_server_that_is_down_is_tried_for_a_while_and_then_named_without
         await Database.open("postgresql://me:secret@127.0.0.1:1/x", patience_seconds=0.3)
 
 
+@pytest.mark.parametrize("password", ["quiet/site", "quiet#site", "quiet?site", "quiet@site", "[quiet-site"])
+async def test_a_password_that_nobody_has_escaped_is_not_shown(password: str) -> None:
+    with pytest.raises((ConfigError, StorageError)) as told:
+        await Database.open(f"postgresql://me:{password}@127.0.0.1:1/x", patience_seconds=0.1)
+    assert "quiet" not in str(told.value)
+    with pytest.raises(ConfigError) as told:
+        await Database.open(f"postgresql:me:{password}@127.0.0.1:1/x")
+    assert "quiet" not in str(told.value)
+
+
+async def test_copies_that_an_operator_has_made_stay(tmp_path: Path) -> None:
+    own = [tmp_path / f"seeder.db.before-{word}" for word in ("the-move", "upgrade", "2026-11-27")]
+    ours = [tmp_path / f"seeder.db.before-{number:04}" for number in range(3)]
+    for copy in (*own, *ours):
+        copy.write_bytes(b"")
+    older = sqlite3.connect(tmp_path / "seeder.db")
+    older.execute("CREATE TABLE nodes (id TEXT)")
+    older.close()
+    await (await Database.open(f"sqlite:///{tmp_path}/seeder.db")).close()
+    assert all(copy.exists() for copy in own)
+    assert len(list(tmp_path.glob("seeder.db.before-0*"))) == 2
+
+
 @pytest.mark.e2e("postgresql")
 async def test_what_waiting_does_not_help_is_told_at_once(postgres: Cluster) -> None:
     for url, said in (

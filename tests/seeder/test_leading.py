@@ -133,3 +133,25 @@ async def test_a_lease_is_waited_for_and_the_block_of_a_lost_one_is_cut(database
 
     with pytest.raises(LostError, match="x could not be held"):
         await loses_it()
+
+
+async def test_a_block_that_is_cancelled_ends_even_if_its_lease_cannot_be_given_up(
+    databases: tuple[Database, Database], postgres: Cluster
+) -> None:
+    """Else a seeder that looks through a registry would not stop while the database is away."""
+    is_held = asyncio.Event()
+
+    async def hold() -> None:
+        async with Leases(databases[0]).held("x"):
+            is_held.set()
+            await asyncio.Event().wait()
+
+    holding = asyncio.create_task(hold())
+    await is_held.wait()
+    postgres.stop()
+    try:
+        holding.cancel()
+        await asyncio.wait([holding])
+    finally:
+        postgres.start()
+    assert holding.cancelled()

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
 
+from imagedist.config import Address
 from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
+from imagedist.service import serving
 from seeder.database import Database
-from seeder.moves import Meaning
-from seeder.tags import TagJournal
+from seeder.moves import Meaning, Terms
+from seeder.sync.ledger import Ledger, Seen
+from seeder.tag_routes import JOURNAL_KEY, add_tag_routes
+from seeder.tags import TagJournal, TagRecord
 from tests.support.postgres import Cluster
 from tests.support.waiting import until
 
-ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
+ONE, TWO, THREE = Digest.of(b"1"), Digest.of(b"2"), Digest.of(b"3")
 
 
 @pytest.fixture
@@ -99,3 +109,54 @@ async def test_a_follower_hears_at_one_seeder_what_another_one_wrote(postgres: C
     assert await told == [record]
     await first.close()
     await second.close()
+
+
+async def test_a_journal_that_was_given_back_says_so_and_its_moves_count_once_it_has_another_identity(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        file, copy = tmp_path / "bj.db", tmp_path / "copy.db"
+        sh = await Database.open(f"sqlite:///{tmp_path}/sh.db")
+        stack.push_async_callback(sh.close)
+        follower = Ledger(sh, TagJournal(sh, "sh"))
+
+        async def moved_there(digest: Digest) -> TagRecord:
+            """At bj, whose seeder starts and ends."""
+            database = await Database.open(f"sqlite:///{file}")
+            ledger = Ledger(database, TagJournal(database, "bj"))
+            await ledger.note_scan("local/team/app", {"v": Seen(digest, {"sh": Terms()})}, None)
+            (task,) = await ledger.due(1, [])
+            await ledger.finish(task)
+            (record,) = await ledger.journal_tags()
+            await database.close()
+            return record
+
+        async def is_taken(record: TagRecord) -> bool:
+            return bool(await follower.note_page("bj", "j", record.sequence, [record]))
+
+        assert await is_taken(await moved_there(ONE))
+        shutil.copy(file, copy)
+        read = await moved_there(TWO)
+        assert await is_taken(read)
+        shutil.copy(copy, file)
+        database = await Database.open(f"sqlite:///{file}")
+        journal = TagJournal(database, "bj")
+        app = web.Application()
+        app[JOURNAL_KEY] = journal
+        add_tag_routes(app)
+        address = await stack.enter_async_context(serving(app, Address("127.0.0.1", 0)))
+        query = {"since": str(read.sequence), "journal": (await journal.identity()).journal}
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"http://{address}/site/v1/tags", params=query) as page,
+        ):
+            assert page.status == 200
+        assert "the database was given back from a copy" in caplog.text
+        await database.close()
+        assert not await is_taken(await moved_there(THREE))  # what docs/database.md is for
+        shutil.copy(copy, file)
+        edited = sqlite3.connect(file)
+        edited.execute("DELETE FROM journal_identity")
+        edited.commit()
+        edited.close()
+        assert await is_taken(await moved_there(THREE))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from imagedist.oci.digest import Digest
 from seeder.database import Database
+from seeder.leases import Leases, LostError
 from seeder.moves import Meaning, Terms
 from seeder.sync.ledger import MAX_CONFLICTS, Ledger, Seen
 from seeder.tags import TagJournal, TagRecord
@@ -179,3 +182,50 @@ async def test_a_task_that_another_seeder_works_on_is_left_to_it_until_it_dies(p
     assert await other.hold() == set()
     await first.close()
     await second.close()
+
+
+async def test_what_somebody_slow_has_set_is_set_right(ledger: Ledger) -> None:
+    """It was put into the proxy when the tag meant something else, and was done, already."""
+    await ledger.note_page("bj", "j1", 1, [told("a", ONE)])
+    (slow,) = await ledger.due(10, [])
+    await ledger.note_page("bj", "j1", 2, [told("a", TWO, 2)])
+    (newer,) = await ledger.due(10, [])
+    assert await ledger.finish(newer)
+    assert not await ledger.finish(slow)
+    (again,) = await ledger.due(10, [])
+    assert (again.meaning.digest, again.meaning.versions) == (TWO, {"bj": 2})
+    assert await ledger.finish(again)
+    assert not await ledger.finish(newer)
+    assert await tags_of(ledger) == []  # nothing else was set: all is well
+
+
+@pytest.mark.e2e("postgresql")
+async def test_the_clocks_of_hosts_do_not_matter_for_when_a_task_is_due(
+    postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await Database.open(postgres.database())
+    ledger = Ledger(database, TagJournal(database, "sh"))
+    await ledger.note_page("bj", "j1", 1, [told("a")])
+    (task,) = await ledger.due(10, [])
+    with monkeypatch.context() as ahead:
+        now = time.time()
+        ahead.setattr(time, "time", lambda: now + 7200.0)
+        await ledger.fail(task, "away", 3600.0)
+        assert await tags_of(ledger) == []
+    assert 3000 < (await ledger.next_due() or 0.0) <= 3600
+    await database.close()
+
+
+@pytest.mark.e2e("postgresql")
+async def test_who_lost_its_lease_while_it_looked_notes_nothing(postgres: Cluster) -> None:
+    database = await Database.open(postgres.database())
+    ledger, leases = Ledger(database, TagJournal(database, "sh")), Leases(database)
+    require = partial(leases.require, name="scan x")
+    await leases.take("scan x")
+    assert await ledger.note_scan(NAME, {"a": Seen(ONE, TERMS)}, None, require) == 1
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("UPDATE leases SET holder = 'other'"))
+    with pytest.raises(LostError, match="scan x is with another seeder by now"):
+        await ledger.note_scan(NAME, {"a": Seen(TWO, TERMS)}, None, require)
+    assert [seen.digest for seen in (await ledger.seen(NAME)).values()] == [ONE]
+    await database.close()
