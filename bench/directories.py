@@ -45,6 +45,8 @@ def remove(directory: Path) -> None:
         ImagedistError: something there is in use.
     """
     if directory.exists():
+        # As the kernel names it; only the last part may be a link, and is then what goes.
+        directory = directory.parent.resolve() / directory.name
         unmount_below(directory)
         run(["rm", "--recursive", "--force", "--one-file-system", str(directory)])
 

@@ -32,6 +32,7 @@ _SETTINGS: Any = {
     "axes.spines.right": False,
     "svg.hashsalt": "imagedist-bench",  # the same figures, the same file
     "legend.frameon": False,
+    "text.parse_math": False,  # names are whatever results say
 }
 
 

@@ -143,8 +143,8 @@ def say(line: str) -> None:
 
 
 def console() -> Console:
-    """A pipe has no width to fold at."""
-    return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    """A pipe has no width to fold at. What others said, with brackets in it, is no markup."""
+    return Console(markup=False) if sys.stdout.isatty() else Console(width=_PIPE_WIDTH, markup=False)
 
 
 def endpoints(kraken: str | None, dragonfly: str | None, spegel: str | None) -> dict[str, str]:

@@ -97,3 +97,8 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["report", str(tmp_path / "other.json")])
     assert told.exit_code == InputError.exit_code
     assert "other.json is no benchmark result of format 3" in told.output
+
+
+def test_a_name_that_looks_like_a_formula_is_drawn_as_it_stands() -> None:
+    drawn = charts_of([result(OURS, Contestant(name=r"$\frac$", runs=THEIRS.runs), benchmark="pull")])
+    assert len(drawn) == 1

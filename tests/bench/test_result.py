@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.journal import Journal
 from bench.report import show
 from bench.result import Contestant, ImageFacts, Machine, Result, Run, Verdict, comparisons, load, save
@@ -134,3 +136,11 @@ def test_parts_are_shown_one_after_the_other() -> None:
     whole = result(benchmark="all", parts=(result(OURS, benchmark="unpack"), result(THEIRS, benchmark="pull")))
     text = shown(whole)
     assert text.index("unpack: small") < text.index("pull: small")
+
+
+def test_what_a_runtime_said_is_shown_whatever_brackets_it_has(tmp_path: Path) -> None:
+    reasons = {"podman": "failed: [/var/lib/x]", "docker": "[rootlesskit] said no"}
+    absent = [Contestant(name=name, not_run=reason) for name, reason in reasons.items()]
+    save(result(*absent, comparisons=()), tmp_path / "result.json")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "result.json")])
+    assert all(reason in done.output for reason in reasons.values())

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from bench.account import own_cgroup
 from bench.cli import app
+from bench.directories import remove
 from bench.places import place, remove_place
 from bench.result import load
 from imagedist.errors import ImagedistError, InputError
@@ -133,3 +134,21 @@ def test_a_second_benchmark_does_not_take_the_first_ones_stores(tmp_path: Path) 
         remove_place(tmp_path / "stores")
         assert (first.directory / "store").is_dir()
     assert list((tmp_path / "stores").iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["real/store", "link/store"])
+def test_nothing_is_removed_through_a_mount_however_the_directory_is_named(
+    name: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = store.parent
+    outside, inside = above / "outside", above / "real" / "store" / "mount"
+    for directory in (outside, inside):
+        directory.mkdir(parents=True)
+    (outside / "kept").touch()
+    (above / "link").symlink_to(above / "real")
+    subprocess.run(["mount", "--bind", outside, inside], check=True)
+    monkeypatch.chdir(above)
+    remove(Path(name))
+    assert not (above / "real" / "store").exists()
+    assert (outside / "kept").exists()
