@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import ssl
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.test_utils import TestServer
 
 from imagedist.errors import IntegrityError, SourceError
@@ -26,6 +28,7 @@ from imagedist.oci.http import Http
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.http_threads import ThreadedClient
 from imagedist.oci.raw_body import RawSocketBody
+from tests.support import counts
 from tests.support.registry import FaultyRegistry
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 123)
@@ -230,6 +233,89 @@ async def test_body_that_arrived_before_it_was_taken_leaves_its_connection_to_ot
                 body.close()
             else:
                 assert await response.read() == CONTENT[:size_bytes]
+        await client.close()
+
+
+class RefillingProtocol(BaseProtocol):
+    """aiohttp's, with a parser that kept bytes back while its reader was full."""
+
+    def __init__(self, kept: list[bytes]) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self.content = aiohttp.StreamReader(self, 10)
+        self._kept = kept
+
+    def data_received(self, data: bytes) -> None:
+        if self._kept:
+            self.content.feed_data(self._kept.pop(0))
+
+
+async def test_bytes_that_aiohttp_kept_back_while_its_reader_was_full_are_taken_too() -> None:
+    protocol = RefillingProtocol([b"second", b"third"])
+    protocol.content.feed_data(b"first")
+    assert raw_body.emptied(protocol.content) == b"firstsecondthird"
+
+
+async def test_stopping_a_body_that_has_arrived_does_not_cut_the_connection_that_others_use_now() -> None:
+    async def whole(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        port = str(request.transport.get_extra_info("peername")[1])
+        return web.Response(body=CONTENT[: 2 * CHUNK_BYTES + 1], headers={"X-Port": port})
+
+    app = web.Application()
+    app.router.add_get("/", whole)
+    client, ports = AiohttpClient(), set()
+    async with TestServer(app) as server:
+        for _ in range(3):
+            response = await client.request("GET", str(server.make_url("/")), {}, None, "r", NEVER_SECONDS)
+            while response.content.total_bytes <= 2 * CHUNK_BYTES:  # noqa: ASYNC110  # nobody tells when
+                await asyncio.sleep(0)
+            body = RawSocketBody.take(response, 5)
+            ports.add(response.headers["X-Port"])
+            assert body is not None  # the reader was full: the end had not been told
+            body.stop()
+            assert body.fill(memoryview(bytearray(len(CONTENT)))) == 2 * CHUNK_BYTES + 1
+            body.close()
+        await client.close()
+    assert len(ports) == 1
+
+
+async def test_bodies_taken_at_any_moment_are_whole_while_the_event_loop_is_held_up() -> None:
+    """However much of it aiohttp has read by then, its reader full and paused or not."""
+
+    async def whole(request: web.Request) -> web.StreamResponse:
+        chance = random.Random(int(request.query["seed"]))
+        answer = web.StreamResponse()
+        answer.content_length = len(CONTENT)
+        await answer.prepare(request)
+        sent = 0
+        while sent < len(CONTENT):
+            step_bytes = chance.choice([1, 65_536, 262_144, chance.randrange(1, 600_000)])
+            await answer.write(CONTENT[sent : sent + step_bytes])
+            sent += step_bytes
+        return answer
+
+    def received(body: RawSocketBody) -> bytes:
+        buffer, got = memoryview(bytearray(len(CONTENT))), 0
+        while some_bytes := body.fill(buffer[got:]):
+            got += some_bytes
+        return bytes(buffer[:got])
+
+    app = web.Application()
+    app.router.add_get("/", whole)
+    client, chance = AiohttpClient(), random.Random(7)
+    async with TestServer(app) as server:
+        for seed in range(counts.count(40, 3000)):
+            url = str(server.make_url("/").with_query(seed=seed))
+            response = await client.request("GET", url, {}, None, "r", NEVER_SECONDS)
+            for _ in range(chance.randrange(40)):
+                await asyncio.sleep(0)
+            body = RawSocketBody.take(response, NEVER_SECONDS)
+            if body is None:
+                assert await response.read() == CONTENT
+            else:
+                assert await asyncio.to_thread(received, body) == CONTENT
+                body.close()
+            response.close()
         await client.close()
 
 
