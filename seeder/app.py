@@ -124,6 +124,7 @@ def create_app(config: SeederConfig) -> web.Application:
             pace=Pace(copies=settings.copies),
             networks=config.tracker.networks,
             count_seeds=seeds_elsewhere,
+            connections_per_host=settings.connections_per_host,
         )
         nonlocal peers_come_to
         peers_come_to = session.address

@@ -278,4 +278,6 @@ def test_a_seeder_gives_one_copy_and_each_blob_has_two_of_them() -> None:
     with pytest.raises(ValidationError):
         SeederConfig.model_validate({"seeder": seeder | {"copies": -1}})
     with pytest.raises(ValidationError):
+        SeederConfig.model_validate({"seeder": seeder | {"connections_per_host": 0}})
+    with pytest.raises(ValidationError):
         ProxyConfig.model_validate({"proxy": proxy | {"seeder_replicas": 0}})

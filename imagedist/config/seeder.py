@@ -55,6 +55,8 @@ class SeederTable(Table):
     """Bytes per second to all peers together; ``egress`` of the proxy caps both."""
     copies: float = Field(default=1.0, ge=0)
     """Whole blobs that a burst of nodes is given even where they have everything among them."""
+    connections_per_host: int = Field(default=128, ge=1)
+    """To the BitTorrent port, from one address: a node has one for each torrent that it wants at the moment."""
 
 
 class TrackerTable(Table):

@@ -14,6 +14,7 @@ When peers that had the only copy of a piece leave, rule 1 holds for it again.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -39,6 +40,11 @@ _SCANNED = 64
 """Peers looked at for one offer at most."""
 _RARE = 3
 """Up to so many copies, the rarest is told from the second rarest."""
+
+_TURNS_OF_HOST = 16
+"""Connections of one address that are sent to at a time: half a megabyte waits in the process for each."""
+_ASKED_TIMES = 3
+"""A block may be asked for again, when it was cancelled or had rotted on its way; not for ever."""
 
 _LACKS, _OFFERED, _LATE, _HAS = 0, 1, 2, 3
 
@@ -89,13 +95,23 @@ class Rate:
 
 
 class Host:
-    """What one address gets, of all torrents."""
+    """What one address gets, of all torrents.
+
+    Attributes:
+        is_late: it left with offers that it had not taken up, and has taken none in time since. Its next connection is
+            late from the start, else it could fill the seeder's window by coming and going.
+        left_at: when its last connection ended.
+        turns: of its connections that read and send, so that they do not fill the memory.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.of_others = Rate(clock)
         self._of_all = Rate(clock, _BEST_SECONDS)
         self._best = 0.0
         self.connections = 0
+        self.is_late = False
+        self.left_at = 0.0
+        self.turns = asyncio.Semaphore(_TURNS_OF_HOST)
 
     def got(self, size_bytes: int, *, is_ours: bool) -> None:
         if not is_ours:
@@ -110,6 +126,7 @@ class Host:
 @dataclass(slots=True)
 class _Offer:
     at: float
+    asked_bytes: int = 0
     sent_bytes: int = 0
     is_old: bool = False
 
@@ -185,7 +202,7 @@ class Offers:
         now = self._clock()
         if not self._takers and now - self._quiet_since > _QUIET_SECONDS:
             self.sent_bytes = 0
-        taker = Taker(host, tell, bytearray(self.facts.piece_count))
+        taker = Taker(host, tell, bytearray(self.facts.piece_count), is_late=host.is_late)
         self._takers.append(taker)
         for piece in pieces:
             taker.pieces[piece] = _HAS
@@ -198,6 +215,8 @@ class Offers:
         if taker not in self._takers:
             return
         self._forget(taker)
+        if taker.is_late or any(not offer.sent_bytes for offer in taker.offers.values()):
+            taker.host.is_late = True
         for piece, state in enumerate(taker.pieces):
             if state in (_HAS, _OFFERED):
                 self._count(piece, -1)
@@ -229,10 +248,18 @@ class Offers:
             self._graduates.append(now)
         return True
 
-    def may_take(self, taker: Taker, piece: int) -> bool:
-        """Whether a request is for something that was offered, and not for the umpteenth time."""
+    def ask(self, taker: Taker, piece: int, size_bytes: int) -> bool:
+        """Whether a request is for something that was offered, and not for the umpteenth time. It is counted then."""
         offer = taker.offers.get(piece)
-        return offer is not None and offer.sent_bytes < 3 * self.facts.piece_length
+        if offer is None or offer.asked_bytes + size_bytes > _ASKED_TIMES * self.facts.piece_length:
+            return False
+        offer.asked_bytes += size_bytes
+        return True
+
+    def cancel(self, taker: Taker, piece: int, size_bytes: int) -> None:
+        """A request that is not answered does not count."""
+        if (offer := taker.offers.get(piece)) is not None:
+            offer.asked_bytes -= size_bytes
 
     def sent(self, taker: Taker, piece: int, size_bytes: int) -> None:
         self.sent_bytes += size_bytes
@@ -343,7 +370,7 @@ class Offers:
     def _learn(self, taker: Taker, seconds: float) -> None:
         self._usual_seconds += (min(seconds, _LONGEST_PATIENCE_SECONDS) - self._usual_seconds) / 8
         if seconds <= self._patience():
-            taker.is_late = False
+            taker.is_late = taker.host.is_late = False
         if seconds < _QUICK_SECONDS:
             taker.limit = min(taker.limit + 1, max(_FEWEST_OFFERS, _UNDER_WAY_BYTES // self.facts.piece_length))
         elif seconds > _SLOW_SECONDS:

@@ -24,6 +24,8 @@ _UNACKNOWLEDGED_MILLISECONDS = 15_000
 _MAX_REQUESTS = 4096
 _AT_ONCE_BYTES = 256 << 10
 """Read and sent in one go; twice as much may wait in the process for the peer."""
+_UNTAKEN_SECONDS = 30.0
+"""A peer that does not take what was sent within this (6 KB/s) keeps others from their turn, and is hung up on."""
 _UNREAD_BYTES = 2 << 20
 """More waits only for one that asks and reads no answers. A short message for each piece of a large blob is less."""
 
@@ -47,6 +49,8 @@ class Owner(Protocol):
     """What a connection asks of the session."""
 
     peer_id: bytes
+    turns: asyncio.Semaphore
+    """Of all connections that read and send."""
 
     def came(self, peer: Peer) -> None:
         """Raises WireError: not from here, or one too many."""
@@ -192,7 +196,7 @@ class Peer(asyncio.Protocol):
             elif kind == Kind.REQUEST:
                 self._ask(wire.parse_block(body), upload, taker)
             elif kind == Kind.CANCEL:
-                self._cancel(wire.parse_block(body))
+                self._cancel(wire.parse_block(body), upload, taker)
             elif kind == Kind.HASH_REQUEST:
                 self._write([wire.reject_hashes(body)])
         if new and self._taker is not None and upload.offers.got(self._taker, new):
@@ -230,16 +234,19 @@ class Peer(asyncio.Protocol):
             raise WireError("a request for no block of any piece")
         if block.begin + block.length > offers.piece_bytes(block.piece):
             raise WireError("a request beyond the end of a piece")
-        if len(self._requests) >= _MAX_REQUESTS or not offers.may_take(taker, block.piece):
+        if block in self._requests:
+            return
+        if len(self._requests) >= _MAX_REQUESTS or not offers.ask(taker, block.piece, block.length):
             self._reject(block)
             return
         self._requests[block] = None
         if self.sending is None:
             self.sending = asyncio.get_running_loop().create_task(self._send(upload, taker))
 
-    def _cancel(self, block: Block) -> None:
+    def _cancel(self, block: Block, upload: Upload, taker: Taker) -> None:
         if block in self._requests:
             del self._requests[block]
+            upload.offers.cancel(taker, block.piece, block.length)
             self._reject(block)
 
     def _reject(self, block: Block) -> None:
@@ -259,18 +266,25 @@ class Peer(asyncio.Protocol):
                 for block in blocks:
                     del self._requests[block]
                 await self._owner.allow(size_bytes)
-                contents = await upload.read(blocks)
-                message: list[bytes] = []
-                for block, content in zip(blocks, contents, strict=True):
-                    message += (wire.piece_head(block), content)
-                    upload.offers.sent(taker, block.piece, block.length)
-                self._write(message)
-                self._owner.sent(size_bytes)
-                await self._may_write.wait()
+                async with taker.host.turns, self._owner.turns:  # what is in memory is bounded, for each host and all
+                    await self._send_blocks(upload, taker, blocks)
+                    self._owner.sent(size_bytes)
+                    async with asyncio.timeout(_UNTAKEN_SECONDS):
+                        await self._may_write.wait()
+        except TimeoutError:
+            self._refuse(WireError("it takes nothing of what it asked for", "unread"))
         except StorageError as error:
             upload.failed(error)
         finally:
             self.sending = None
+
+    async def _send_blocks(self, upload: Upload, taker: Taker, blocks: list[Block]) -> None:
+        contents = await upload.read(blocks)
+        message: list[bytes] = []
+        for block, content in zip(blocks, contents, strict=True):
+            message += (wire.piece_head(block), content)
+            upload.offers.sent(taker, block.piece, block.length)
+        self._write(message)
 
     def _write(self, messages: list[bytes]) -> None:
         if self._transport is not None and not self._transport.is_closing():

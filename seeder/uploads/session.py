@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,7 +34,14 @@ _TICK_SECONDS = 0.25
 _COUNT_SECONDS = 1.0
 _READERS = 4
 _MAX_PEERS = 4000
-_MAX_PEERS_OF_HOST = 1000
+CONNECTIONS_PER_HOST = 128
+_PER_HOST_AND_TORRENT = 8
+"""A node has one; several nodes may share an address."""
+_TURNS = 256
+"""Connections that are sent to at a time: half a megabyte waits in the process for each."""
+_REMEMBERED_SECONDS = 60.0
+_MAX_REMEMBERED = 10_000
+"""Hosts that are gone, and were late."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -66,6 +74,7 @@ class Upload:
         self.facts = facts
         self.offers = offers
         self.peers: set[Peer] = set()
+        self.by_host: Counter[str] = Counter()
         self.uploaded_bytes = 0
         self.failure: StorageError | None = None
         self._readers = readers
@@ -119,14 +128,17 @@ class UploadSession:
         networks: Sequence[Network],
         pace: Pace,
         count_seeds: CountSeeds | None,
+        connections_per_host: int,
         clock: Callable[[], float],
     ) -> None:
+        self.turns = asyncio.Semaphore(_TURNS)
         self.peer_id = PEER_ID_PREFIXES["seeder"].encode() + secrets.token_bytes(12)
         self.address = Address("", 0)
         self._caps = caps
         self._networks = tuple(networks)
         self._pace = pace
         self._count_seeds = count_seeds
+        self._connections_per_host = connections_per_host
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="seeding")
@@ -145,6 +157,11 @@ class UploadSession:
     def __repr__(self) -> str:
         return f"<UploadSession {self.address} with {len(self._uploads)} torrents, {len(self._peers)} peers>"
 
+    @property
+    def connections(self) -> int:
+        """Of all peers, those that have not said yet what they want among them."""
+        return len(self._peers)
+
     @classmethod
     async def open(
         cls,
@@ -154,6 +171,7 @@ class UploadSession:
         networks: Sequence[Network] = (),
         pace: Pace = Pace(),
         count_seeds: CountSeeds | None = None,
+        connections_per_host: int = CONNECTIONS_PER_HOST,
         clock: Callable[[], float] = time.monotonic,
     ) -> UploadSession:
         """Starts to listen.
@@ -163,11 +181,12 @@ class UploadSession:
             caps: asked before anything is sent. None: no limit.
             networks: from which peers may come. Empty: from everywhere.
             count_seeds: how many peers have all of a torrent, by its short infohash.
+            connections_per_host: of all torrents; a node has one for each.
 
         Raises:
             InputError: the address cannot be listened on.
         """
-        opened = cls(caps, networks, pace, count_seeds, clock)
+        opened = cls(caps, networks, pace, count_seeds, connections_per_host, clock)
         try:
             server = await opened._loop.create_server(
                 lambda: Peer(opened, clock), address.host, address.port, backlog=1024
@@ -245,13 +264,16 @@ class UploadSession:
             raise WireError("it is outside of the site's networks", "foreign")
         if self._is_closing:
             raise WireError("the seeder stops", "full")
-        if len(self._peers) > _MAX_PEERS or host.connections > _MAX_PEERS_OF_HOST:
+        if len(self._peers) > _MAX_PEERS or host.connections > self._connections_per_host:
             raise WireError("too many connections", "full")
 
     def admit(self, peer: Peer, infohash: bytes) -> Upload:
         upload = self._by_infohash.get(infohash)
         if upload is None or upload.failure is not None:
             raise WireError("no torrent of this site", "unknown")
+        if upload.by_host[peer.address] >= _PER_HOST_AND_TORRENT:
+            raise WireError("too many connections for one torrent", "full")
+        upload.by_host[peer.address] += 1
         upload.peers.add(peer)
         self._active[upload] = None
         return upload
@@ -282,13 +304,17 @@ class UploadSession:
         SEEDER_PEERS.set(len(self._peers))
         if isinstance(upload := peer.upload, Upload):
             upload.peers.discard(peer)
+            upload.by_host[peer.address] -= 1
+            if not upload.by_host[peer.address]:
+                del upload.by_host[peer.address]
             if not upload.peers:
                 self._active.pop(upload, None)
                 upload.close_if_idle()
             self.changed()
         host = self._hosts[peer.address]
         host.connections -= 1
-        if not host.connections:
+        host.left_at = self._clock()
+        if not host.connections and (not host.is_late or len(self._hosts) > _MAX_REMEMBERED):
             del self._hosts[peer.address]
 
     # Who gets the next piece.
@@ -319,7 +345,13 @@ class UploadSession:
             now = self._clock()
             for peer in tuple(self._peers):
                 peer.tick(now)
+            self._forget_hosts(now)
             self.changed()
+
+    def _forget_hosts(self, now: float) -> None:
+        for address, host in tuple(self._hosts.items()):
+            if not host.connections and now - host.left_at > _REMEMBERED_SECONDS:
+                del self._hosts[address]
 
 
 def _is_within(address: str, networks: Sequence[Network]) -> bool:

@@ -186,16 +186,13 @@ def test_a_slow_peer_goes_on_getting_offers() -> None:
     assert swarm.takers["slow"].has_count == 10
 
 
-def test_a_peer_may_ask_only_for_what_it_was_offered_and_not_for_ever() -> None:
+def test_a_peer_may_ask_only_for_what_it_was_offered() -> None:
     swarm = Swarm()
     swarm.join("a")
     taker = swarm.takers["a"]
-    assert not swarm.offers.may_take(taker, 0)
+    assert not swarm.offers.ask(taker, 0, PIECE_BYTES)
     swarm.offer_all()
-    assert swarm.offers.may_take(taker, 0)
-    for _ in range(3):
-        swarm.offers.sent(taker, 0, PIECE_BYTES)
-    assert not swarm.offers.may_take(taker, 0)
+    assert swarm.offers.ask(taker, 0, PIECE_BYTES)
 
 
 def test_one_peer_that_takes_for_ever_makes_nobody_wait_for_others_for_ever() -> None:
@@ -268,3 +265,45 @@ def test_a_new_burst_has_its_copies_again() -> None:
     swarm.pass_seconds(11)
     swarm.join("c")
     assert swarm.offers.copies_sent == 0
+
+
+def test_what_was_asked_for_counts_before_it_is_sent_and_no_more_once_it_is_cancelled() -> None:
+    swarm = Swarm()
+    swarm.join("a")
+    swarm.offer_all()
+    taker = swarm.takers["a"]
+    assert [swarm.offers.ask(taker, 0, PIECE_BYTES) for _ in range(4)] == [True, True, True, False]
+    swarm.offers.cancel(taker, 0, PIECE_BYTES)
+    assert swarm.offers.ask(taker, 0, PIECE_BYTES)
+    assert not swarm.offers.ask(taker, 0, 1)
+
+
+def test_a_host_that_comes_and_goes_does_not_fill_the_window() -> None:
+    swarm = Swarm()
+    host = Host(swarm.clock)
+    for _ in range(3):
+        taker = swarm.offers.join(host, (), lambda piece: None)
+        swarm.offer_all(room_bytes=2 * PIECE_BYTES)
+        swarm.pass_seconds(1)
+        swarm.offers.leave(taker)
+    taker = swarm.offers.join(host, (), lambda piece: None)
+    swarm.offer_all()
+    assert swarm.offers.under_way_bytes == 0
+    swarm.join("b")
+    assert swarm.offer_all(room_bytes=2 * PIECE_BYTES) == [("b", 0), ("b", 1)]
+
+
+def test_a_host_that_takes_an_offer_in_time_is_not_late_any_more() -> None:
+    swarm = Swarm()
+    host = Host(swarm.clock)
+    swarm.offers.leave(swarm.offers.join(host, (), lambda piece: None))
+    assert not host.is_late
+    taker = swarm.offers.join(host, (), lambda piece: None)
+    swarm.offer_all()
+    swarm.offers.leave(taker)
+    assert host.is_late
+    swarm.takers["a"] = swarm.offers.join(host, (), lambda piece: None)
+    swarm.offer_all()
+    swarm.take("a", 0)
+    assert not host.is_late
+    assert not swarm.takers["a"].is_late

@@ -22,6 +22,7 @@ from imagedist.swarm.session import Transfer
 from seeder.uploads import UploadSession, wire
 from seeder.uploads.peer import Peer
 from seeder.uploads.wire import Block, Kind, WireError
+from tests.support.waiting import until
 from tests.swarm.blobs import Blob, make_blob, make_directory
 
 LOOPBACK = "127.0.0.1"
@@ -311,6 +312,34 @@ async def test_a_peer_that_reads_nothing_of_its_answers_is_hung_up_on(session: U
         pass
     assert await peer.hears_the_end()
     assert refused("unread") == before + 1
+
+
+async def test_one_address_has_so_many_connections_and_fewer_for_one_torrent(tmp_path: Path) -> None:
+    session = await UploadSession.open(Address(LOOPBACK, 0), connections_per_host=10)
+    blob = seed(session, tmp_path)
+    before = refused("full")
+    peers = [await RawPeer.connect(session) for _ in range(8)]
+    for peer in peers:
+        peer.greet(blob)
+        peer.send(wire.HAVE_NONE)
+        assert await peer.of(Kind.HAVE_NONE) == b""
+    ninth = await RawPeer.connect(session)
+    ninth.greet(blob)
+    assert await ninth.hears_the_end()
+    others = [await RawPeer.connect(session) for _ in range(2)]
+    one_too_many = await RawPeer.connect(session)
+    assert await one_too_many.hears_the_end()
+    assert refused("full") == before + 2
+    await peers.pop().close()
+    await others.pop().close()
+    await until(lambda: session.connections == 8)
+    again = await RawPeer.connect(session)
+    again.greet(blob)
+    again.send(wire.HAVE_NONE)
+    assert await again.of(Kind.HAVE_NONE) == b""
+    for peer in (*peers, *others, again):
+        await peer.close()
+    await session.close()
 
 
 async def test_cancels_of_what_was_never_asked_cost_next_to_nothing(session: UploadSession, tmp_path: Path) -> None:
