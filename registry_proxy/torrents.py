@@ -143,11 +143,11 @@ class Torrents:
     async def _blob(self, digest: Digest, *, is_private: bool) -> web.Response:
         blob = await self._cache.store.open(digest)
         try:
+            if self._rate is not None:  # before it is in memory: a thousand nodes may wait here
+                await self._rate.take(blob.size_bytes)
             content = await blob.read(0, blob.size_bytes)
         finally:
             await blob.close()
-        if self._rate is not None:
-            await self._rate.take(len(content))
         BYTES_SERVED.labels(kind="blob").inc(len(content))
         headers = {PRIVATE_HEADER: "1"} if is_private else {}
         return web.Response(body=content, content_type=BLOB_TYPE, headers=headers)

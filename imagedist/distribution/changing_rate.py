@@ -20,6 +20,13 @@ async def _pause(changed: asyncio.Event, seconds: float) -> None:
             await changed.wait()
 
 
+class _Turn:
+    """Somebody who waits: up to which number bytes must be allowed until it goes on."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+
 class ChangingRate:
     """Caps the bytes per second of all its users together, in the order in which they asked.
 
@@ -43,6 +50,7 @@ class ChangingRate:
         self._asked_bytes = 0.0
         self._allowed_bytes = 0.0
         self._as_of = clock()
+        self._turns: dict[_Turn, None] = {}
         self._changed = asyncio.Event()
 
     @property
@@ -55,6 +63,9 @@ class ChangingRate:
             return
         self._advance()
         self._rate = rate_bytes_per_second
+        self._wake()
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -68,12 +79,27 @@ class ChangingRate:
     async def _take(self, size_bytes: int) -> None:
         self._advance()  # before: a pause of the askers is worth a burst, no more
         self._asked_bytes += size_bytes
-        number = self._asked_bytes
-        while self._rate is not None:
-            self._advance()
-            if self._allowed_bytes >= number:
-                return
-            await self._pause(self._changed, (number - self._allowed_bytes) / self._rate)
+        turn = _Turn(self._asked_bytes)
+        self._turns[turn] = None
+        try:
+            while self._rate is not None:
+                self._advance()
+                if self._allowed_bytes >= turn.number:
+                    return
+                await self._pause(self._changed, (turn.number - self._allowed_bytes) / self._rate)
+        except BaseException:
+            self._give_back(turn, size_bytes)
+            raise
+        finally:
+            del self._turns[turn]
+
+    def _give_back(self, gone: _Turn, size_bytes: int) -> None:
+        """Who waited has gone, and passes nothing on: those behind it move up."""
+        self._asked_bytes -= size_bytes
+        for turn in self._turns:
+            if turn.number > gone.number:
+                turn.number -= size_bytes
+        self._wake()
 
     def _advance(self) -> None:
         now = self._clock()

@@ -54,4 +54,8 @@ class TokenBucket:
         now = self._clock()
         self._paid_until = max(self._paid_until, now - self._burst_seconds) + size_bytes / self._rate
         if self._paid_until > now:
-            await self._sleep(self._paid_until - now)
+            try:
+                await self._sleep(self._paid_until - now)
+            except BaseException:  # who waited has gone, and nothing is sent
+                self._paid_until -= size_bytes / self._rate
+                raise

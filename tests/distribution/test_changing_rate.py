@@ -63,3 +63,35 @@ async def test_a_cap_begins_with_what_is_asked_after_it() -> None:
     rate.set(1 << 20)
     await rate.take(1 << 20)
     assert clock.now == pytest.approx(101.0, abs=0.2)
+
+
+async def test_who_gives_up_waiting_gives_its_bytes_back_to_those_behind_and_to_nobody_before() -> None:
+    clock = Clock()
+    clock.is_held = True
+    rate = ChangingRate(1000, clock=clock, pause=clock.pause)
+    first, gives_up, last = (asyncio.create_task(rate.take(1000)) for _ in range(3))
+    await asyncio.sleep(0)
+    gives_up.cancel()
+    await asyncio.gather(gives_up, return_exceptions=True)
+    clock.now += 1.05
+    rate.set(999)
+    await first
+    assert not last.done()
+    clock.now += 1.0
+    rate.set(1000)
+    await last
+    assert clock.now == pytest.approx(102.05)
+
+
+async def test_clients_that_come_and_go_do_not_use_up_the_rate() -> None:
+    clock = Clock()
+    clock.is_held = True
+    rate = ChangingRate(1000, clock=clock, pause=clock.pause)
+    for _ in range(5):
+        going = asyncio.create_task(rate.take(60_000))
+        await asyncio.sleep(0)
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+    clock.is_held = False
+    await rate.take(1000)
+    assert clock.now < 101.1
