@@ -48,6 +48,7 @@ bench: $(READY) ## a minute-long look at this machine's figures; BENCH="layers -
 
 prove: $(READY) ## long proofs in full counts
 	PROVE=1 $(PYTEST) -m prove $(TESTS)
+	TEST_DATABASE=postgresql $(PYTEST) tests/seeder tests/sync tests/integration/test_preheat.py tests/integration/test_nodes.py
 
 fuzz: $(READY)  ## hostile bytes for the tar reader, the plan, the decoders: FUZZ_SECONDS=60
 	$(BIN)/python -m tests.fuzz build/fuzz/corpus -max_total_time=$(or $(FUZZ_SECONDS),60) \

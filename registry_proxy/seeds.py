@@ -15,6 +15,7 @@ from imagedist.errors import InputError, StorageError
 from imagedist.locking import LockFile
 from imagedist.oci.digest import Digest
 from imagedist.oci.retries import TransientError, retrying
+from imagedist.service import kept_up
 from registry_proxy.replicas import ranked
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Seeds:
     def start(self) -> None:
         """Looks after the seeders from now on, if there are several."""
         if len(self._seeders) > 1:
-            self._watching = asyncio.create_task(self._watch(), name="seeders")
+            self._watching = asyncio.create_task(kept_up(self._watch, "watch over the seeders"))
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
         """Tells all seeders. Returns when they know, or after a moment: the rest goes on in the background.

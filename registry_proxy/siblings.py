@@ -19,6 +19,7 @@ from imagedist.oci.client import RegistryClient
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.retries import TransientError
 from imagedist.oci.tls import Tls
+from imagedist.service import kept_up
 from registry_proxy.upstream_client import Source
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Siblings:
     def start(self) -> None:
         """Asks the seeders now and then, in the background."""
         if self._seeders:
-            self._asking = asyncio.create_task(self._keep_asking(), name="sibling sites")
+            self._asking = asyncio.create_task(kept_up(self._keep_asking, "sibling sites"))
 
     async def close(self) -> None:
         if self._asking is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
@@ -131,11 +130,8 @@ def create_app(config: SeederConfig) -> web.Application:
         tracker.seeder_listens_at(session.address)
         app[SEEDS_KEY] = seeds = Seeds(session, settings.site_blobs)
         # In the background: the tracker serves at once, and readyz says when everything is seeded.
-        restoring = asyncio.create_task(seeds.restore())
-        restoring.add_done_callback(_log_failure)
-        yield
-        restoring.cancel()
-        await asyncio.wait([restoring])
+        async with beside(seeds.restore, "adding the seeds"):
+            yield
         await session.close()
         egress.close()
 
@@ -159,11 +155,6 @@ def create_app(config: SeederConfig) -> web.Application:
     add_site_routes(app, settings.site, config.sites)
     add_health_routes(app, ready)
     return app
-
-
-def _log_failure(restoring: asyncio.Task[None]) -> None:
-    if not restoring.cancelled() and (error := restoring.exception()):
-        _LOG.error("the seeds could not be restored: %s", error)
 
 
 def serve(

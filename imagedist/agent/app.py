@@ -8,10 +8,10 @@ import logging
 import os
 import re
 import socket as sockets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -39,6 +39,7 @@ from imagedist.oci.tls import Tls
 from imagedist.puller import Puller
 from imagedist.service import (
     add_health_routes,
+    beside,
     raise_open_files_limit,
     ready_for_systemd,
     recording,
@@ -112,7 +113,7 @@ async def started(
         stack.push_async_callback(blobs.close)
         node_limits = NodeLimits(limits, session, rate, lambda: blobs.received_bytes, quiet=config.quiet)
         await blobs.start()
-        await stack.enter_async_context(_running(node_limits.keep()))
+        await stack.enter_async_context(beside(node_limits.keep, "limits of the node"))
 
         app = web.Application()
         backend = Mirror(site, blobs)
@@ -157,27 +158,12 @@ async def started(
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
         vitals = Vitals(config, blobs.store, engine.store)
-        await stack.enter_async_context(_running(preheat.keep()))
-        await stack.enter_async_context(_running(keep_beating(site.seeders, vitals, table.heartbeat.total_seconds())))
-        await stack.enter_async_context(_running(keep_collected(engine.store, unpack.ramdisk)))
+        await stack.enter_async_context(beside(preheat.keep, "preheats of the node"))
+        beating = partial(keep_beating, site.seeders, vitals, table.heartbeat.total_seconds())
+        await stack.enter_async_context(beside(beating, "heartbeats"))
+        collecting = partial(keep_collected, engine.store, unpack.ramdisk)
+        await stack.enter_async_context(beside(collecting, "garbage collection"))
         yield str(mirror)
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Work beside the context, over when it is left."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(_log_failure)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _LOG.error("%s ended, restart the agent", task.get_coro(), exc_info=error)
 
 
 @asynccontextmanager

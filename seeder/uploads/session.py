@@ -18,6 +18,7 @@ from imagedist.config import Address
 from imagedist.errors import StorageError, listen_error, storage_error
 from imagedist.metrics import PEERS_REFUSED, SEEDER_PEERS, SEEDER_SENT_BYTES
 from imagedist.oci.digest import Digest
+from imagedist.service import kept_up
 from imagedist.swarm.settings import PEER_ID_PREFIXES
 from imagedist.swarm.torrent import TorrentFacts
 from imagedist.threads import settled
@@ -196,7 +197,8 @@ class UploadSession:
             raise listen_error(address, error) from error
         opened._server = server
         opened.address = Address(address.host, server.sockets[0].getsockname()[1])
-        opened._repeating = [asyncio.create_task(opened._tick()), asyncio.create_task(opened._count())]
+        repeated = {"ticks of uploads": opened._tick, "counts of seeds": opened._count}
+        opened._repeating = [asyncio.create_task(kept_up(each, name)) for name, each in repeated.items()]
         return opened
 
     def add(self, facts: TorrentFacts, directory: Path, part: Part = Part()) -> Upload:

@@ -20,6 +20,7 @@ from imagedist.service import serving
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from seeder.app import create_app
 from tests.seeder.test_seeds import commit
+from tests.support.postgres import site_database
 from tests.swarm.blobs import Blob, make_blob, make_directory
 
 
@@ -35,7 +36,7 @@ def configuration(tmp_path: Path, *, token_file: Path | None = None, **settings:
         "listen": f"127.0.0.1:{free_port()}",
         "bittorrent": f"127.0.0.1:{free_port()}",
         "site_blobs": tmp_path / "site",
-        "database": f"sqlite:///{tmp_path}/seeder.db",
+        "database": site_database(tmp_path),
         "site_token_file": token_file,
         **settings,
     }

@@ -20,6 +20,7 @@ from seeder.database import Database
 from seeder.migrating import HEAD
 from seeder.preheat import rows as preheat_rows
 from seeder.sync import tables as sync_tables
+from tests.support.counts import count
 from tests.support.postgres import PASSWORD, Cluster
 
 SCHEMAS = [
@@ -220,6 +221,33 @@ async def test_a_file_is_for_one_seeder_and_several_share_a_server(database_url:
     assert all("another seeder" in str(each) for each in opened if not isinstance(each, Database))
     for each in there:
         await each.close()
+
+
+@pytest.mark.prove
+async def test_a_transaction_cancelled_at_any_point_leaves_nothing_behind(database_url: str) -> None:
+    """Neither half of it, nor a connection or lock that the next one would wait for."""
+    database = await Database.open(database_url)
+
+    async def write(number: int) -> None:
+        async with database.transaction() as connection:
+            for tag in ("one", "other"):
+                row = {"name": f"n{number}", "tag": tag, "digest": ""}
+                statement = "INSERT INTO tag_journal (name, tag, digest) VALUES (:name, :tag, :digest)"
+                await connection.execute(sa.text(statement), row)
+
+    for number in range(count(40, 400)):
+        writing = [asyncio.create_task(write(10 * number + each)) for each in range(3)]
+        for _ in range(number % 40):
+            await asyncio.sleep(0)
+        writing[0].cancel()
+        writing[2].cancel()
+        await asyncio.wait(writing)
+        assert not writing[1].cancelled()
+        writing[1].result()
+    async with database.transaction() as connection:
+        odd = "SELECT name FROM tag_journal GROUP BY name HAVING count(*) <> 2"
+        assert (await connection.execute(sa.text(odd))).all() == []
+    await database.close()
 
 
 async def tables_of(database: Database) -> set[str]:

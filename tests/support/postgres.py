@@ -1,18 +1,22 @@
-"""A PostgreSQL of the tests' own: one cluster per session, a database per test, nothing of the system's."""
+"""A PostgreSQL of the tests' own: one cluster per session, a database per test, nothing of the system's.
+
+With ``TEST_DATABASE=postgresql`` whole sites have theirs there instead of in files (make prove).
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
-
-from tests.support.site import free_port
 
 PASSWORD = "quiet-site"
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
@@ -26,7 +30,7 @@ class Cluster:
         self._directory = directory
         self._data = directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.port = _free_port()
 
     def make(self) -> None:
         secret = self._directory / "password"
@@ -101,3 +105,22 @@ def running_cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             cluster.stop()
+
+
+def site_database(directory: Path) -> str:
+    """The URL of a new database for a site: a file in the directory, unless the environment says otherwise."""
+    if os.environ.get("TEST_DATABASE") == "postgresql":
+        return _cluster_of_process().database()
+    return f"sqlite:///{directory}/seeder.db"
+
+
+@cache
+def _cluster_of_process() -> Cluster:
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(running_cluster())
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -16,6 +16,7 @@ from imagedist.service import ServerTls, serving
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
 from tests.support import layers
+from tests.support.postgres import site_database
 from tests.support.registry import FaultyRegistry
 
 ANY = "127.0.0.1:0"
@@ -61,7 +62,7 @@ class Site:
                     "listen": ANY,
                     "bittorrent": "127.0.0.10:0",
                     "site_blobs": blobs,
-                    "database": f"sqlite:///{self._directory}/seeder.db",
+                    "database": site_database(self._directory),
                     "site_proxies": [f"http://127.0.0.1:{proxy_port}"],
                 },
                 **self.seeder_tables,

@@ -18,6 +18,7 @@ from imagedist.site_sync import SyncStatus
 from tests.e2e import processes
 from tests.e2e.processes import Process, answers, succeed
 from tests.e2e.site import Service
+from tests.support.postgres import site_database
 
 UPSTREAM = "local"
 _REGISTRY = """\
@@ -54,7 +55,7 @@ site_proxies = ["{proxy}"]
 site_token_file = "{directory}/token"
 siblings_token_file = "{directory}/siblings"
 webhook_token_file = "{directory}/hook"
-database = "sqlite:///{directory}/seeder.db"
+database = "{database}"
 {sites}
 {rules}
 """
@@ -123,6 +124,7 @@ class Site:
         self.rules = ""
         self.directory = base / name
         (self.directory / "blobs").mkdir(parents=True)
+        self.database = site_database(self.directory)
         (self.directory / "token").write_text(f"{name}-secret")
         (self.directory / "hook").write_text(f"{name}-hook")
         (self.directory / "siblings").write_text(f"{name}-siblings")
@@ -142,7 +144,7 @@ class Site:
 
     def start(self) -> None:
         values = {"address": self.address, "directory": self.directory, "site": self.name}
-        values |= {"seeder": self.seeder.url, "proxy": self.proxy.url}
+        values |= {"seeder": self.seeder.url, "proxy": self.proxy.url, "database": self.database}
         sites = "".join(
             f'[sites.{each.name}]\nproxy = "{each.proxy.url}"\nseeder = "{each.seeder.url}"\n'
             f'token_file = "{each.directory}/siblings"\n'

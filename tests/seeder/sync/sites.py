@@ -19,6 +19,7 @@ from imagedist.service import serving
 from imagedist.site_sync import RestorePlan, SyncPlan, SyncStatus
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
+from tests.support.postgres import site_database
 from tests.support.registry import FaultyRegistry
 from tests.support.waiting import until
 
@@ -67,6 +68,7 @@ class SyncSite:
         self.upstream_url: str | None = None
         self.upstream_settings: dict[str, Any] = {}
         self._directory = directory / name
+        self._database = site_database(self._directory)
         # an address of its own, so that a stopped part finds its port free when it comes back
         self._address = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         self._siblings: dict[str, dict[str, Any]] = {}
@@ -118,6 +120,7 @@ class SyncSite:
         """The seeder's database is lost."""
         for path in self._directory.glob("seeder.db*"):
             path.unlink()
+        self._database = site_database(self._directory)
 
     def wipe(self) -> None:
         """The store's disk is lost while proxy and seeder are away."""
@@ -168,7 +171,7 @@ class SyncSite:
                     "bittorrent": f"{self._address}:0",
                     "site_blobs": self._directory / "site",
                     "site_proxies": [self.proxy_url],
-                    "database": f"sqlite:///{self._directory}/seeder.db",
+                    "database": self._database,
                     **self.seeder_settings,
                 },
                 "sites": self._siblings,
