@@ -14,11 +14,9 @@ def add_site_routes(app: web.Application, name: str, siblings: Mapping[str, Site
     Args:
         name: this site's own.
     """
-    body = {
-        "format": 1,
-        "site": name,
-        "siblings": [{"name": each, **site.model_dump(mode="json")} for each, site in siblings.items()],
-    }
+    told = {"proxy", "seeder", "cost"}
+    listed = [{"name": each, **site.model_dump(mode="json", include=told)} for each, site in siblings.items()]
+    body = {"format": 1, "site": name, "siblings": listed}
 
     async def get_sites(request: web.Request) -> web.Response:
         return web.json_response(body)

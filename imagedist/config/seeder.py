@@ -27,6 +27,8 @@ class Site(Table):
 
     proxy: Url
     seeder: Url
+    more_seeders: tuple[Url, ...] = ()
+    """Asked for its journal when ``seeder`` does not answer: those that share its database."""
     cost: int = Field(default=10, ge=0)
     token_file: AbsolutePath | None = None
     """What its seeder wants to see of who follows its journal: its ``siblings_token_file``, or its site token."""

@@ -11,6 +11,7 @@ from imagedist.config import Site, read_secret
 from imagedist.errors import SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
+from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
 from imagedist.site_sync import SyncStatus
 from seeder.sync.proxy import holds
@@ -33,6 +34,7 @@ class Sibling:
         self.name = name
         self._table = table
         self._questions = Questions(f"seeder of {own}", None, None)
+        self._seeders = Proxies([table.seeder, *table.more_seeders])
         self._asking_seeder = Questions(f"seeder of {own}", read_secret(table.token_file), None)
 
     async def close(self) -> None:
@@ -76,10 +78,13 @@ class Sibling:
         return await holds(self._questions, self._table.proxy, repository, digest)
 
     async def _get(self, path: str, query: dict[str, str], shape: type[ShapeT], wait_seconds: float) -> ShapeT:
-        url = f"{self._table.seeder}/site/v1/{path}"
+        async def ask(url: str) -> bytes:
+            asking = self._asking_seeder.ask("GET", f"{url}/site/v1/{path}", wait_seconds, query, is_operator=True)
+            async with asking as answer:
+                return await answer.read()
+
         try:
-            async with self._asking_seeder.ask("GET", url, wait_seconds, query, is_operator=True) as answer:
-                body = await answer.read()
+            body = await self._seeders.first(ask)
         except UnauthorizedError as error:
             raise UnauthorizedError(
                 f"site {self.name} does not let this one read its {path}: give sites.{self.name}.token_file, with what "

@@ -109,8 +109,8 @@ class SyncSite:
         for other in others:
             self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url}
 
-    def join_with_token(self, other: SyncSite, token_file: Path) -> None:
-        self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url, "token_file": token_file}
+    def join_with(self, other: SyncSite, **settings: Any) -> None:
+        self._siblings[other.name] = {"proxy": other.proxy_url, "seeder": other.seeder_url, **settings}
 
     def join_as(self, name: str, other: SyncSite) -> None:
         """As ``join``, under a name that is not the other's own."""

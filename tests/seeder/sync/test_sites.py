@@ -433,7 +433,7 @@ async def test_a_journal_that_names_private_images_is_followed_with_its_sites_to
         (tmp_path / name).write_text(f"{name}-secret")
     bj.seeder_settings = {"site_token_file": tmp_path / "site", "siblings_token_file": tmp_path / "siblings"}
     bj.token = "site-secret"
-    sh.join_with_token(bj, tmp_path / "wrong")
+    sh.join_with(bj, token_file=tmp_path / "wrong")
     digest = bj.registry.add_image("team/app", "1", LAYER)
     async with bj, sh:
 
@@ -442,8 +442,17 @@ async def test_a_journal_that_names_private_images_is_followed_with_its_sites_to
 
         await until(is_told, "the status says what is missing")
         await sh.stop_seeder()
-        sh.join_with_token(bj, tmp_path / "siblings")
+        sh.join_with(bj, token_file=tmp_path / "siblings")
         await sh.start_seeder()
+        await until_told(sh, "team/app", "1", digest)
+
+
+async def test_another_sites_journal_is_followed_at_its_next_seeder_when_the_first_is_dead(
+    bj: SyncSite, sh: SyncSite
+) -> None:
+    sh.join_with(bj, seeder="http://127.0.0.1:1", more_seeders=[bj.seeder_url])
+    digest = bj.registry.add_image("team/app", "1", LAYER)
+    async with bj, sh:
         await until_told(sh, "team/app", "1", digest)
 
 
