@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -64,11 +65,8 @@ class Cluster:
     def stop(self) -> None:
         """What clients have open breaks off."""
         if self._process is not None:
-            subprocess.run(
-                [*self._as_user(), str(self._bin / "pg_ctl"), "stop", "-D", str(self._data), "-m", "fast"],
-                check=True, capture_output=True, cwd="/",
-            )  # fmt: skip
-            self._process.wait()
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(60)
             self._process = None
 
     def database(self) -> str:
