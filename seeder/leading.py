@@ -70,12 +70,14 @@ class Leading:
                     pause_seconds = min(pause_seconds, self._until - loop.time())
                 await asyncio.sleep(max(pause_seconds, 0.05))
                 try:
-                    await self.take()
+                    async with asyncio.timeout(self._leases.seconds):  # a network that is cut says nothing for long
+                        await self.take()
                     said = ""
-                except StorageError as error:
-                    if str(error) != said:
-                        _LOG.warning("cannot see who leads the site: %s", error)
-                    said = str(error)
+                except (StorageError, TimeoutError) as error:
+                    why = str(error) or "the database does not answer"
+                    if why != said:
+                        _LOG.warning("cannot see who leads the site: %s", why)
+                    said = why
                     if not self.leads:
                         LEADING.set(0)
                         self._tell()

@@ -74,10 +74,13 @@ class Work:
             await asyncio.sleep(self._ledger.hold_seconds / 4)
             asked_at = loop.time()
             try:
-                held = await self._ledger.hold()
+                async with asyncio.timeout(
+                    self._ledger.hold_seconds / 2
+                ):  # a network that is cut says nothing for long
+                    held = await self._ledger.hold()
                 held_at = asked_at
-            except ImagedistError as error:
-                log.warning("cannot go on holding sync's tasks: %s", error)
+            except (ImagedistError, TimeoutError) as error:
+                log.warning("cannot go on holding sync's tasks: %s", str(error) or "the database does not answer")
                 if loop.time() + self._ledger.hold_seconds / 4 < held_at + self._ledger.hold_seconds:
                     continue
                 held = set()

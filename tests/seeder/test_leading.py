@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Self
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +17,43 @@ from tests.support.postgres import Cluster
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e("postgresql")
+
+
+class Relay:
+    """A way to a port of this host, on which everything stands still while ``passes`` is not set."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self.passes = asyncio.Event()
+        self.passes.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        for each in (self._pass_on(reader, back), self._pass_on(there, writer)):
+            self._tasks.add(asyncio.create_task(each))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while part := await reader.read(65536):
+                await self.passes.wait()
+                writer.write(part)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
 
 
 @pytest.fixture
@@ -108,6 +146,22 @@ async def test_a_leader_that_cannot_reach_the_database_stops_in_time(
     await until(lambda: leading.leads)
     keeping.cancel()
     await asyncio.wait([keeping])
+
+
+async def test_a_leader_whose_network_is_cut_stops_in_time_and_leads_again_when_it_is_mended(postgres: Cluster) -> None:
+    """Nobody refuses anything: bytes get lost."""
+    async with Relay(postgres.port) as relay:
+        database = await Database.open(postgres.database().replace(f":{postgres.port}/", f":{relay.port}/"))
+        leading = Leading(database, Leases(database, seconds=1.0))
+        await leading.take()
+        keeping = asyncio.create_task(leading.keep())
+        relay.passes.clear()
+        await until(lambda: not leading.leads)
+        relay.passes.set()
+        await until(lambda: leading.leads)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        await database.close()
 
 
 async def test_a_lease_is_waited_for_and_the_block_of_a_lost_one_is_cut(databases: tuple[Database, Database]) -> None:
