@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.network.namespace import Namespace
 
 _BURST_SECONDS = 0.01
-_LEAST_BURST_BYTES = 16_000
+_LEAST_BURST_BYTES = 20_000
 _QUEUE_SECONDS = 0.1
 _LEAST_QUEUE_BYTES = 150_000
 """A hundred full packets: a port of a cheap switch. Below that many connections lose more than they carry."""

@@ -26,12 +26,12 @@ def why_not() -> str | None:
     except (ImagedistError, OSError) as error:
         return f"needs network namespaces: {error}"
     try:
-        namespace.ip("link add one type veth peer name two", "link add bridge type bridge")
+        namespace.ip("link add one type veth peer name two")
         namespace.ip("link set one up", "route add 10.0.0.0/8 dev one congctl cubic")
         namespace.tc("qdisc add dev one root tbf rate 8mbit burst 16000 limit 150000")
         namespace.sysctl("net/ipv4/ip_forward", 1)
     except ImagedistError as error:
-        return f"needs veth, bridge, tbf and cubic in the kernel, and /proc/sys writable: {error}"
+        return f"needs veth, tbf and cubic in the kernel, and /proc/sys writable: {error}"
     finally:
         namespace.close()
     return None

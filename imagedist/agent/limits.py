@@ -158,21 +158,27 @@ class NodeLimits:
                 round((total - before) / seconds) for total, before in zip(received, self._bytes, strict=True)
             )
             # libtorrent averages over five seconds: too late for a swarm that begins. A tick alone is too short: pieces
-            # come in lumps.
-            self._http_rate, self._swarm_rate = http, max(swarm, self._average_swarm_rate())
+            # come in lumps. Every torrent is asked for it, so only where it matters.
+            if swarm == 0 or self._download() is not None:
+                swarm = max(swarm, self._average_swarm_rate())
+            self._http_rate, self._swarm_rate = http, swarm
         self._bytes, self._measured_at = received, now
         self._pressure.tick(now, is_own=self._http_rate > 0 or self._swarm_rate > 0)
         self._divide()
 
     def _divide(self) -> None:
         self._tell_quiet()
-        download = _lower(self._lowered, self._said("download"))
+        download = self._download()
         if download is None:
             self._http.set(None)
             self._set_session(None)
             return
         self._http.set(download - _claimed(self._swarm_rate, download))
         self._set_session(download - _claimed(self._http_rate, download))
+
+    def _download(self) -> int | None:
+        """The cap that holds."""
+        return _lower(self._lowered, self._said("download"))
 
     def _set_session(self, download: int | None) -> None:
         upload, connections = self._said("upload"), self._said("connections")

@@ -53,7 +53,7 @@ class AgentTable(Table):
     swarm_stalled: Duration = timedelta(seconds=3)
     """So long without a verified piece, and the proxy's web seed helps; while bytes come, four times as long."""
     swarm_alone: Duration = timedelta(seconds=1)
-    """The same without a single peer."""
+    """The same when no tracker knows a single peer, or none answers."""
     swarm_helped: Duration = timedelta(seconds=5)
     """How long the web seed stays before it is held against the peers, and goes when those bring no less."""
     swarm_given_up: Duration = timedelta(seconds=30)

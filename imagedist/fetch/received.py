@@ -16,6 +16,10 @@ class Received:
     def __init__(self) -> None:
         self.by_source: Counter[str] = Counter()
 
+    @property
+    def total_bytes(self) -> int:
+        return self.by_source.total()
+
     def count(self, source: str, count_bytes: int) -> None:
         if count_bytes > 0:
             BYTES_BY_SOURCE.labels(source=source).inc(count_bytes)

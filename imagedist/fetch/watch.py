@@ -26,8 +26,10 @@ class Patience:
 
     Args:
         stalled: no verified piece for this long: take the proxy's web seed as well. While bytes come that are no
-            whole piece yet, four times as long: on a slow link a first piece takes its time.
-        alone: the same without a single peer: on a LAN tracker and handshake take 0.2 s (20 MB in 0.21-0.28 s).
+            whole piece yet, or other blobs come to this node, four times as long: on a slow link a first piece takes
+            its time, and a link that others fill is no quicker for a web seed.
+        alone: the same when no tracker knows a single peer, or none answers: on a LAN tracker and handshake take 0.2 s
+            (20 MB in 0.21-0.28 s). As long as ``stalled`` while other blobs come.
         hold: a web seed stays on at least this long, and until peers brought as much as it did meanwhile.
         give_up: not a byte for this long, web seed and all: go on by HTTP, where every proxy is tried.
         tick: how often to look.
@@ -48,15 +50,19 @@ class Patience:
             table.swarm_given_up.total_seconds(),
         )
 
-    def with_nothing_from(self, status: TransferStatus, *, is_coming: bool) -> float:
+    def with_nothing_from(self, status: TransferStatus, *, is_coming: bool, is_busy: bool = False) -> float:
         """How long a transfer in this state may be without a verified piece.
+
+        64 nodes that wanted two blobs at once, on 2 cores: 62 of them had no peer of the second one after a second,
+        all took the web seed, and it kept the site's line from trackers and seeder for eight seconds more.
 
         Args:
             is_coming: whether bytes come that are no whole piece yet.
+            is_busy: whether other blobs come to this node.
         """
-        if not status.peers:
-            return self.alone
-        return _SLOW_TIMES * self.stalled if is_coming else self.stalled
+        if status.is_alone:
+            return self.stalled if is_busy else self.alone
+        return _SLOW_TIMES * self.stalled if is_busy or (is_coming and status.peers) else self.stalled
 
 
 class Watch:
@@ -97,6 +103,7 @@ class Watch:
         present, moved_at = 0, loop.time()
         web_seed = HelpingWebSeed(transfer, self._ask)
         downloaded, came_at = 0, moved_at
+        elsewhere, busy_at = self._received.total_bytes, float("-inf")
         web: _Help | None = None
         try:
             while True:
@@ -109,10 +116,14 @@ class Watch:
                     came_at = now
                 present, downloaded = status.present_bytes, status.downloaded_bytes
                 is_coming = now - came_at < _COMING_SECONDS
+                of_others = self._received.total_bytes - counted.total()
+                if of_others > elsewhere:
+                    elsewhere, busy_at = of_others, now
+                is_busy = now - busy_at < _COMING_SECONDS
                 if web is not None:
                     web_seed.help(now)
                 if web is None:
-                    if now - moved_at >= patience.with_nothing_from(status, is_coming=is_coming):
+                    if now - moved_at >= patience.with_nothing_from(status, is_coming=is_coming, is_busy=is_busy):
                         web = _Help(now, counted)
                         web_seed.help(now)
                 elif now - web.since >= patience.hold:

@@ -38,6 +38,7 @@ class Alerts:
         self._lull = Lull()
         self._lull_seconds = 0.0
         self._lull_timer: asyncio.TimerHandle | None = None
+        self._is_listening = True
         self._loop = asyncio.get_running_loop()
         self._reading_fd, self._writing_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._alerts: deque[Any] = deque()
@@ -63,21 +64,37 @@ class Alerts:
         """Somebody waits for an alert from now on."""
         if self._lull_timer and self._session is not None:
             self._lull_timer.cancel()
+            self._lull_timer = None
             self._listen()
 
     def _listen(self) -> None:
-        self._lull_timer = None
-        self._loop.add_reader(self._reading_fd, self._on_readable)
+        if not self._is_listening:
+            self._is_listening = True
+            self._loop.add_reader(self._reading_fd, self._on_readable)
+
+    def _unlisten(self) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            self._loop.remove_reader(self._reading_fd)
+
+    def _after_lull(self) -> None:
+        """Reads at once what piled up: the pipe would only say that there is something, by a wake-up of its own."""
+        self._on_readable()
 
     def _on_readable(self) -> None:
         # The pipe first: an alert posted after pop_alerts writes again. An alert is valid until the next
         # pop_alerts, so this one's are all handled, portion by portion, before the pipe is looked at again.
-        if self._session is None:
+        if self._session is None or self._alerts:
             return
-        self._loop.remove_reader(self._reading_fd)
+        if self._lull_timer:
+            self._lull_timer.cancel()
+            self._lull_timer = None
         with suppress(BlockingIOError):
             os.read(self._reading_fd, 4096)
         self._alerts = deque(self._session.pop_alerts())
+        if not self._alerts:
+            self._listen()
+            return
         self._lull_seconds = self._lull.after(len(self._alerts), self._loop.time())
         self._handle_portion()
 
@@ -93,8 +110,10 @@ class Alerts:
                 except Exception:  # one alert that surprises us must not make the session deaf to all others
                     _LOG.exception("cannot handle the alert %r", alert.message())
         if self._alerts:
+            self._unlisten()
             self._loop.call_soon(self._handle_portion)
         elif self._is_awaited():
             self._listen()
         else:
-            self._lull_timer = self._loop.call_later(self._lull_seconds, self._listen)
+            self._unlisten()
+            self._lull_timer = self._loop.call_later(self._lull_seconds, self._after_lull)

@@ -44,6 +44,7 @@ _ALERTS = (
     | lt.alert_category.peer  # bans and broken rules; connect: hang-ups, each with its reason
     | lt.alert_category.connect
     | lt.alert_category.ip_block
+    | lt.alert_category.tracker  # whether one has answered
 )
 
 # Neither auto_managed (3 active downloads, 5 active seeds) nor any peer source but trackers and our own list.
@@ -98,6 +99,7 @@ class LibtorrentSession:
             lt.listen_succeeded_alert: self._on_listen_succeeded,
             lt.listen_failed_alert: self._on_listen_failed,
             lt.tracker_error_alert: self._on_tracker_error,
+            lt.tracker_reply_alert: self._on_tracker_answer,
             lt.peer_ban_alert: refusals.on_ban,
             lt.peer_blocked_alert: refusals.on_blocked,
             lt.peer_error_alert: refusals.on_broken_rule,
@@ -266,7 +268,7 @@ class LibtorrentSession:
                 raise StorageError(f"cannot add the torrent of {facts.digest}: {error}") from error
             raise
         if seeding:
-            transfer.arrival.complete()
+            transfer.complete()
         return transfer
 
     def _added(self, name: str, task: asyncio.Task[LibtorrentTransfer]) -> None:
@@ -336,7 +338,7 @@ class LibtorrentSession:
         transfer = self._transfers.get(alert.torrent_name)
         # A removed torrent is flushed as well; its alert may come after the same blob was added anew.
         if transfer and alert.handle == transfer.handle and transfer.flush.end():
-            transfer.arrival.complete()
+            transfer.complete()
 
     def _on_removed(self, alert: Any) -> None:
         if waiter := self._removing.pop(alert.torrent_name, None):
@@ -384,7 +386,12 @@ class LibtorrentSession:
         else:
             self._listening.set_exception(failure)
 
+    def _on_tracker_answer(self, alert: Any) -> None:
+        if transfer := self._transfers.get(alert.torrent_name):
+            transfer.is_introduced = True
+
     def _on_tracker_error(self, alert: Any) -> None:
+        self._on_tracker_answer(alert)
         if alert.times_in_row == 1:
             _LOG.warning("announce to %s failed: %s", alert.url, alert.error.message() or alert.error_message())
 

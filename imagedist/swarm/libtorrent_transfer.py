@@ -28,6 +28,10 @@ _PRIORITY, _PREFERRED_PRIORITY = 4, 6
 _LAST_BYTES = 1 << 20
 """The end of a torrent is awaited alert by alert: whoever waits for the whole shall not wait for a lull as well."""
 
+_AHEAD_BYTES = 1 << 20
+"""A reader that is behind gets so many verified bytes by one wake-up: piece by piece, each was two of libtorrent's
+threads' and one of the event loop's."""
+
 _FLUSH_SECONDS = 1.0
 _LOST_SECONDS = 10.0
 
@@ -81,8 +85,11 @@ class LibtorrentTransfer:
         self.latest: Any = None
         self.flush = Flush()
         self.is_checked = asyncio.Event()
+        self.is_introduced = False
         self._web_seed: str | None = None
         self._reads: dict[int, set[asyncio.Future[bytes]]] = {}
+        self._ahead: dict[int, bytes] = {}
+        """Read before somebody asked; the oldest go first."""
         self._preferred: tuple[int, ...] = ()
         self._given: dict[int, asyncio.Future[bool]] = {}
 
@@ -123,20 +130,38 @@ class LibtorrentTransfer:
             uploaded_bytes=latest.total_payload_upload if latest else 0,
             received_bytes=self.arrival.received_bytes,
             downloaded_bytes=latest.total_payload_download if latest else 0,
+            is_introduced=self.is_introduced,
+            known_peers=latest.list_peers if latest else 0,
         )
 
     async def piece(self, index: int) -> bytes:
         await self.arrival.wait_piece(index)
         if self.arrival.failure:
             raise self.arrival.failure
+        if (content := self._ahead.pop(index, None)) is not None:
+            return content
         # Concurrent readers of one piece share one read; each has its own future.
-        readers = self._reads.setdefault(index, set())
+        is_read = index in self._reads
         reader: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        readers.add(reader)
-        if len(readers) == 1:
+        self._reads.setdefault(index, set()).add(reader)
+        if not is_read:
             self.handle.read_piece(index)
-            self._hurry()
+            self._read_ahead(index + 1)
+        self._hurry()
         return await reader
+
+    def _read_ahead(self, index: int) -> None:
+        """What whoever reads the piece before will want next, as far as it is here."""
+        for piece in range(index, min(index + self._ahead_pieces, self.facts.piece_count)):
+            if not self.arrival.has_piece(piece) or self.arrival.is_complete:  # then readers have the file
+                break
+            if piece not in self._reads and piece not in self._ahead:
+                self._reads[piece] = set()
+                self.handle.read_piece(piece)
+
+    def complete(self) -> None:
+        self.arrival.complete()
+        self._ahead.clear()
 
     async def wait_complete(self) -> None:
         await self.arrival.wait_complete()
@@ -186,8 +211,17 @@ class LibtorrentTransfer:
             self.handle.prioritize_pieces([*(before | dict.fromkeys(wanted, _PREFERRED_PRIORITY)).items()])
             self._preferred = wanted
 
+    @property
+    def _ahead_pieces(self) -> int:
+        return _AHEAD_BYTES // self.piece_length
+
     def piece_was_read(self, index: int, content: bytes, error: OSError | None) -> None:
-        for reader in self._reads.pop(index, ()):
+        readers = self._reads.pop(index, set())
+        if not readers and error is None and not self.arrival.is_complete:
+            if len(self._ahead) >= 2 * self._ahead_pieces:
+                del self._ahead[next(iter(self._ahead))]
+            self._ahead[index] = content
+        for reader in readers:
             if reader.done():
                 continue
             if error:
@@ -207,3 +241,4 @@ class LibtorrentTransfer:
                 if not reader.done():
                     reader.set_exception(failure)
         self._reads.clear()
+        self._ahead.clear()

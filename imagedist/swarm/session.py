@@ -30,6 +30,15 @@ class TransferStatus:
     """By source: ``peer``, ``seeder``, ``webseed``; ``disk`` is what an earlier process had left."""
     downloaded_bytes: int = 0
     """All that came from anybody, verified or not; libtorrent's rates go on for ten seconds after the last byte."""
+    is_introduced: bool = True
+    """Whether a tracker has answered or failed, so that peers could be known."""
+    known_peers: int = 0
+    """Of whom it was told, connected or not."""
+
+    @property
+    def is_alone(self) -> bool:
+        """There is nobody, and nobody to wait for."""
+        return not self.peers and not self.known_peers and self.is_introduced
 
 
 class Transfer(Protocol):

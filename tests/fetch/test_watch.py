@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,33 @@ def test_bytes_that_make_no_piece_are_waited_for_longer_but_not_for_ever() -> No
     assert PATIENCE.with_nothing_from(transfer.status(), is_coming=True) == 4 * PATIENCE.stalled
     transfer.peers = 0
     assert PATIENCE.with_nothing_from(transfer.status(), is_coming=True) == PATIENCE.alone
+
+
+def test_who_was_not_introduced_yet_or_still_dials_is_not_alone() -> None:
+    lone = ScriptedTransfer(lambda transfer: None, peers=0).status()
+    for waiting in (replace(lone, is_introduced=False), replace(lone, known_peers=1)):
+        assert PATIENCE.with_nothing_from(waiting, is_coming=True) == PATIENCE.stalled
+        assert PATIENCE.with_nothing_from(waiting, is_coming=False, is_busy=True) == 4 * PATIENCE.stalled
+    assert PATIENCE.with_nothing_from(lone, is_coming=False, is_busy=True) == PATIENCE.stalled
+
+
+async def test_while_other_blobs_come_a_stalled_one_is_helped_only_later() -> None:
+    received = Received()
+
+    def step(transfer: ScriptedTransfer) -> None:
+        received.count("peer", 1000)
+        if transfer.has_web_seed:
+            transfer.finish()
+
+    async def web_seed() -> WebSeed | None:
+        return WebSeed("http://proxy/blob")
+
+    scripted: Any = ScriptedTransfer(step)
+    begun_at = asyncio.get_running_loop().time()
+    async with asyncio.timeout(60):
+        await Watch(PATIENCE, received, web_seed).completion(scripted)
+    assert asyncio.get_running_loop().time() - begun_at >= 4 * PATIENCE.stalled
+    assert scripted.web_seeds == ["http://proxy/blob", None]
 
 
 async def test_bytes_that_never_make_a_piece_are_helped_by_the_web_seed() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -38,6 +39,29 @@ async def test_limits_hold_on_loopback(tmp_path: Path) -> None:
         assert not arriving.status().is_complete
         slow.set_limits(None, None)
         await arriving.wait_complete()
+
+
+async def test_who_reads_behind_gets_each_piece_right_and_nothing_is_kept_at_the_end(tmp_path: Path) -> None:
+    """Pieces are read ahead of a reader; two of them at different places do not disturb each other."""
+    blob = make_blob(tmp_path / "seed", 6 << 20)
+    content = (tmp_path / "seed" / blob.digest.hex).read_bytes()
+    async with AsyncExitStack() as stack:
+        seed = await LibtorrentSession.open(Address("127.0.0.1", 0), upload=4 << 20)
+        node = await LibtorrentSession.open(Address("127.0.0.2", 0))
+        for session in (seed, node):
+            stack.push_async_callback(session.close)
+        await seed.add(blob.torrent, tmp_path / "seed", seeding=True)
+        transfer = await node.add(blob.torrent, make_directory(tmp_path / "node"), peers=[seed.address])
+        length, count = transfer.piece_length, transfer.facts.piece_count
+
+        async def read(pieces: Sequence[int]) -> None:
+            for piece in pieces:
+                assert await transfer.piece(piece) == content[piece * length : (piece + 1) * length]
+
+        await transfer.arrival.wait_piece(count // 2)
+        await asyncio.gather(read(range(count)), read([*range(count // 2, count), *range(count // 2)]))
+        await transfer.wait_complete()
+        assert not transfer._ahead
 
 
 async def test_fewer_connections_are_heeded_by_those_that_are_open(tmp_path: Path) -> None:
