@@ -43,8 +43,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/python deploy/check_metrics.py --write
 
-bench: $(READY) ## a minute-long look at this machine's figures; BENCH="layers --rounds 3" measures something else
-	$(BIN)/imagedist-bench $(or $(BENCH),unpack --quick)
+bench: $(READY) ## some minutes' look at this machine's figures, as root; BENCH="layers --rounds 3" measures something else
+	$(BIN)/imagedist-bench $(or $(BENCH),all --quick)
 
 prove: $(READY) ## long proofs in full counts
 	PROVE=1 $(PYTEST) -m prove $(TESTS)

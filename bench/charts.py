@@ -82,16 +82,21 @@ def _unpack(rows: Rows) -> Chart | None:
     cuts = [(part, row) for part, row in rows if part.benchmark == "layers" and row.labels]
     if not cuts:
         return None
-    lines: dict[str, list[drawing.Point]] = {}
-    notes = [_NOT_ACCELERATED]
-    for _, row in cuts:
-        name = str(row.labels["series"])
-        if row.not_run:
-            notes.append(f"not run: {name}: {row.not_run}")
-        elif row.median_seconds is not None:
-            point = drawing.Point(int(row.labels["layers"]), row.median_seconds, min(row.seconds), max(row.seconds))
-            lines.setdefault(name, []).append(point)
     part = cuts[0][0]
+    pooled: dict[tuple[str, int], list[float]] = {}
+    notes = [_NOT_ACCELERATED]
+    for other, row in cuts:
+        name = str(row.labels["series"])
+        if other.image != part.image:
+            notes.append(f"not in the picture: {row.name}, of another image ({other.image.name})")
+        elif row.not_run:
+            notes.append(f"not run: {name}: {row.not_run}")
+        else:
+            pooled.setdefault((name, int(row.labels["layers"])), []).extend(row.seconds)
+    lines: dict[str, list[drawing.Point]] = {}
+    for (name, count), seconds in pooled.items():
+        if (middle := median(seconds)) is not None:
+            lines.setdefault(name, []).append(drawing.Point(count, middle, min(seconds), max(seconds)))
     drawn = drawing.lines(lines, "layers in the image", "seconds, registry to ready root file system")
     method = (
         f"{_image(part)}, the same files cut into so many layers, pulled from a registry on the same machine into an "
@@ -108,7 +113,7 @@ def _stages(rows: Rows) -> Chart | None:
     """How long each stage was busy, and what each step costs alone."""
     bars: dict[str, Mapping[str, float]] = {}
     for part, row in rows:
-        if part.benchmark in ("layers", "unpack") and (stages := _figures(row, _STAGES)):
+        if part.benchmark in ("layers", "unpack") and row.labels and (stages := _figures(row, _STAGES)):
             name = str(row.labels["series"])
             if part.benchmark == "unpack" or row.labels["layers"] == _middle(part):
                 bars.setdefault(f"{name}: seconds busy", stages)

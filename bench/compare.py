@@ -15,7 +15,7 @@ from bench import statistics
 from bench.result import Contestant, Result
 from imagedist.errors import InputError
 
-THRESHOLD = 0.05
+THRESHOLD = 0.10
 """Smaller changes are not told: another order of files on a disk makes as much."""
 LEAST_RUNS = 3
 

@@ -12,6 +12,8 @@ from bench.statistics import percentile
 
 SIMULATED = "simulate"
 """The benchmark whose rows continue the measured ones."""
+_LEAST_COPIES = 0.1
+"""Less is heartbeats: a site past which everybody reads sends no image."""
 _PERCENTS = {"p50": 50.0, "p99": 99.0, "max": 100.0}
 
 
@@ -32,7 +34,8 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
         for name, seconds in seconds_of(row).items():
             times.setdefault((series, name, is_simulated), []).append(Point(nodes, seconds, seconds, seconds))
         for title in ("site sent", "upstream sent"):
-            if (copies := row.summary.get(title)) is not None:
+            copies = row.summary.get(title)
+            if copies is not None and copies >= _LEAST_COPIES:
                 sent.setdefault((series, title, is_simulated), []).append(Point(nodes, copies, copies, copies))
     if not times:
         return None

@@ -101,7 +101,7 @@ def panels(each: Sequence[Panel], x_label: str) -> Drawn:
             _scale(one, [point for line in panel.lines for point in line.points])
             one.set_xlabel(x_label)
             one.set_ylabel(panel.y_label)
-            one.legend(fontsize=7)
+            one.legend(fontsize=7, ncols=4 if len(each) == 1 else 2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
         return _drawn(figure)
 
 

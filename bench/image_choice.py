@@ -29,7 +29,7 @@ _MADE = {"own": images.own, "files": generated.tiny_files, "random": generated.r
 _SIZED = re.compile(rf"({'|'.join(_MADE)})-(\d.*)")
 _APPROXIMATE_BYTES = {
     "reference": 620_000_000,
-    "medium": 260_000_000,
+    "medium": 350_000_000,
     "base": 40_000_000,
     "small": images.SMALL_BYTES,
 }

@@ -1,7 +1,6 @@
 """Outlives a benchmark that was killed: its processes, mounts and directories go, whatever ended it.
 
-``python -m bench.janitor OWNER STORE`` waits for its standard input's end, or the owner's. A benchmark that ends in
-good order leaves it nothing to do.
+``python -m bench.janitor OWNER STORE`` waits for the owner's death, or its word that all is done.
 """
 
 from __future__ import annotations
@@ -28,17 +27,30 @@ _DONE = b"."
 
 @contextmanager
 def janitor(store: Path) -> Iterator[None]:
-    """Cleans up after this process while the block runs, if it is killed in it.
+    """Cleans up after this process if it is killed while the block runs, or interrupted: that may come between any two
+    steps, so what the block did not clean up itself goes once this process has ended.
 
     Args:
         store: where places for stores are made.
     """
     command = [sys.executable, "-m", "bench.janitor", str(os.getpid()), str(store)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # Ctrl-C is for us
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=nothing,
+        stderr=nothing,
+        start_new_session=True,  # Ctrl-C is for us
+    )
+    is_interrupted = False
     try:
         yield
+    except KeyboardInterrupt:
+        is_interrupted = True  # the pipe ends with this process
+        raise
     finally:
-        process.communicate(_DONE, _WAIT_SECONDS)
+        if not is_interrupted:
+            process.communicate(_DONE, _WAIT_SECONDS)
 
 
 def main(owner: int, store: Path) -> None:
@@ -57,10 +69,12 @@ def _is_killed(owner: int) -> bool:
         death = os.pidfd_open(owner)
     except ProcessLookupError:
         return True
-    if sys.stdin.buffer.read(1) == _DONE:
+    # Its death counts as well as the pipe: a child that it forked may hold the other end.
+    ready = select.select([death, sys.stdin], [], [])[0]
+    if sys.stdin in ready and os.read(sys.stdin.fileno(), 1) == _DONE:
         return False
-    # A killed owner's end of the pipe closes before it is gone.
-    return bool(select.select([death], [], [], _END_SECONDS)[0])
+    select.select([death], [], [])
+    return True
 
 
 def _is_clean(store: Path) -> bool:

@@ -31,5 +31,6 @@ def write_page(results: Sequence[Result], charts: Sequence[Chart], path: Path) -
         aside.write_text(page)
         aside.rename(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise storage_error(f"write the report {path}", error) from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ def place(directory: Path, ext4_bytes: int | None) -> Iterator[Place]:
     """
     if ext4_bytes is not None and os.geteuid() != 0:
         raise InputError("--ext4 mounts a file system: run it as root, or measure a directory with --store")
+    is_new = not directory.exists()
     with _held(directory) as is_ours:
         if not is_ours:
             raise InputError(f"another benchmark measures in {directory}: name another directory with --store")
@@ -73,6 +75,9 @@ def place(directory: Path, ext4_bytes: int | None) -> Iterator[Place]:
             yield Place(directory, is_synced=False) if ext4_bytes is None else _mounted(directory, ext4_bytes)
         finally:
             _empty(directory)
+            if is_new:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    directory.rmdir()
 
 
 def remove_place(directory: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +41,27 @@ def aim(verdict: Verdict) -> str:
         return ""
     met = {True: ": met", False: ": MISSED", None: ""}[verdict.is_met]
     return f"  (aim: {verdict.aim}{met})"
+
+
+def markdown(result: Result) -> Iterator[str]:
+    """The same as lines of Markdown, for a page of documentation."""
+    for part in result.benchmarks:
+        yield from (f"**{headline(part)}.** {machine(part)}.", "")
+        tables = [table(part)] if part.contestants else []
+        tables += [summary(part)] if any(row.summary for row in part.contestants) else []
+        for titles, rows in tables:
+            titles = [title.lower() for title in titles]
+            yield f"| {' | '.join(titles)} |"
+            yield f"|---|{'---:|' * (len(titles) - 1)}"
+            yield from (
+                f"| {' | '.join(cell.strip() for cell in row)} |{' |' * (len(titles) - len(row))}" for row in rows
+            )
+            yield ""
+        yield from (f"- {one.what}: {one.value:.2f} {one.unit}{aim(one)}" for one in part.verdicts)
+        yield from (f"- {line}" for line in cautions(part))
+        yield ""
+    yield from remarks(result)
+    yield from (f"`{result.command}`", "")
 
 
 def headline(result: Result) -> str:

@@ -236,5 +236,6 @@ def save(result: Result, path: Path) -> None:
         aside.write_text(result.model_dump_json(indent=2) + "\n")
         aside.rename(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise storage_error(f"write the result {path}", error) from error
+    finally:  # an interrupted one leaves nothing either
+        aside.unlink(missing_ok=True)

@@ -75,7 +75,7 @@ def check(plan: Plan, parts: Sequence[str]) -> None:
         swarm.check(plan.bursts)
 
 
-def run(plan: Plan, parts: Sequence[str], keep: Keep) -> Result:
+def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
     """A part that fails is a row with the reason; the others go on."""
     done: list[Result] = []
     failed: list[Measured] = []
@@ -91,10 +91,10 @@ def run(plan: Plan, parts: Sequence[str], keep: Keep) -> Result:
 
     started = ""
     started = whole([]).started
-    for name in parts:
+    for name, part in parts.items():
         plan.settings.say(f"{name}:")
         try:
-            done.append(PARTS[name](plan, lambda part: keep(whole([*done, part]))))
+            done.append(part(plan, lambda known: keep(whole([*done, known]))))
         except ImagedistError as error:
             plan.settings.say(f"{name} failed: {error}")
             failed.append(Measured(name=name, not_run=str(error)))

@@ -33,6 +33,7 @@ from imagedist.config import parse_size
 from imagedist.errors import InputError
 
 STORE = Path("/var/tmp/imagedist-bench-stores")
+_QUICK_ROUNDS = 2
 _EXT4_TIMES, _LEAST_EXT4_BYTES = 8, 1_000_000_000
 _QUICK = swarm.Scale((1, 2, 4, 8), 12_000_000, 32_000_000, 1, is_straight_too=True)
 _NODES_A_CPU, _MOST_NODES = 16, 64
@@ -68,12 +69,20 @@ def everything(
         raise InputError(f"--parts {unknown[0]!r}: expected {', '.join(whole.PARTS)}")
 
     def run(keep: Keep) -> Result:
-        settings = settings_of(image, rounds, store, ext4 or _ext4(image, quick), cache, quick, keep)
+        settings = settings_of(
+            image,
+            min(rounds, _QUICK_ROUNDS) if quick else rounds,
+            store,
+            ext4 or _ext4(image, quick),
+            cache,
+            quick,
+            keep,
+        )
         bursts = _QUICK if quick else swarm.Scale(_nodes(nodes), 24_000_000, 8_000_000, rounds, is_straight_too=True)
         layers = (1, 4, 16) if quick else counts(cuts, "--cuts")
         plan = whole.Plan(settings, layers, bursts, endpoints(kraken, dragonfly, spegel))
         whole.check(plan, chosen)
-        return whole.run(plan, chosen, keep)
+        return whole.run(plan, {name: whole.PARTS[name] for name in chosen}, keep)
 
     measured(run, json, store)
     from bench.charts import charts_of, write_charts

@@ -12,6 +12,7 @@ import typer
 from bench.commands.command import app, console, explained
 from bench.compare import THRESHOLD, Change, compare, differences
 from bench.report import drawn, remarks, show
+from bench.report import markdown as lines_of
 from bench.result import Result, load
 from imagedist.errors import InputError
 
@@ -23,13 +24,19 @@ _REGRESSION = 1
 def report(
     files: Annotated[list[Path], typer.Argument(help="Results written with --json.")],
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     charts: Annotated[Path | None, typer.Option(help="Write the charts into this directory, PNG and SVG.")] = None,
 ) -> None:
     """Show saved results: as tables, as one HTML page, as charts."""
     results = [load(file) for file in files]
-    if html is None and charts is None:
+    if markdown:
+        for result in results:
+            print("\n".join(lines_of(result)))
+    if html is None and charts is None and not markdown:
         for result in results:
             show(result, console())
+        return
+    if html is None and charts is None:
         return
     from bench.charts import charts_of, write_charts  # matplotlib and jinja2 only where they are needed
     from bench.page import write_page

@@ -42,6 +42,8 @@ def whole() -> Result:
     none: dict[str, object] = {"comparisons": (), "verdicts": ()}
     swarm = [nodes(series, count) for series in (STRAIGHT, BY_IMAGEDIST) for count in (1, 4)]
     cuts = [layers(series, count, 1.0) for series in ("imagedist", "docker") for count in (1, 4, 8)]
+    figures = {"fetch_seconds": 0.2}
+    cuts.append(Contestant(name="1 CPU", runs=(Run(round=0, seconds=1, cpu_seconds=1, figures=figures),)))
     limit = Contestant(name="limit", runs=(Run(round=0, seconds=1, cpu_seconds=2, figures={"inflate_cpu_seconds": 2}),))
     parts = (
         result(*swarm, benchmark="swarm", **none),

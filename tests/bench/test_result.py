@@ -99,6 +99,14 @@ def test_the_table_says_why_a_peer_has_no_figures() -> None:
     assert "noisy" not in text
 
 
+def test_tables_are_told_as_markdown(tmp_path: Path) -> None:
+    save(result(OURS, THEIRS, ABSENT), tmp_path / "result.json")
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "result.json"), "--markdown"])
+    lines = [line for line in told.output.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert any(line.startswith("| not run: podman not installed |") for line in lines)
+
+
 def test_a_noisy_result_says_so() -> None:
     assert "noisy" in shown(result(contestant("imagedist", 1.0, 1.0, 2.0)))
 
