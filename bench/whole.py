@@ -11,11 +11,18 @@ from bench.machine import described
 from bench.result import Contestant as Measured
 from bench.result import ImageFacts, Keep, Result
 from bench.session import Settings
+from bench.simulate import run as simulation
+from bench.simulate.known import KRAKEN, known_of
+from bench.simulate.scenario import NodeClass, Scenario
+from bench.swarm_network import BLOBS, SITE_TIMES
 from bench.unpack import named
 from imagedist.errors import ImagedistError
 
 LINES = ("serial", "staged-disk", "staged", "docker", "cri", "cri-imagedist", "podman")
 """Of the unpack chart, beside imagedist."""
+
+_TORRENTS = 20
+"""That a node seeds at rest: for the table of what a site needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +32,14 @@ class Plan:
     Attributes:
         cuts: numbers of layers.
         bursts: of nodes.
+        simulated: numbers of nodes beyond those.
         urls: other systems' endpoints, by name.
     """
 
     settings: Settings
     cuts: Sequence[int]
     bursts: swarm.Scale
+    simulated: Sequence[int]
     urls: Mapping[str, str]
 
     def pulling(self) -> list[Contestant]:
@@ -40,26 +49,47 @@ class Plan:
         return [named(name) for name in LINES]
 
 
-Part = Callable[[Plan, Keep], Result]
+Part = Callable[[Plan, Sequence[Result], Keep], Result]
+"""The plan, what was measured before → a result."""
 
 
-def _swarm(plan: Plan, keep: Keep) -> Result:
+def _swarm(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
     return swarm.run(plan.bursts, plan.settings.say, keep)
 
 
-def _layers(plan: Plan, keep: Keep) -> Result:
+def _simulate(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
+    """The bursts' links and image for more nodes, and the model beside what was measured and published."""
+    bursts = plan.bursts
+    rate = bursts.node_bits_per_second / 8
+    measured = [known for part in done if part.benchmark == "swarm" for known in known_of(part, "this run")]
+    scenarios = [
+        Scenario(
+            nodes=count,
+            size=bursts.image_bytes,
+            layers=BLOBS,
+            classes=(NodeClass(up=rate, down=rate),),
+            site_egress=SITE_TIMES * rate,
+            upstream=SITE_TIMES * rate,
+        )
+        for count in (max(bursts.nodes), *(count for count in plan.simulated if count > max(bursts.nodes)))
+    ]
+    model = simulation.Plan(scenarios, known=[*measured, KRAKEN], torrents=_TORRENTS)
+    return simulation.run(model, plan.settings.say, keep)
+
+
+def _layers(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
     return layers.run(replace(plan.settings, keep=keep), plan.cuts, plan.beside(), layers.FORMS)
 
 
-def _limit(plan: Plan, keep: Keep) -> Result:
+def _limit(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
     return limit.run(replace(plan.settings, keep=keep))
 
 
-def _pull(plan: Plan, keep: Keep) -> Result:
+def _pull(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
     return pull.run(replace(plan.settings, keep=keep), plan.pulling())
 
 
-PARTS: Mapping[str, Part] = {"swarm": _swarm, "layers": _layers, "limit": _limit, "pull": _pull}
+PARTS: Mapping[str, Part] = {"swarm": _swarm, "simulate": _simulate, "layers": _layers, "limit": _limit, "pull": _pull}
 
 
 def check(plan: Plan, parts: Sequence[str]) -> None:
@@ -94,7 +124,7 @@ def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
     for name, part in parts.items():
         plan.settings.say(f"{name}:")
         try:
-            done.append(part(plan, lambda known: keep(whole([*done, known]))))
+            done.append(part(plan, tuple(done), lambda known: keep(whole([*done, known]))))
         except ImagedistError as error:
             plan.settings.say(f"{name} failed: {error}")
             failed.append(Measured(name=name, not_run=str(error)))

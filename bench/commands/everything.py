@@ -36,6 +36,7 @@ STORE = Path("/var/tmp/imagedist-bench-stores")
 _QUICK_ROUNDS = 2
 _EXT4_TIMES, _LEAST_EXT4_BYTES = 8, 1_000_000_000
 _QUICK = swarm.Scale((1, 2, 4, 8), 12_000_000, 32_000_000, 1, is_straight_too=True)
+_SIMULATED, _QUICK_SIMULATED = (64, 256, 1000, 5000, 20000), (64, 256, 1000)
 _NODES_A_CPU, _MOST_NODES = 16, 64
 """What agents cost (docs/swarm-benchmark.md): more are measured as the machine's CPUs, not as a swarm."""
 
@@ -80,7 +81,9 @@ def everything(
         )
         bursts = _QUICK if quick else swarm.Scale(_nodes(nodes), 24_000_000, 8_000_000, rounds, is_straight_too=True)
         layers = (1, 4, 16) if quick else counts(cuts, "--cuts")
-        plan = whole.Plan(settings, layers, bursts, endpoints(kraken, dragonfly, spegel))
+        plan = whole.Plan(
+            settings, layers, bursts, _QUICK_SIMULATED if quick else _SIMULATED, endpoints(kraken, dragonfly, spegel)
+        )
         whole.check(plan, chosen)
         return whole.run(plan, {name: whole.PARTS[name] for name in chosen}, keep)
 

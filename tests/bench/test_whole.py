@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,16 @@ from tests.bench.test_unpack import bench
 
 
 def plan(tmp_path: Path) -> whole.Plan:
-    return whole.Plan(Settings(tmp_path, tmp_path, None, "small", 1, lambda line: None), (1, 2), QUICK, {})
+    return whole.Plan(Settings(tmp_path, tmp_path, None, "small", 1, lambda line: None), (1, 2), QUICK, (), {})
 
 
 def test_a_part_that_fails_is_a_row_with_the_reason_and_the_others_go_on(tmp_path: Path) -> None:
-    def fails(plan: whole.Plan, keep: Keep) -> Result:
+    def fails(plan: whole.Plan, done: Sequence[Result], keep: Keep) -> Result:
         keep(result(OURS, benchmark="fails"))
         raise ImagedistError("the registry did not start")
 
     kept: list[Result] = []
-    parts = {"fails": fails, "unpack": lambda plan, keep: result(OURS)}
+    parts = {"fails": fails, "unpack": lambda plan, done, keep: result(OURS)}
     found = whole.run(plan(tmp_path), parts, kept.append)
     assert [part.benchmark for part in found.parts] == ["unpack"]
     assert [(row.name, row.not_run) for row in found.contestants] == [("fails", "the registry did not start")]
