@@ -25,7 +25,7 @@ def show(result: Result, console: Console) -> None:
 def _show(result: Result, console: Console) -> None:
     console.print(headline(result))
     console.print(machine(result))
-    if result.contestants:
+    if has_times(result):
         console.print(drawn(*table(result)))
     if any(row.summary for row in result.contestants):
         console.print(drawn(*summary(result)))
@@ -47,7 +47,7 @@ def markdown(result: Result) -> Iterator[str]:
     """The same as lines of Markdown, for a page of documentation."""
     for part in result.benchmarks:
         yield from (f"**{headline(part)}.** {machine(part)}.", "")
-        tables = [table(part)] if part.contestants else []
+        tables = [table(part)] if has_times(part) else []
         tables += [summary(part)] if any(row.summary for row in part.contestants) else []
         for titles, rows in tables:
             titles = [title.lower() for title in titles]
@@ -98,6 +98,11 @@ def remarks(result: Result) -> list[str]:
     if not result.partial:
         return []
     return [f"partial: {result.stopped or 'it was killed, or still runs'}; rows may be missing or have fewer runs"]
+
+
+def has_times(result: Result) -> bool:
+    """Whether a row has runs, or a reason why not."""
+    return any(row.runs or row.not_run for row in result.contestants)
 
 
 def table(result: Result) -> tuple[list[str], list[list[str]]]:

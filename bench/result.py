@@ -182,7 +182,8 @@ class Result(_Model):
     @property
     def benchmarks(self) -> tuple[Result, ...]:
         """Its parts, or itself; both where parts failed, which is told in rows of its own."""
-        return (self, *self.parts) if self.contestants or not self.parts else self.parts
+        below = tuple(one for part in self.parts for one in part.benchmarks)
+        return (self, *below) if self.contestants or not self.parts else below
 
     def contestant(self, name: str) -> Contestant | None:
         return next((contestant for contestant in self.contestants if contestant.name == name), None)
