@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.account import abandoned_cgroups
 from bench.directories import remove_abandoned
 from bench.places import remove_place
 from imagedist.errors import ImagedistError
@@ -78,13 +79,13 @@ def _is_killed(owner: int) -> bool:
 
 
 def _is_clean(store: Path) -> bool:
-    """Cleans up; False: something is in use by a process that ends at this moment."""
+    """Cleans up; False: something is in use by a process that ends at this moment, or began as its owner died."""
     try:
         remove_abandoned()
         remove_place(store)
     except (ImagedistError, OSError):
         return False
-    return True
+    return not abandoned_cgroups()
 
 
 if __name__ == "__main__":

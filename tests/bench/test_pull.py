@@ -28,7 +28,7 @@ def pulled(contestant: Contestant, reference: str, directory: Path, running: Reg
 
 @pytest.mark.root
 @pytest.mark.e2e("docker-registry", "skopeo", "docker.io", "containerd", "podman")
-@pytest.mark.parametrize("name", ["docker", "containerd", "cri", "podman"])
+@pytest.mark.parametrize("name", ["docker", "cri", "podman"])
 def test_a_runtime_pulls_through_the_agent_of_its_node(name: str) -> None:
     with short_directory() as directory, registry(directory / "registry") as running:
         reference = running.add(images.tiny(directory / "cache"), "bench/tiny:1")
