@@ -159,6 +159,15 @@ async def test_nearest_sibling_that_holds_it_gives_it_and_the_upstream_comes_las
     assert [len(each.asked) for each in (nobody, near, far)] == [2, 2, 2]
 
 
+async def test_a_dead_nearest_sibling_is_followed_by_the_next_and_not_by_the_upstream(site: StartSite) -> None:
+    here, far = await site(), await site()
+    await far.read()
+    await here.knows(("dead", "http://127.0.0.1:1", 1), ("far", far.url, 20))
+    assert await here.read() == LAYER
+    assert len(far.asked) == 1
+    assert not here.upstream.requests
+
+
 async def test_sibling_that_speaks_https_by_an_authority_of_its_own_is_believed(
     site: StartSite, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from imagedist.oci.digest import Digest
-from seeder.moves import Meaning, Terms, moved, relation, settle
+from seeder.moves import Meaning, Settled, Terms, moved, relation, settle
 
 ONE, TWO = Digest.of(b"1"), Digest.of(b"2")
 
@@ -87,3 +87,17 @@ def _tell(held: dict[str, Meaning | None], one: str, other: str) -> None:
     told = held[one]
     if told is not None:
         held[other] = settle(held[other], told).meaning or held[other]
+
+
+@pytest.mark.parametrize("clock_ms", [1, 10**15])
+def test_clocks_that_disagree_decide_nothing(clock_ms: int) -> None:
+    """One site's journal was born in 1970, or in the year 33658."""
+    first = Meaning(ONE, "bj", moved({}, "bj", clock_ms))
+    later = Meaning(TWO, "sh", moved(first.versions, "sh", 1_700_000_000_000))
+    assert settle(first, later) == Settled(later)
+    assert settle(later, first) == Settled(None)
+    unaware = Meaning(TWO, "sh", moved({}, "sh", 1_700_000_000_000))
+    for held, told in ((first, unaware), (unaware, first)):
+        settled = settle(held, told)
+        assert settled.meaning is not None
+        assert (settled.meaning.origin, settled.lost) == ("bj", unaware)

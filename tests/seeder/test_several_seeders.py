@@ -23,10 +23,10 @@ from imagedist.oci.manifest import OCI_MANIFEST
 from imagedist.preheat.shapes import ImageReport, Orders, PreheatStatus, Report, RuleReport
 from imagedist.service import serving
 from imagedist.site import Site
-from tests.seeder.sync.sites import until
 from tests.support import waiting
 from tests.support.postgres import Cluster
 from tests.support.site import free_port
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e("postgresql"), pytest.mark.timeout(120)]
 CONFIG = b"{}"

@@ -129,7 +129,7 @@ class Site:
         (self.directory / "hook").write_text(f"{name}-hook")
         (self.directory / "siblings").write_text(f"{name}-siblings")
         self.address = an_address()
-        self._siblings: list[Site] = []
+        self._siblings: list[tuple[Site, int]] = []
         self._registry: Process | None = None
         self.proxy = self._service("registry_proxy", "proxy", 5001)
         self.seeder = self._service("seeder", "seeder", 5002)
@@ -139,16 +139,16 @@ class Site:
         url = f"http://{self.address}:{port}"
         return Service([module, "--config", config], self.directory / f"{name}.log", url)
 
-    def join(self, *others: Site) -> None:
-        self._siblings += others
+    def join(self, *others: Site, cost: int = 10) -> None:
+        self._siblings += [(other, cost) for other in others]
 
     def start(self) -> None:
         values = {"address": self.address, "directory": self.directory, "site": self.name}
         values |= {"seeder": self.seeder.url, "proxy": self.proxy.url, "database": self.database}
         sites = "".join(
             f'[sites.{each.name}]\nproxy = "{each.proxy.url}"\nseeder = "{each.seeder.url}"\n'
-            f'token_file = "{each.directory}/siblings"\n'
-            for each in self._siblings
+            f'token_file = "{each.directory}/siblings"\ncost = {cost}\n'
+            for each, cost in self._siblings
         )
         for name, template in (("registry.yml", _REGISTRY), ("proxy.toml", _PROXY), ("seeder.toml", _SEEDER)):
             text = template.format(**values, sites=sites, rules=self.rules)
@@ -212,6 +212,11 @@ class Site:
             for sample in family.samples
             if sample.name == "imagedist_received_bytes_total" and sample.value
         }
+
+    def gave_siblings(self) -> bool:
+        """Whether its proxy has sent a blob to another site since it was set up."""
+        lines = (self.directory / "proxy.log").read_text().splitlines()
+        return any("method=GET route=blob" in line and "status=20" in line for line in lines)
 
     def has(self, name: str) -> bool:
         """Whether its proxy tells a tag."""

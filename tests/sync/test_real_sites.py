@@ -141,3 +141,53 @@ def test_the_commands_plan_run_and_tell(sites: tuple[Site, Site, Site], image: B
     shown = bj.imagedist("sync", "status")
     assert shown.returncode == 0, shown.stderr
     assert "local/team/*" in shown.stdout
+
+
+def test_the_first_sites_seeder_is_killed_in_the_middle_and_the_sync_completes(
+    sites: tuple[Site, Site, Site], image: BuiltImage
+) -> None:
+    bj, sh, _ = sites
+    bj.rules = RULE.replace(', "gz"', "")
+    sh.rules = _CAP
+    bj.start()
+    bj.push(image, "team/app:v1")
+    sh.start()
+    wait_until(lambda: sum(sh.received_bytes().values()) > 500_000, "some of it is there")
+    bj.seeder.kill()
+    before = sum(sh.received_bytes().values())
+    assert before < blob_bytes(image)
+    bj.seeder.start()
+    wait_until(lambda: sh.has("team/app:v1") and sh.status().waiting == 0, "sh has the tag")
+    assert sum(sh.received_bytes().values()) == blob_bytes(image) + manifest_bytes(image)
+    assert bj.status().sequence == 1
+    assert bj.received_bytes() == {"upstream": blob_bytes(image)}
+
+
+def test_a_miss_is_served_by_the_cheaper_sibling_and_when_that_is_dead_by_the_next(
+    tmp_path: Path, image: BuiltImage, other: BuiltImage
+) -> None:
+    near, far, asking = (Site(tmp_path, name) for name in ("near", "far", "asking"))
+    asking.join(near, cost=1)
+    asking.join(far, cost=20)
+    try:
+        for site in (near, far, asking):
+            site.start()
+            for built, name in ((image, "team/app:v1"), (other, "team/other:v1")):
+                site.push(built, name)
+        for site in (near, far):
+            for name in ("app", "other"):
+                assert site.pull(f"team/{name}:v1", tmp_path / f"{site.name}-{name}").returncode == 0
+        for site in (near, far):
+            (site.directory / "proxy.log").write_text("")
+        pulled = asking.pull("team/app:v1", tmp_path / "first")
+        assert pulled.returncode == 0, pulled.stderr
+        assert asking.received_bytes() == {"sibling": blob_bytes(image)}
+        assert (near.gave_siblings(), far.gave_siblings()) == (True, False)
+        near.proxy.stop()
+        pulled = asking.pull("team/other:v1", tmp_path / "second")
+        assert pulled.returncode == 0, pulled.stderr
+        assert asking.received_bytes() == {"sibling": blob_bytes(image) + blob_bytes(other)}
+        assert far.gave_siblings()
+    finally:
+        for site in (near, far, asking):
+            site.stop()

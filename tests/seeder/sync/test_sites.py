@@ -13,6 +13,7 @@ import pytest
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from tests.seeder.sync.sites import SyncSite, until_quiet, until_told
+from tests.support.counts import count
 from tests.support.waiting import until
 
 LAYER = os.urandom(300_000)
@@ -262,6 +263,40 @@ async def test_a_follower_that_was_away_catches_up(bj: SyncSite, sh: SyncSite) -
         await sh.start_seeder()
         await until_quiet([bj, sh])
         assert await sh.journal() == await bj.journal()
+
+
+async def test_a_journal_of_many_tags_is_caught_up_with_in_order_and_no_tag_comes_before_its_blobs(
+    bj: SyncSite, sh: SyncSite
+) -> None:
+    tags = [f"{number}" for number in range(count(60, 1000))]
+    sh.tables = {"transfer": {"images_at_once": 1}}  # so that they are done in the order in which they are begun
+    first = bj.registry.add_image("team/first", "1", LAYER)
+    async with bj, sh:
+        await until_told(sh, "team/first", "1", first)  # its proxy knows its sibling by now
+        await until_quiet([bj, sh])
+        await sh.stop_seeder()
+        layers = {tag: b"layer of %s" % tag.encode() for tag in tags}
+        for tag, layer in layers.items():
+            bj.registry.add_image("team/app", tag, layer)
+        await bj.run()
+
+        async def has_all() -> bool:
+            return (await bj.status()).sequence == 1 + len(tags)
+
+        await until(has_all, "bj has them all")
+        order = list(await bj.journal())
+        await sh.start_seeder()
+        seen: list[str] = []
+
+        async def is_caught_up() -> bool:
+            told, here = list(await sh.journal()), sh.blobs
+            for name in told[max(1, len(seen)) :]:
+                assert Digest.of(layers[name.rpartition(":")[2]]).hex in here
+            seen[:] = told
+            return len(told) == 1 + len(tags)
+
+        await until(is_caught_up, "sh has them all")
+        assert seen[1:] == order[1:]
 
 
 async def test_a_sibling_that_was_made_anew_is_followed_from_its_beginning(bj: SyncSite, sh: SyncSite) -> None:
