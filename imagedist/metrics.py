@@ -23,7 +23,7 @@ CACHE_ANSWERS = Counter(
 BYTES_SERVED = Counter("imagedist_served_bytes", "Bytes of blobs and manifests sent to registry clients.", ["kind"])
 BYTES_BY_SOURCE = Counter(
     "imagedist_received_bytes",
-    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream; disk: kept before.",
+    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream, backup; disk: kept before.",
     ["source"],
 )
 BYTES_GIVEN = Counter("imagedist_given_bytes", "Bytes of blobs given to peers of the swarm.")
@@ -42,7 +42,7 @@ UPSTREAM_OPEN = Gauge(
 FAILURES = Counter("imagedist_source_failures", "Failures of a source, by cause.", ["source", "cause"])
 TAGS = Counter(
     "imagedist_tag_answers",
-    "Tags answered, by how: fresh, pinned, synced, revalidated, moved, fetched, stale.",
+    "Tags answered, by how: fresh, pinned, synced, revalidated, moved, fetched, stale, backup.",
     ["outcome"],
 )
 

@@ -29,6 +29,8 @@ _PAGE = 1000
 _WAIT_SECONDS = 25.0
 _CAP_SECONDS = 5.0
 """How late an hour's cap may count."""
+_LOOK_SECONDS = 10.0
+"""What another seeder of the site has found out is seen so late."""
 _SHOWN = 100
 _CHECKS_AT_ONCE = 16
 
@@ -147,7 +149,7 @@ class BackupWork:
                     self._note(error, "its queue cannot be read")
                     seconds = _FIRST_PAUSE_SECONDS
                 try:
-                    async with asyncio.timeout(seconds):
+                    async with asyncio.timeout(_LOOK_SECONDS if seconds is None else min(seconds, _LOOK_SECONDS)):
                         await self._called.wait()
                 except TimeoutError:
                     pass

@@ -91,3 +91,14 @@ def test_what_fails_is_named_with_its_place() -> None:
         "site hz failed to set 2 tags: see `imagedist sync status` there",
         "local/a:1: nobody has it",
     ]
+
+
+def test_backups_are_shown_with_what_goes_there_and_why_it_does_not() -> None:
+    found = status(
+        queue=(task(to="vault", source="bj", state="failed", error="no room"),),
+        destinations=(DestinationStatus(site="vault", is_backup=True, failed=1, is_behind=False, error="it is away"),),
+    )
+    text = status_text(found)
+    assert "backup vault" in text
+    assert "local/a:1 to vault" in text
+    assert problems(found) == ["backup vault is not fed: it is away", "local/a:1 to vault: no room"]

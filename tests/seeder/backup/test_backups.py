@@ -165,6 +165,45 @@ async def test_what_came_from_another_site_is_backed_up_as_the_rule_says(
         assert means(vault, "team/app", "test") is None
 
 
+async def test_of_what_came_from_another_site_the_newest_is_kept_and_the_others_go(
+    bj: SyncSite, sh: SyncSite, vault: Registry
+) -> None:
+    bj.rules = [{**TEAM, "delete": True, "tags": {"semver": "*", "newest": 1}}]
+    first = sh.registry.add_image("team/app", "1.0.0", LAYER)
+    async with bj, sh:
+        await until_means(vault, "team/app", "1.0.0", first)
+        second = sh.registry.add_image("team/app", "1.1.0", b"second")
+        await sh.notify("team/app", "1.1.0")
+        await until_means(vault, "team/app", "1.1.0", second)
+        await until_means(vault, "team/app", "1.0.0", None)
+        assert await bj.told("team/app", "1.0.0") == first
+
+
+async def test_a_registry_that_deletes_by_digest_only_keeps_a_tag_while_another_means_the_same(
+    bj: SyncSite, vault: Registry
+) -> None:
+    vault.deletes_tags = False
+    bj.rules = [{**TEAM, "delete": True}]
+    digest = bj.registry.add_image("team/app", "1", LAYER)
+    bj.registry.add_image("team/app", "same", LAYER)
+    async with bj:
+        await until_means(vault, "team/app", "1", digest)
+        await until_means(vault, "team/app", "same", digest)
+        await until_quiet([bj])
+        bj.registry.delete_tag("team/app", "1")
+        await bj.run()
+
+        async def is_told() -> bool:
+            return any("deletes by digest only" in task.error for task in (await bj.status()).queue)
+
+        await until(is_told, "the status says why it stays")
+        assert means(vault, "team/app", "same") == digest
+        bj.registry.delete_tag("team/app", "same")
+        await bj.run()
+        await until_means(vault, "team/app", "same", None)
+        await until_quiet([bj])
+
+
 async def test_a_pull_whose_registry_is_gone_is_served_from_the_backup_and_restore_rebuilds_the_store(
     bj: SyncSite, vault: Registry
 ) -> None:
