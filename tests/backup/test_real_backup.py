@@ -88,3 +88,23 @@ def test_pulls_are_served_from_the_backup_and_restore_rebuilds_the_store_from_it
     vault.stop()
     alone = sh.pull("team/copy:v1", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
+
+
+def test_a_seeder_that_is_killed_while_it_sends_goes_on_and_the_tag_comes_last(
+    tmp_path: Path, vault: Backup, image: BuiltImage
+) -> None:
+    bj = Site(tmp_path, "bj")
+    bj.rules = TO_VAULT + vault.table(bandwidth='"1MiB/s"')
+    try:
+        bj.start()
+        bj.push(image, "team/app:v1")
+        wait_until(lambda: any(task.to and task.bytes_done for task in bj.status().queue), "some of it is sent")
+        bj.seeder.kill()
+        assert not vault.has("local/team/app:v1")
+        bj.seeder.start()
+        wait_until(lambda: vault.has("local/team/app:v1"), "the backup has the tag")
+        wait_until(lambda: not bj.status().waiting, "bj is quiet")
+        same = bj.verify(f"backup:{vault.url}")
+        assert same.returncode == 0, same.stdout + same.stderr
+    finally:
+        bj.stop()
