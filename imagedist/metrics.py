@@ -23,7 +23,7 @@ CACHE_ANSWERS = Counter(
 BYTES_SERVED = Counter("imagedist_served_bytes", "Bytes of blobs and manifests sent to registry clients.", ["kind"])
 BYTES_BY_SOURCE = Counter(
     "imagedist_received_bytes",
-    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream, backup; disk: kept before.",
+    "Bytes of blobs received, by source: peer, seeder, webseed, proxy, sibling, mirror, upstream, backup; disk: had.",
     ["source"],
 )
 BYTES_GIVEN = Counter("imagedist_given_bytes", "Bytes of blobs given to peers of the swarm.")

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from imagedist.cli.command import Json, Socket, app, explained
-from imagedist.cli.seeder_options import ask_seeder
-from imagedist.cli.site_access import Config, Seeder, TokenFile
+from imagedist.cli.command import app
+from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import SourceError
 
 if TYPE_CHECKING:
@@ -25,8 +24,9 @@ _DONE = ("here", "newer", "deleted")
 
 
 @app.command()
-@explained
+@asks_seeder
 def restore(
+    asked: Asked,
     source: Annotated[
         str, typer.Argument(metavar="BACKUP", help="As the seeder's file calls it: of [backups], or of [sites].")
     ],
@@ -38,11 +38,6 @@ def restore(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is missing here, and bring nothing.")] = False,
-    seeder: Seeder = None,
-    token_file: TokenFile = None,
-    config: Config = None,
-    socket: Socket = None,
-    as_json: Json = False,
 ) -> None:
     """Bring every tag that a backup has into this site's store, with all its blobs, as far as they are not there.
 
@@ -59,16 +54,16 @@ def restore(
         plan = await _find(site, order)
         if dry_run:
             return plan
-        if not as_json:
+        if not asked.as_json:
             print(plan_text(plan))
         if any(line.action not in _DONE for line in plan.lines):
             await _wait(site, source)
             return await _find(site, order.model_copy(update={"is_dry": True}))
         return plan
 
-    plan = ask_seeder(ask, seeder, token_file, config, socket)
+    plan = asked.ask(ask)
     missing = [line for line in plan.lines if line.action not in _DONE]
-    if as_json:
+    if asked.as_json:
         print(plan.model_dump_json())
     elif dry_run:
         print(plan_text(plan))
