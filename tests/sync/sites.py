@@ -216,7 +216,7 @@ class Site:
     def gave_siblings(self) -> bool:
         """Whether its proxy has sent a blob to another site since it was set up."""
         lines = (self.directory / "proxy.log").read_text().splitlines()
-        return any("method=GET route=blob" in line and "status=20" in line for line in lines)
+        return any("client=agent " in line and "method=GET route=blob" in line for line in lines)
 
     def has(self, name: str) -> bool:
         """Whether its proxy tells a tag."""
@@ -224,7 +224,8 @@ class Site:
         return answers(f"{self.proxy.url}/v2/{UPSTREAM}/{repository}/manifests/{tag}")
 
 
-def blob_bytes(built: BuiltImage) -> int:
-    """Of the image's layers and its config."""
-    manifest = built.image.manifest
-    return sum({blob.digest: blob.size_bytes for blob in (manifest.config, *manifest.layers)}.values())
+def blob_bytes(*images: BuiltImage) -> int:
+    """Of the images' layers and configs, each once."""
+    manifests = [built.image.manifest for built in images]
+    blobs = [blob for manifest in manifests for blob in (manifest.config, *manifest.layers)]
+    return sum({blob.digest: blob.size_bytes for blob in blobs}.values())

@@ -158,7 +158,8 @@ def test_the_first_sites_seeder_is_killed_in_the_middle_and_the_sync_completes(
     assert before < blob_bytes(image)
     bj.seeder.start()
     wait_until(lambda: sh.has("team/app:v1") and sh.status().waiting == 0, "sh has the tag")
-    assert sum(sh.received_bytes().values()) == blob_bytes(image) + manifest_bytes(image)
+    twice = sum(sh.received_bytes().values()) - blob_bytes(image) - manifest_bytes(image)
+    assert 0 <= twice <= max(layer.size_bytes for layer in image.image.manifest.layers)  # of one that broke off
     assert bj.status().sequence == 1
     assert bj.received_bytes() == {"upstream": blob_bytes(image)}
 
@@ -177,17 +178,16 @@ def test_a_miss_is_served_by_the_cheaper_sibling_and_when_that_is_dead_by_the_ne
         for site in (near, far):
             for name in ("app", "other"):
                 assert site.pull(f"team/{name}:v1", tmp_path / f"{site.name}-{name}").returncode == 0
-        for site in (near, far):
-            (site.directory / "proxy.log").write_text("")
         pulled = asking.pull("team/app:v1", tmp_path / "first")
         assert pulled.returncode == 0, pulled.stderr
         assert asking.received_bytes() == {"sibling": blob_bytes(image)}
-        assert (near.gave_siblings(), far.gave_siblings()) == (True, False)
+        wait_until(near.gave_siblings, "the log of the near site has it")
+        assert not far.gave_siblings()
         near.proxy.stop()
         pulled = asking.pull("team/other:v1", tmp_path / "second")
         assert pulled.returncode == 0, pulled.stderr
-        assert asking.received_bytes() == {"sibling": blob_bytes(image) + blob_bytes(other)}
-        assert far.gave_siblings()
+        assert asking.received_bytes() == {"sibling": blob_bytes(image, other)}
+        wait_until(far.gave_siblings, "the log of the far site has it")
     finally:
         for site in (near, far, asking):
             site.stop()
