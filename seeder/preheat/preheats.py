@@ -93,6 +93,8 @@ class Preheats:
             await self.keep()
         finally:
             self._is_ready = self._leading is None
+            for name in self._runs:
+                gauges.forget(name)  # who leads now tells them
             self._wake_all()
 
     def _require(self) -> None:
