@@ -30,6 +30,7 @@ _PACKAGES = {
     "apache2-utils": "htpasswd",
     "redis-server": "redis-server",
     "openssl": "openssl",
+    "shellcheck": "shellcheck",
     "postgresql": "pg_ctlcluster",
 }
 """Debian package → the program by which we see that it is installed."""

@@ -87,6 +87,7 @@ def good(done: CompletedProcess[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.e2e("docker.io", "podman")
 def test_a_host_is_laid_out_once_with_its_runtimes_and_taken_off_without_a_trace(tree: Tree) -> None:
     before = tree.seen()
     good(tree.install("--site", "--runtimes", "docker podman", "--dry-run"))
@@ -143,6 +144,7 @@ def test_killed_at_any_file_an_installation_is_finished_by_the_next_or_taken_off
     assert tree.seen() == before
 
 
+@pytest.mark.e2e("podman")
 def test_a_killed_removal_is_finished_by_the_next(tree: Tree) -> None:
     before = tree.seen()
     good(tree.install("--runtimes", "podman"))
@@ -153,6 +155,7 @@ def test_a_killed_removal_is_finished_by_the_next(tree: Tree) -> None:
     assert tree.seen() == before
 
 
+@pytest.mark.e2e("docker.io")
 def test_what_the_operator_wrote_stays_his(tree: Tree) -> None:
     (tree.path / "etc/imagedist").mkdir()
     mine = (DEPLOY / "etc/agent.toml").read_text().replace("50GiB", "5GiB")
@@ -198,7 +201,7 @@ def test_help_names_every_option(tree: Tree, script: str) -> None:
     assert all(option in shown for option in options), options
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck")
+@pytest.mark.e2e("shellcheck")
 def test_shellcheck_finds_nothing() -> None:
     scripts = sorted(DEPLOY.glob("*-node.sh"))
     done = subprocess.run(["shellcheck", "--shell=sh", *scripts], capture_output=True, text=True, check=False)
@@ -235,6 +238,7 @@ def _on_this_machine(directory: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.e2e("docker.io", "podman")
 def test_on_this_machine_nothing_is_left_behind(tmp_path: Path) -> None:
     printed = _on_this_machine(tmp_path, "--venv", sys.prefix)
     assert "imagedist 0." in printed
@@ -242,6 +246,7 @@ def test_on_this_machine_nothing_is_left_behind(tmp_path: Path) -> None:
     assert printed.split("left:\n")[1] == ""
 
 
+@pytest.mark.e2e("docker.io", "podman")
 @pytest.mark.prove
 @pytest.mark.timeout(400)
 def test_on_this_machine_with_an_environment_made_from_the_lock(tmp_path: Path) -> None:
