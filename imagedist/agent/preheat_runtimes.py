@@ -18,8 +18,8 @@ from imagedist.runtimes.asking import HangError
 from imagedist.runtimes.handover import Runtime, hand_over
 from imagedist.threads import settled
 
-_REST_SECONDS = 60.0
-"""So long a runtime that hung is left alone."""
+_REST = 2
+"""So many times its patience a runtime that hung is left alone."""
 _PULL_PATIENCE = {"docker": 2, "containerd": 2, "podman": 20}
 """After so many questions in a row without an answer a pull is given up. podman has no daemon to answer: its programs
 wait for each other while a layer is unpacked."""
@@ -55,8 +55,9 @@ class NodeRuntimes:
         """
         if runtime in self._hung:
             since, error = self._hung[runtime]
-            if self._clock() - since < _REST_SECONDS:
-                raise SourceError(f"{runtime} is left alone for a minute: {error}")
+            rest_seconds = _REST * self._patience_seconds
+            if self._clock() - since < rest_seconds:
+                raise SourceError(f"{runtime} is left alone for {rest_seconds:g} s: {error}")
         return await self._asked(runtime, reference)
 
     async def keep(self, runtime: Runtime, reference: Reference, is_kept: bool) -> None:

@@ -67,8 +67,8 @@ class AgentTable(Table):
     preheat_check: Duration = timedelta(minutes=1)
     """How often the agent looks whether what is preheated is still there."""
     runtime_patience: Duration = timedelta(seconds=30)
-    """How long ``docker``, ``podman`` or ``ctr`` may take to answer a preheat; then it is killed, and left alone for a
-    minute."""
+    """How long ``docker``, ``podman`` or ``ctr`` may take to answer a preheat; then it is killed, and left alone for
+    twice as long."""
     drain: Duration = timedelta(seconds=10)
     """How long running requests may finish after SIGTERM."""
     access_log: AccessLog = "off"
