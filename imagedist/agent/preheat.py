@@ -92,6 +92,7 @@ class NodePreheat:
         self._reports: tuple[RuleReport, ...] = ()
         self._failed: dict[tuple[str, str, str], str] = {}
         self._heard_at = float("-inf")
+        self._told: set[str] = set()
 
     def pinned_blobs(self) -> frozenset[Digest]:
         """What must stay in the node's cache."""
@@ -231,11 +232,15 @@ class NodePreheat:
 
     def _tell(self, reports: Sequence[RuleReport]) -> None:
         """What Prometheus is told."""
-        PREHEAT_IMAGES.clear()
-        for report in reports:
-            for state in get_args(State):
+        rules = {report.rule for report in reports}
+        for state in get_args(State):
+            for gone in self._told - rules:
+                with contextlib.suppress(KeyError):
+                    PREHEAT_IMAGES.remove(gone, state)
+            for report in reports:
                 count = sum(image.state == state for image in report.images)
                 PREHEAT_IMAGES.labels(report.rule, state).set(count)
+        self._told = rules
         pinned = {order.rule for order in self._state.orders.orders if order.is_pinned}
         kept = {
             layer.digest: layer.size_bytes

@@ -268,6 +268,9 @@ async def test_what_is_kept_for_preheats_is_in_the_metrics(tmp_path: Path) -> No
             for state in ("present", "missing")
         }
         pinned_bytes = REGISTRY.get_sample_value("imagedist_preheat_pinned_bytes")
+        node.site.order(order(), version="2")
+        labels = {"rule": "other", "state": "missing"}
+        await until(lambda: REGISTRY.get_sample_value("imagedist_preheat_images", labels) is None)
     assert images == {
         ("base", "present"): 1.0,
         ("base", "missing"): 0.0,
