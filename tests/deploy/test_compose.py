@@ -16,7 +16,7 @@ import yaml
 from imagedist.config import AgentConfig, ProxyConfig, SeederConfig, load, parse_size
 from imagedist.demo.layout import BuiltImage
 from tests.e2e import processes
-from tests.e2e.processes import Process, answers, succeed
+from tests.e2e.processes import Process, answers, listens, succeed
 from tests.support import layouts
 from tests.support.layers import file, image
 
@@ -173,6 +173,7 @@ def test_its_commands_and_files_carry_a_pushed_tag_to_the_other_sites_nodes(mach
     proxy = machine.addresses["sh-proxy"]
     _until(lambda: answers(f"http://{proxy}:5001/v2/local/team/app/manifests/1"), "the webhook has it synced to sh")
     socket = machine.base / "sh-n1/run/imagedist/agent.sock"
+    _until(lambda: listens(socket), "sh's node listens for commands")
     words = ["pull", "registry.local/team/app:1", "--socket", str(socket)]
     done = processes.run([sys.executable, "-m", "imagedist", *words])
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ import pytest
 
 from imagedist.demo.layout import BuiltImage
 from tests.e2e import processes
-from tests.e2e.processes import Process, answers, free_port, succeed
+from tests.e2e.processes import Process, answers, free_port, listens, succeed
 from tests.support import layouts
 from tests.support.layers import file, image
 
@@ -252,7 +252,8 @@ def test_a_site_and_a_node_do_their_work_within_what_their_units_allow(base: Pat
             confined.append(Confined(base, name, *command))
             confined[-1].process.wait_until(_live(ports[name]), name)
         confined.append(Confined(base, "snapshotter", "imagedist", "snapshotter", "--config", str(base / "agent.toml")))
-        confined[-1].process.wait_until((base / "snapshotter.sock").exists, "snapshotter")
+        confined[-1].process.wait_until(lambda: listens(base / "snapshotter.sock"), "snapshotter")
+        _until(lambda: listens(base / "agent.sock"), "the agent listens for commands")
         done = processes.run(
             [
                 sys.executable,
