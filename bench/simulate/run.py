@@ -1,25 +1,16 @@
-"""``imagedist-bench simulate``: one number of nodes after the other, the model beside known runs, a sizing table."""
+"""``imagedist-bench simulate``: what is asked of the simulator. Its libraries are loaded when it runs, not before."""
 
 from __future__ import annotations
 
-import datetime
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench.machine import describe_machine, versions
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
-from bench.simulate import against
+from bench.result import Keep, Result, forget
 from bench.simulate.known import Known
-from bench.simulate.rows import Simulated, row_of, sizing_row, straight_row
 from bench.simulate.scenario import Scenario
-from bench.simulate.simulation import plain_seconds, simulate
+from imagedist.errors import InputError
 
 Say = Callable[[str], None]
-
-BENCHMARK = "simulate"
-_SAID_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,69 +30,13 @@ class Plan:
 
 
 def run(plan: Plan, say: Say, keep: Keep = forget) -> Result:
-    """Deterministic but for what this machine took. Bursts, sizes and the comparison are parts where there are more."""
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    parts: list[Result] = []
+    """Deterministic but for what this machine took. Bursts, sizes and the comparison are parts where there are more.
 
-    def part(name: str, of: Scenario, rows: Sequence[Contestant], verdicts: Sequence[Verdict] = ()) -> Result:
-        return Result(
-            benchmark=name,
-            started=started,
-            machine=describe_machine(Path("/")),
-            versions=versions([]),
-            image=ImageFacts(name="simulated", manifest_digest="", layers=of.layers, compressed_bytes=of.size),
-            settings=_settings(plan, of),
-            contestants=tuple(rows),
-            verdicts=tuple(verdicts),
-        )
-
-    if plan.scenarios:
-        first = plan.scenarios[0]
-        only = Run(round=0, seconds=plain_seconds(first), cpu_seconds=0.0)
-        rows, sizes = [Contestant(name="a plain download", runs=(only,))], []
-        for scenario in plan.scenarios:
-            simulated = _simulated(scenario, plan.runs, say)
-            rows += [row_of(simulated), straight_row(scenario)]
-            if plan.torrents is not None:
-                sizes.append(sizing_row(simulated, plan.torrents))
-            keep(part(BENCHMARK, first, rows))
-        parts.append(part(BENCHMARK, first, rows))
-        if sizes:
-            parts.append(part(f"{BENCHMARK}: a site's size", first, sizes))
-    if plan.known:
-        held = against.hold(plan.known, say)
-        rows = [against.row_of(one) for one in held]
-        of = plan.known[0].scenario
-        parts.append(part(f"{BENCHMARK}: beside known runs", of, rows, against.verdicts_of(held)))
-    if len(parts) == 1:
-        return parts[0]
-    return parts[0].model_copy(update={"contestants": (), "verdicts": (), "parts": tuple(parts)})
-
-
-def _simulated(scenario: Scenario, runs: int, say: Say) -> Simulated:
-    outcomes, took = [], []
-    for number in range(runs):
-        say(f"{scenario.nodes} nodes, run {number + 1} of {runs}")
-        began, said = time.process_time(), [time.monotonic()]
-
-        def ended(seconds: float, share: float, said: list[float] = said) -> None:
-            if time.monotonic() - said[0] >= _SAID_SECONDS:
-                said[0] = time.monotonic()
-                say(f"  {seconds:.1f} simulated seconds, {share:.0%} of the nodes are done")
-
-        outcomes.append(simulate(scenario.model_copy(update={"seed": scenario.seed + number}), ended))
-        took.append(time.process_time() - began)
-    return Simulated(scenario, tuple(outcomes), tuple(took))
-
-
-def _settings(plan: Plan, first: Scenario) -> dict[str, str]:
-    links = ", ".join(
-        f"{one.name} {one.share:.0%} {8 * one.up / 1e6:g} up, {8 * one.down / 1e6:g} down" for one in first.classes
-    )
-    settings = {
-        "registry": f"simulated links in Mbit/s: {links}; the site's {8 * first.site_egress / 1e6:g}",
-        "rounds": str(plan.runs),
-        "scenario": first.model_dump_json(exclude_defaults=True),
-        "cpu": "of the simulator itself",
-    }
-    return settings if plan.torrents is None else settings | {"torrents": f"{plan.torrents} that each node seeds"}
+    Raises:
+        InputError: numpy is not installed.
+    """
+    try:
+        from bench.simulate.telling import tell
+    except ImportError as error:
+        raise InputError(f"the simulator needs numpy: pip install 'imagedist[bench]' ({error})") from error
+    return tell(plan, say, keep)
