@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.simulate.members import Members
 from bench.simulate.streams import Streams
+from bench.simulate.trading import slowness_of
 from imagedist.fetch.watch import Patience
 from imagedist.oci.digest import Digest
 from imagedist.swarm.session import TransferStatus
@@ -34,6 +35,8 @@ class Helping:
         self._clock = clock
         self._patience = Patience()
         self._looked_at = 0.0
+        # Coarse pieces come later than real ones would: that is no reason for help.
+        self._slowness = slowness_of(members.pieces.coarseness)
         count = len(members)
         self.came_at, self.by_peers, self.by_web = np.zeros(count), np.zeros(count), np.zeros(count)
         self._since = np.full(count, np.nan)
@@ -55,7 +58,7 @@ class Helping:
         self._looked_at = now
         has_help = np.isfinite(self._since)
         limit = np.where(now - self.came_at < _COMING_SECONDS, self._coming, self._nobody)
-        limit = np.where(is_connected, limit, self._alone)
+        limit = np.where(is_connected, limit * self._slowness, self._alone)
         begins = np.flatnonzero(is_swarming & ~has_help & (now - self._members.moved_at >= limit))
         begins = begins[~self._streams.of(begins)]
         if len(begins):

@@ -131,3 +131,11 @@ def slots_of(coarseness: float) -> int | None:
     return max(
         _FEWEST_SLOTS, *(slots for slots in range(1, _NEIGHBOURHOOD + 1) if math.log1p(slots) / slots >= wanted), 0
     )
+
+
+def slowness_of(coarseness: float) -> float:
+    """How many times slower the first pieces spread than real ones would."""
+    slots = slots_of(coarseness)
+    if slots is None:
+        return 1.0
+    return max(1.0, coarseness * math.log1p(_NEIGHBOURHOOD) / _NEIGHBOURHOOD * slots / math.log1p(slots))
