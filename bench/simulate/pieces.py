@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imagedist.swarm.torrent import piece_length
 
-_MOST_CELLS = 8_000_000
+_MOST_CELLS = 4_000_000
 """Pieces of all members together: a 20,000-node run stays within a minute and some hundred megabytes."""
 _FEWEST = 64
 

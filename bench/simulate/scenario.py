@@ -89,7 +89,7 @@ class Scenario(_Model):
         web_seeds: whether a stalled node is helped by HTTP. A node of a BitTorrent network without is left alone.
         neighbours: peers asked for in an announce. None: as the agent does.
         pieces: of each blob at most. None: as many as the time allows.
-        steps: of time in which an image comes over an idle link.
+        steps: of time in which an image comes over an idle link. None: 500, and 200 for thousands of nodes.
     """
 
     nodes: int = Field(ge=1, le=MOST_NODES)
@@ -114,7 +114,7 @@ class Scenario(_Model):
     web_seeds: bool = True
     neighbours: int | None = Field(default=None, ge=1, le=30)
     pieces: int | None = Field(default=None, ge=8, le=100_000)
-    steps: int = Field(default=500, ge=50, le=100_000)
+    steps: int | None = Field(default=None, ge=50, le=100_000)
     seed: int = Field(default=1, ge=0)
 
     @model_validator(mode="after")

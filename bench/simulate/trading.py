@@ -64,9 +64,9 @@ class Trading:
         """A piece came over each of these. Returns all links that may be asked for something now."""
         if self._slots is None:
             return links
-        ends = np.unique(np.concatenate([self._links.source[links], self._links.target[links]]))
-        theirs, there = self._links.of(ends)
-        return np.concatenate([theirs[there], theirs[there] ^ 1])
+        given, there = self._links.of(np.unique(self._links.source[links]))
+        taken, here = self._links.of(np.unique(self._links.target[links]))
+        return np.concatenate([given[there], taken[here] ^ 1])
 
     def _idle(self, links: Indexes) -> Indexes:
         return links[self._links.is_open[links] & (self._links.piece[links] < 0)]
