@@ -44,6 +44,7 @@ def _network(nodes: int, megabits: float, cpu_rate: float | None = None) -> Scen
         site_egress=10 * rate,
         upstream=10 * rate,
         cpu_rate=cpu_rate,
+        neighbours=8,  # what agents asked for when these were measured
     )
 
 

@@ -18,5 +18,6 @@ def small(nodes: int, **values: Any) -> Scenario:
         "site_egress": 10 * RATE,
         "upstream": 10 * RATE,
         "steps": 200,
+        "neighbours": 8,  # whatever agents ask for by now
     }
     return scenario_of({**defaults, "nodes": nodes, **values}, "test")
