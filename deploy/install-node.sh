@@ -96,6 +96,10 @@ trap 'exit 1' INT TERM
 # 1. the programs
 if [ -z "$venv" ]; then
     venv=/opt/imagedist
+    # A checkout, say: it would go with what remove-node.sh takes off.
+    if [ -e $venv ] && [ ! -e $venv/.source ] && ! grep -qxF "tree $venv" "$layout" 2>/dev/null; then
+        fail "$venv is here already, and somebody else's: move it, or name an environment that has imagedist with --venv"
+    fi
     sources="$here/requirements.lock $here/../pyproject.toml $here/../imagedist $here/../registry_proxy $here/../seeder $here/../bench"
     # shellcheck disable=SC2086  # a list of paths
     version=$(find $sources -type f ! -name '*.pyc' ! -name '*.so' | LC_ALL=C sort | xargs sha256sum | cut -c1-64 | sha256sum)

@@ -253,3 +253,12 @@ def test_on_this_machine_with_an_environment_made_from_the_lock(tmp_path: Path) 
     printed = _on_this_machine(tmp_path)
     assert "imagedist 0." in printed
     assert not [path for path in printed.split("left:\n")[1].splitlines() if "imagedist" in path]
+
+
+def test_what_is_already_there_where_imagedist_would_go_is_left_alone() -> None:
+    """A checkout: what is laid out there goes with ``remove-node.sh``."""
+    script = 'mount -t tmpfs none /opt; mkdir /opt/imagedist; touch /opt/imagedist/mine; exec sh "$1" --dry-run'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", DEPLOY / "install-node.sh"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/opt/imagedist is here already, and somebody else's" in done.stderr
