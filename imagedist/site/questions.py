@@ -16,6 +16,22 @@ _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 30.0
 _CONNECTIONS = 1000
 """At a time. Many are held back by the site for long, and no question waits for those: aiohttp's 100 are too few."""
+LIMIT_BYTES = 64 << 20
+"""Of an answer, which is held in memory: many times what a page of the journal takes, or a torrent."""
+
+
+class _Answer(aiohttp.ClientResponse):
+    async def read(self) -> bytes:
+        """Raises ClientPayloadError: it is longer than any site has to say; whoever it is does not end."""
+        if self._body is None:
+            body = bytearray()
+            async for part in self.content.iter_any():
+                body += part
+                if len(body) > LIMIT_BYTES:
+                    self.close()
+                    raise aiohttp.ClientPayloadError(f"an answer of more than {LIMIT_BYTES >> 20} MiB")
+            self._body = bytes(body)
+        return self._body
 
 
 class BadRequestError(SourceError):
@@ -63,6 +79,7 @@ class Questions:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
             self._session = aiohttp.ClientSession(
                 timeout=timeout,
+                response_class=_Answer,
                 headers={"X-Imagedist-Node": self._node_id, "User-Agent": "imagedist"},
                 connector=aiohttp.TCPConnector(
                     limit=_CONNECTIONS, ssl=self._tls.context() if self._tls is not None else True
