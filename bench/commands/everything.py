@@ -30,7 +30,7 @@ from bench.image_choice import ImageChoice
 from bench.preflight import check_file, check_root
 from bench.result import Keep, Result, load
 from imagedist.config import parse_size
-from imagedist.errors import InputError
+from imagedist.errors import ImagedistError, InputError
 
 STORE = Path("/var/tmp/imagedist-bench-stores")
 _QUICK_ROUNDS = 2
@@ -96,6 +96,13 @@ def everything(
     write_page(results, found, html)
     written = [json, html, *(write_charts(found, charts) if charts else ())]
     console().print(f"written: {', '.join(map(str, written))}")
+    check_whole(results[0])
+
+
+def check_whole(result: Result) -> None:
+    """Raises ImagedistError: a part failed. What the others found is written."""
+    if failed := [f"{row.name} failed: {row.not_run}" for row in result.contestants]:
+        raise ImagedistError("; ".join(failed))
 
 
 def _ext4(image: str, quick: bool) -> str:
