@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 import time
@@ -106,7 +107,8 @@ class Machine:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.addresses = {name: f"127.77.{SITES.index(name[:2]) + 1}.{n + 1}" for n, name in enumerate(SERVICES)}
+        ours = f"127.{random.randint(64, 127)}.{random.randint(0, 255)}"  # whoever else runs this has others
+        self.addresses = {name: f"{ours}.{number}" for number, name in enumerate(SERVICES, 1)}
         self.token = base / "site.token"
         self.token.write_text("compose-token")
         self._running: list[Process] = []
