@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -163,11 +163,11 @@ class BackupRegistry:
                 ) from error
             raise SourceError(str(error)) from error
 
-    async def delete_tag(self, name: str, tag: str, digest: Digest | None, others: bool) -> None:
-        """By its name; by its digest where the registry knows no other way, and no other tag means that.
+    async def delete_tag(self, name: str, tag: str, digest: Digest, going: Collection[str]) -> None:
+        """By its name; by its digest where the registry knows no other way, and no tag that stays means that.
 
         Args:
-            digest: what it means there. others: whether other tags do as well.
+            digest: what it means there. going: tags that are to go as well.
 
         Raises:
             UnauthorizedError, SourceError: the registry does not delete.
@@ -178,13 +178,13 @@ class BackupRegistry:
         except (TransientError, UnauthorizedError):
             raise
         except SourceError as error:
-            if digest is None:
-                return
-            if others:
-                raise SourceError(
-                    f"{self} deletes by digest only, and other tags of {name} mean the same as {tag}: it stays until "
-                    f"they go ({error})"
-                ) from error
+            # Whoever set them: another site may keep its images in the same place.
+            for other in set(await self.tags(name)) - {tag, *going}:
+                if await self.means(name, other) == digest:
+                    raise SourceError(
+                        f"{self} deletes by digest only, and {name}:{other} means the same as {tag}: it stays until "
+                        f"that goes ({error})"
+                    ) from error
             await self._client.delete_manifest(repository, str(digest))
 
 

@@ -6,8 +6,7 @@ the registry has it. In between it may be done twice, which changes nothing.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,13 +45,12 @@ class Send:
 class Rows:
     """
     Args:
-        backup: its name. clock: seconds since the epoch. Injected by tests.
+        backup: its name.
     """
 
-    def __init__(self, database: Database, backup: str, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, backup: str) -> None:
         self._database = database
         self._backup = backup
-        self._clock = clock
         self._ours = TAGS.c.backup == backup
         self._open = self._ours & (TAGS.c.digest != TAGS.c.done)
 
@@ -90,11 +88,18 @@ class Rows:
         async with self._database.transaction() as connection:
             return {row.tag: Digest.parse(row.digest) for row in await connection.execute(query)}
 
+    async def going(self, name: str) -> set[str]:
+        """Those of its tags that are to go there. Raises StorageError."""
+        query = sa.select(TAGS.c.tag).where(self._open & (TAGS.c.name == name) & (TAGS.c.digest == ""))
+        async with self._database.transaction() as connection:
+            return set((await connection.execute(query)).scalars())
+
     async def due(self, limit: int, under_way: Collection[tuple[str, str]]) -> list[Send]:
         """The oldest whose time has come. Raises StorageError."""
-        where = self._open & ~TAGS.c.has_failed & (TAGS.c.not_before <= self._clock())
-        query = sa.select(TAGS).where(where).order_by(TAGS.c.sequence).limit(limit + len(under_way))
         async with self._database.transaction() as connection:
+            is_due = TAGS.c.not_before <= await self._database.now(connection)
+            where = self._open & ~TAGS.c.has_failed & is_due
+            query = sa.select(TAGS).where(where).order_by(TAGS.c.sequence).limit(limit + len(under_way))
             rows = [row for row in await connection.execute(query) if (row.name, row.tag) not in under_way]
         return [_send(row) for row in rows[:limit]]
 
@@ -103,7 +108,7 @@ class Rows:
         query = sa.select(sa.func.min(TAGS.c.not_before)).where(self._open & ~TAGS.c.has_failed)
         async with self._database.transaction() as connection:
             moment = (await connection.execute(query)).scalar_one()
-        return None if moment is None else max(0.0, moment - self._clock())
+            return None if moment is None else max(0.0, moment - await self._database.now(connection))
 
     async def shown(self, limit: int) -> list[Send]:
         """The oldest, failed or not. Raises StorageError."""
@@ -132,12 +137,12 @@ class Rows:
             "attempts": send.attempts + 1,
             "error": error[:1000],
             "has_failed": again_in_seconds is None,
-            "not_before": self._clock() + (again_in_seconds or 0.0),
         }
         this = self._ours & (TAGS.c.name == send.name) & (TAGS.c.tag == send.tag)
         this &= TAGS.c.digest == str(send.digest or "")
         async with self._database.transaction() as connection:
-            await connection.execute(sa.update(TAGS).where(this).values(values))
+            not_before = await self._database.now(connection) + (again_in_seconds or 0.0)
+            await connection.execute(sa.update(TAGS).where(this).values({**values, "not_before": not_before}))
 
     async def retry(self) -> None:
         """Everything is due now. Raises StorageError."""

@@ -193,9 +193,8 @@ class BackupWork:
     async def _carry_out(self, send: Send, progress: Progress) -> None:
         if send.digest is None:
             there = await self.registry.means(send.name, send.tag)
-            same = [tag for tag, digest in (await self.rows.of_repository(send.name)).items() if digest == there]
             if there is not None:
-                await self.registry.delete_tag(send.name, send.tag, there, bool(same))
+                await self.registry.delete_tag(send.name, send.tag, there, await self.rows.going(send.name))
             return
         await self._images.send(send.name, send.tag, send.digest, await self._platforms(send), progress)
 

@@ -193,12 +193,18 @@ async def test_a_registry_that_deletes_by_digest_only_keeps_a_tag_while_another_
         bj.registry.delete_tag("team/app", "1")
         await bj.run()
 
-        async def is_told() -> bool:
-            return any("deletes by digest only" in task.error for task in (await bj.status()).queue)
+        async def is_told(why: str) -> bool:
+            return any(why in task.error for task in (await bj.status()).queue)
 
-        await until(is_told, "the status says why it stays")
+        await until(lambda: is_told("team/app:same means the same"), "the status says why it stays")
         assert means(vault, "team/app", "same") == digest
+        repository = "of/bj/local/team/app"
+        vault.manifests[repository, "of-another-site"] = vault.manifests[repository, "same"]
         bj.registry.delete_tag("team/app", "same")
+        await bj.run()
+        await until(lambda: is_told("team/app:of-another-site means the same"), "the status says why both stay")
+        assert means(vault, "team/app", "of-another-site") == digest
+        del vault.manifests[repository, "of-another-site"]
         await bj.run()
         await until_means(vault, "team/app", "same", None)
         await until_quiet([bj])
