@@ -19,6 +19,8 @@ _NUMBERS = itertools.count()
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.02
 _PREFIX = "imagedist-bench-"
 """Of cgroups; then come the process that owns it and a number."""
+CPU_V1 = Path("/sys/fs/cgroup/cpu")
+"""Where the CPUs are shared out by cgroup v1."""
 
 
 class Account(Protocol):
@@ -111,7 +113,7 @@ def cgroup_account() -> Iterator[CgroupAccount | None]:
     if above is None:
         yield None
         return
-    directory = above / f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
+    directory = above / fresh_name()
     try:
         directory.mkdir()
         account = CgroupAccount(directory)
@@ -127,10 +129,15 @@ def cgroup_account() -> Iterator[CgroupAccount | None]:
         account.remove()
 
 
+def fresh_name() -> str:
+    """Of a cgroup, by which it is found when this process was killed."""
+    return f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
+
+
 def abandoned_cgroups() -> list[CgroupAccount]:
     """Those of benchmarks that no longer run."""
-    above = own_cgroup()
-    found = [(path, path.name.split("-")[2]) for path in above.glob(f"{_PREFIX}*")] if above else []
+    places = [place for place in (own_cgroup(), CPU_V1) if place is not None]
+    found = [(path, path.name.split("-")[2]) for place in places for path in place.glob(f"{_PREFIX}*")]
     return [CgroupAccount(path) for path, owner in found if not is_alive(int(owner))]
 
 

@@ -1,5 +1,5 @@
 """What a web service on a node feels of the agent beside it: nginx's latencies alone, and while the node seeds at its
-default cap and unpacks with default placement."""
+default cap and unpacks with default placement, both with the share of the CPUs that their systemd units have."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from bench.pulling import pull
 from bench.result import Contestant, Keep, Result, Run, Verdict, forget
 from bench.serving import REPOSITORY, nginx_config, push
 from bench.statistics import median, pair_ratios, rotated
+from bench.weights import AGENT_WEIGHT, SERVICE_WEIGHT, weighted
 from imagedist.agent.line import UPLOAD_SHARE
 from imagedist.errors import ImagedistError, InputError
 from imagedist.oci.digest import Digest
@@ -87,10 +88,16 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
         settings = f'[limits]\nupload = "{upload}"'
         agent = stack.enter_context(deployment.agent(node, directory / "node", host, settings))
         others = [site.node(f"peer{number}") for number in range(_LEECHERS)]
-        page = stack.enter_context(_web(node, directory / "nginx"))
+        page, web = stack.enter_context(_web(node, directory / "nginx"))
         torrent = _seeded(registry, agent, directory)
         service = _Service(site.node("client"), page, scale.seconds, directory)
         service.ask()
+        has_weights = all(
+            [
+                stack.enter_context(weighted(agent.process, AGENT_WEIGHT)),
+                stack.enter_context(weighted(web, SERVICE_WEIGHT)),
+            ]
+        )
         rows: dict[str, list[Run]] = {ALONE: [], SEEDING: [], UNPACKING: [], BOTH: []}
 
         def known() -> Result:
@@ -107,6 +114,9 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
                     "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
                     "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
                     "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
+                    "CPUs": f"agent and service by the weights of their units, {AGENT_WEIGHT} and {SERVICE_WEIGHT}"
+                    if has_weights
+                    else "agent and service as equals: no cgroup with a weight can be made here",
                     "order": "rotated each round",
                     "load_at_start": f"{load:.2f}",
                 },
@@ -192,15 +202,17 @@ def _card(node: Node, bits_per_second: int) -> None:
 
 
 @contextmanager
-def _web(node: Node, directory: Path) -> Iterator[str]:
+def _web(node: Node, directory: Path) -> Iterator[tuple[str, int]]:
+    """The page's URL, and nginx's process."""
     root = directory / "root"
     root.mkdir(parents=True)
     (root / "page").write_bytes(os.urandom(_PAGE_BYTES))
     address = f"{node.address}:80"
     config = nginx_config(directory, address, root)
     url = f"http://{address}/page"
-    with node.daemon(["nginx", "-e", str(directory / "nginx.log"), "-c", str(config)], directory / "out.log", url):
-        yield url
+    command = ["nginx", "-e", str(directory / "nginx.log"), "-c", str(config)]
+    with node.daemon(command, directory / "out.log", url) as process:
+        yield url, process
 
 
 def _seeded(registry: deployment.Registry, agent: Agent, directory: Path) -> Path:

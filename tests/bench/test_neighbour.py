@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bench.neighbour import latencies
+from bench.weights import AGENT_WEIGHT, weighted
 from imagedist.errors import ImagedistError
+
+UNIT = Path(__file__).parents[2] / "deploy/systemd/imagedist-agent.service"
 
 SAID = """\
 Running 4s test @ http://10.1.0.3:80/page
@@ -32,3 +39,18 @@ def test_answers_that_are_not_good_are_no_measurement(complaint: str) -> None:
         latencies(SAID + complaint)
     with pytest.raises(ImagedistError, match="no good answers"):
         latencies("")
+
+
+def test_the_agent_has_the_weight_of_its_unit() -> None:
+    assert f"CPUWeight={AGENT_WEIGHT}" in UNIT.read_text().splitlines()
+
+
+@pytest.mark.root
+def test_a_process_with_a_weight_is_in_a_group_of_its_own_and_given_back() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        groups = Path(f"/proc/{process.pid}/cgroup")
+        before = groups.read_text()
+        with weighted(process.pid, AGENT_WEIGHT) as has_weight:
+            assert has_weight == ("imagedist-bench-" in groups.read_text())
+        assert groups.read_text() == before
+        process.communicate(b"\n")
