@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.weights import AGENT_WEIGHT, weighted
 
 from bench.neighbour import latencies
+from bench.weights import AGENT_WEIGHT, weighted
 from imagedist.errors import ImagedistError
 
 UNIT = Path(__file__).parents[2] / "deploy/systemd/imagedist-agent.service"
