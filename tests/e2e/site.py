@@ -44,6 +44,8 @@ site_blobs = "{base}/blobs"
 site_proxies = ["http://127.0.0.1:{proxy_port}"]
 database = "sqlite:///{base}/seeder.db"
 """
+_OTHERS = 32
+"""Each connects anew, so both workers hear some of them."""
 _AGENT = """\
 [agent]
 listen = "{listen}"
@@ -145,6 +147,15 @@ class Site:
     def stop(self) -> None:
         self.seeder.stop()
         self.proxy.stop()
+
+    def others_want(self, repository: str, digests: Iterable[object]) -> None:
+        """So many other nodes ask for these blobs that the next one is among the first at no worker of the proxy."""
+        for digest in digests:
+            url = f"{self.proxy.url}/site/v1/torrents/{digest}?ns={NAME}&repo={repository}"
+            for number in range(_OTHERS):
+                request = urllib.request.Request(url, headers={"X-Imagedist-Node": f"other-{number}"})
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    assert answer.status == 200, answer.status
 
 
 class Agent(Service):

@@ -6,7 +6,7 @@ import pytest
 
 from imagedist.demo.layout import BuiltImage
 from tests.e2e.runtimes import Docker
-from tests.e2e.site import Agent, swarm_bytes
+from tests.e2e.site import Agent, Site, swarm_bytes
 from tests.e2e.upstream import NAME
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo", "docker.io", "containerd")
@@ -26,12 +26,14 @@ def test_docker_pulls_a_docker_io_name_through_the_mirror(
 
 @pytest.mark.usefixtures("clean_path")
 def test_pull_into_docker_brings_a_private_image_over_the_swarm_under_its_real_name(
-    docker: Docker, first: Agent, second: Agent, images: dict[str, BuiltImage]
+    docker: Docker, site: Site, first: Agent, second: Agent, images: dict[str, BuiltImage]
 ) -> None:
-    # The first nodes of a site stream a blob; whoever asks once another has it joins the swarm.
+    # The first few nodes that want a blob stream it; the next ones join the swarm.
     second.imagedist("pull", f"{NAME}/team/app:1")
     layers = images["team/app:1"].image.layers
-    second.wait_seeding(layer.descriptor.digest for layer in layers if layer.descriptor.size_bytes > 1 << 20)
+    large = [layer.descriptor.digest for layer in layers if layer.descriptor.size_bytes > 1 << 20]
+    second.wait_seeding(large)
+    site.others_want("team/app", large)
     before = first.received_bytes()
 
     first.imagedist("pull", f"{NAME}/team/app:1", "--into", "docker", env={"DOCKER_HOST": docker.host})

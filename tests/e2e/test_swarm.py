@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 
 from imagedist.demo.layout import BuiltImage
-from tests.e2e.site import Agent, swarm_bytes
+from tests.e2e.site import Agent, Site, swarm_bytes
 from tests.e2e.upstream import NAME, Upstream
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo")
 
 
 def test_a_second_node_gets_its_bytes_over_the_swarm_and_upstream_sends_each_blob_once(
-    first: Agent, second: Agent, registry: Upstream, images: dict[str, BuiltImage]
+    site: Site, first: Agent, second: Agent, registry: Upstream, images: dict[str, BuiltImage]
 ) -> None:
     image = images["team/shared:1"].image
     first.imagedist("pull", f"{NAME}/team/shared:1")
     large = [layer.descriptor.digest for layer in image.layers if layer.descriptor.size_bytes > 1 << 20]
-    first.wait_seeding(large)  # else the second is one of the first few that want it, and streams it
+    first.wait_seeding(large)
+    site.others_want("team/shared", large)  # else the second is one of the first few that want it, and streams it
     before = second.received_bytes()
 
     second.imagedist("pull", f"{NAME}/team/shared:1")
