@@ -170,10 +170,11 @@ class Seeding:
         """Begins to fetch a blob, with the pieces that were left of it. Raises as ``SwarmSession.add``.
 
         Args:
-            unannounced: nobody is told, so that nobody sends what will be given first; to be joined again.
+            unannounced: beside a stream by HTTP. Nobody is told, so that nobody sends what will be given first; to be
+                joined again. The stream's own file stays, even if it broke off this moment.
         """
         if self._session.get(digest) is None:
-            await asyncio.to_thread(self._unfinished.give, digest, self.path(digest))
+            await asyncio.to_thread(self._unfinished.give, digest, self.path(digest), with_stream=not unannounced)
             await asyncio.to_thread(self._keep, digest, torrent)
         return await self._session.add(torrent, self._swarm, trackers=() if unannounced else self._trackers)
 

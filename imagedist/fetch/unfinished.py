@@ -66,9 +66,16 @@ class Unfinished:
             raise storage_error(f"keep the pieces of {digest}", error) from error
         return False
 
-    def give(self, digest: Digest, path: Path) -> None:
+    def give(self, digest: Digest, path: Path, *, with_stream: bool = True) -> None:
         """Puts what there is of a blob at ``path``, for the session to hash: pieces, or else the first bytes, which had
-        come by HTTP. Blocking. Raises StorageError."""
+        come by HTTP. Blocking.
+
+        Args:
+            with_stream: or else leaves what came by HTTP alone: its readers' bytes are still to be compared with it.
+
+        Raises:
+            StorageError.
+        """
         found = self._path(digest)
         try:
             with self._store.ledger.changing() as entry:
@@ -76,7 +83,8 @@ class Unfinished:
                 found.rename(path)
                 entry.add(-size_bytes)
         except FileNotFoundError:  # there is none, or it went for another blob
-            self._store.give_away(digest, path)
+            if with_stream:
+                self._store.give_away(digest, path)
         except OSError as error:
             raise storage_error(f"take up the pieces of {digest}", error) from error
 
