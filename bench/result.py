@@ -90,7 +90,7 @@ class Contestant(_Model):
     def seconds(self) -> tuple[float, ...]:
         return tuple(run.seconds for run in self.runs)
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def median_seconds(self) -> float | None:
         return statistics.median(self.seconds)
@@ -101,7 +101,7 @@ class Contestant(_Model):
         """Of the runs that know it."""
         return statistics.median([cost for run in self.runs if (cost := getattr(run, name)) is not None])
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def spread(self) -> float:
         return statistics.spread(self.seconds)
@@ -168,7 +168,7 @@ class Result(_Model):
     verdicts: tuple[Verdict, ...] = ()
     parts: tuple[Result, ...] = ()
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def noisy(self) -> tuple[str, ...]:
         """Rows whose runs differ by more than ``statistics.NOISY_SPREAD``."""

@@ -20,6 +20,7 @@ from imagedist.oci.breaker import Breaker
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.tls import Tls
+from imagedist.service import kept_up
 from imagedist.site.questions import Questions
 from imagedist.site_sync import BackupList, BackupSource
 from registry_proxy.siblings import REFRESH_SECONDS
@@ -55,7 +56,7 @@ class Backups:
     def start(self) -> None:
         """Asks the seeders now and then, in the background."""
         if self._seeders:
-            self._asking = asyncio.create_task(self._keep_asking(), name="backups")
+            self._asking = asyncio.create_task(kept_up(self._keep_asking, "backups"))
 
     async def close(self) -> None:
         if self._asking is not None:

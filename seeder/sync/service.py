@@ -241,8 +241,7 @@ class Sync:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
                 continue
             self._scans = Scans(self._proxy, self._ledger, self._rules, self._leases)
-            leads = lambda: self._leading.leads  # noqa: E731
-            self._looking = Looking(self._rules, self._scans, self._now, self._work.call, leads)
+            self._looking = Looking(self._rules, self._scans, self._now, self._work.call, lambda: self._leading.leads)
             for backup in self._backups.begin(self._rules, Facts(self._proxy)):
                 self._run(partial(self._leading.led, backup.run), f"backup {backup.registry.name}")
         await self._looking.run()
