@@ -9,30 +9,27 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from imagedist.errors import ConfigError, NotFoundError, SourceError, UnauthorizedError
-from imagedist.metrics import UPSTREAM_OPEN
 from imagedist.oci.auth import Credentials
-from imagedist.oci.breaker import Breaker
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
 from imagedist.site.questions import Questions
 from imagedist.site_sync import BackupList, BackupSource
-from registry_proxy.siblings import REFRESH_SECONDS
+from registry_proxy.siblings import breaker_of, keep_asking
 from registry_proxy.upstream_client import Source
 
 log = logging.getLogger(__name__)
 
-_FIRST_AGAIN_SECONDS, _AGAIN_SECONDS = 0.25, 5.0
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
 _STALL_SECONDS = 15.0
-_FIRST_PAUSE_SECONDS = 30.0
 
 
 class Backups:
@@ -56,7 +53,7 @@ class Backups:
     def start(self) -> None:
         """Asks the seeders now and then, in the background."""
         if self._seeders:
-            self._asking = asyncio.create_task(kept_up(self._keep_asking, "backups"))
+            self._asking = asyncio.create_task(kept_up(partial(keep_asking, self.refresh), "backups"))
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -91,27 +88,10 @@ class Backups:
             return True
         return False
 
-    async def _keep_asking(self) -> None:
-        again_seconds = _FIRST_AGAIN_SECONDS
-        while True:
-            is_known = await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS if is_known else again_seconds)
-            again_seconds = _FIRST_AGAIN_SECONDS if is_known else min(2 * again_seconds, _AGAIN_SECONDS)
-
 
 def _source(backup: BackupSource) -> Source:
     """Raises ConfigError: its authorities are none."""
     label = f"backup {backup.name}"
-    gauge = UPSTREAM_OPEN.labels(upstream=label)
-    gauge.set(0)
-    breaker = Breaker(
-        label,
-        failures=1,
-        span_seconds=0.0,
-        first_pause_seconds=_FIRST_PAUSE_SECONDS,
-        longest_pause_seconds=10 * _FIRST_PAUSE_SECONDS,
-        changed=lambda is_open: gauge.set(1 if is_open else 0),
-    )
     login = Credentials(backup.username, backup.password or "") if backup.username is not None else None
     client = RegistryClient(
         backup.registry,
@@ -121,7 +101,7 @@ def _source(backup: BackupSource) -> Source:
         answer_seconds=_ANSWER_SECONDS,
         first_byte_seconds=2 * _ANSWER_SECONDS,
         stall_seconds=_STALL_SECONDS,
-        breaker=breaker,
+        breaker=breaker_of(label, label),
     )
     return Source("backup", client, f"{backup.prefix}/" if backup.prefix else "")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -69,7 +70,7 @@ class Siblings:
     def start(self) -> None:
         """Asks the seeders now and then, in the background."""
         if self._seeders:
-            self._asking = asyncio.create_task(kept_up(self._keep_asking, "sibling sites"))
+            self._asking = asyncio.create_task(kept_up(partial(keep_asking, self.refresh), "sibling sites"))
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -95,13 +96,6 @@ class Siblings:
             return True
         return False
 
-    async def _keep_asking(self) -> None:
-        again_seconds = _FIRST_AGAIN_SECONDS
-        while True:
-            is_known = await self.refresh()
-            await asyncio.sleep(REFRESH_SECONDS if is_known else again_seconds)
-            again_seconds = _FIRST_AGAIN_SECONDS if is_known else min(2 * again_seconds, _AGAIN_SECONDS)
-
     async def _ask(self, seeder: str) -> _Sites:
         async with asyncio.timeout(_ANSWER_SECONDS):
             answer = await self._http.send(
@@ -118,11 +112,20 @@ class Siblings:
         return _Sites.model_validate_json(bytes(body))
 
 
-def _source(sibling: _Sibling, tls: Tls | None) -> Source:
-    name = f"of site {sibling.name}"
-    gauge = UPSTREAM_OPEN.labels(upstream=f"site {sibling.name}")
+async def keep_asking(refresh: Callable[[], Awaitable[bool]]) -> None:
+    """For ever: often until the seeder has answered, then now and then."""
+    again_seconds = _FIRST_AGAIN_SECONDS
+    while True:
+        is_known = await refresh()
+        await asyncio.sleep(REFRESH_SECONDS if is_known else again_seconds)
+        again_seconds = _FIRST_AGAIN_SECONDS if is_known else min(2 * again_seconds, _AGAIN_SECONDS)
+
+
+def breaker_of(name: str, label: str) -> Breaker:
+    """Open after the first failure, for it is one place of several to ask. ``label``: in the metrics."""
+    gauge = UPSTREAM_OPEN.labels(upstream=label)
     gauge.set(0)
-    breaker = Breaker(
+    return Breaker(
         name,
         failures=1,
         span_seconds=0.0,
@@ -130,6 +133,11 @@ def _source(sibling: _Sibling, tls: Tls | None) -> Source:
         longest_pause_seconds=10 * _FIRST_PAUSE_SECONDS,
         changed=lambda is_open: gauge.set(1 if is_open else 0),
     )
+
+
+def _source(sibling: _Sibling, tls: Tls | None) -> Source:
+    name = f"of site {sibling.name}"
+    breaker = breaker_of(name, f"site {sibling.name}")
     client = RegistryClient(
         f"{sibling.proxy.rstrip('/')}/site/v1/held",
         name=name,
