@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +12,8 @@ from bench.account import Account
 
 PEAKS_SECONDS = 0.01
 """Between two looks where peaks are what is measured."""
+_LEAST_SECONDS, _SHARE_BETWEEN_LOOKS = 0.002, 0.05
+"""What is over in a moment is looked at as often, for its length, as what lasts: a pull of some bytes takes 0.1 s."""
 _BLOCK_BYTES = 512
 
 
@@ -18,6 +21,9 @@ class Peaks:
     """Watches in a thread while its block runs.
 
     Anonymous memory is RssAnon of proc(5): what a process cannot give back; pages of tmpfs files are not in it.
+
+    Args:
+        interval_seconds: between two looks, at most; at the beginning they are closer.
     """
 
     def __init__(self, account: Account, ramdisk: Path | None, interval_seconds: float = PEAKS_SECONDS) -> None:
@@ -49,13 +55,17 @@ class Peaks:
         return found if self._ramdisk is None else found | {"peak_ramdisk_bytes": float(self._ramdisk_bytes)}
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval_seconds):
+        started = time.monotonic()
+        while not self._stop.wait(self._until_next_look(time.monotonic() - started)):
             each = [anonymous_bytes(process) for process in self._account.processes()]
             ramdisk = held_bytes(self._ramdisk) if self._ramdisk else 0
             self._largest_process_bytes = max(self._largest_process_bytes, *each, 0)
             self._anonymous_bytes = max(self._anonymous_bytes, sum(each))
             self._ramdisk_bytes = max(self._ramdisk_bytes, ramdisk)
             self.together_bytes = max(self.together_bytes, sum(each) + ramdisk)
+
+    def _until_next_look(self, passed_seconds: float) -> float:
+        return min(self._interval_seconds, max(_LEAST_SECONDS, _SHARE_BETWEEN_LOOKS * passed_seconds))
 
 
 def anonymous_bytes(process: int) -> int:

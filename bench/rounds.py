@@ -154,7 +154,7 @@ def cold_run(job: Job, place: Place, registry: Registry, number: int) -> Run:
             seconds=seconds,
             cpu_seconds=cpu,
             registry_cpu_seconds=registry_cpu,
-            memory_bytes=peaks.together_bytes,
+            memory_bytes=peaks.together_bytes or None,
             stored_bytes=held_bytes(store),
             written_bytes=None if written is None or written_after is None else written_after - written,
             figures={
