@@ -24,6 +24,7 @@ _STEPS = {
     "extract": ("extract_cpu_seconds",),
 }
 """Steps of ``limit``, by what they are for."""
+_IN_ORDER = ("fetch", "inflate", "hash", "stage", "decode", "extract", "merge")
 _NOT_ACCELERATED = (
     "docker, containerd's own snapshotter (cri, containerd, nerdctl), podman and skopeo+umoci unpack by themselves, "
     "one layer after the other: imagedist brings them blobs faster, and does not make their unpacking faster."
@@ -97,7 +98,7 @@ def _unpack(rows: Rows) -> Chart | None:
     for (name, count), seconds in pooled.items():
         if (middle := median(seconds)) is not None:
             lines.setdefault(name, []).append(drawing.Point(count, middle, min(seconds), max(seconds)))
-    drawn = drawing.lines(lines, "layers in the image", "seconds, registry to ready root file system")
+    drawn = drawing.panels(_by_runtime_and_compression(lines), "layers in the image")
     method = (
         f"{_image(part)}, the same files cut into so many layers, pulled from a registry on the same machine into an "
         f"empty store on {_where(part)}. Points are medians of {part.settings.get('rounds', '?')} cold runs, bars "
@@ -107,6 +108,19 @@ def _unpack(rows: Rows) -> Chart | None:
         "snapshotter; cri-imagedist: the same by imagedist's, with agent, proxy and seeder on the same CPUs."
     )
     return Chart("unpack", "Time to unpack, by the number of layers", method, drawn, list(dict.fromkeys(notes)))
+
+
+def _by_runtime_and_compression(lines: Mapping[str, Sequence[drawing.Point]]) -> list[drawing.Panel]:
+    """Who unpacks the same gzip layers; then what other compressions change, if there are some."""
+    ours = next(iter(lines), "")
+    forms = [name for name in lines if name.startswith(f"{ours}, ")]
+    panels = [[name for name in lines if name not in forms], [ours, *forms] if forms else []]
+    labels = ("seconds, registry to ready root file system", f"the same, by {ours}")
+    return [
+        drawing.Panel(label, [drawing.Line(name, lines[name]) for name in names])
+        for label, names in zip(labels, panels, strict=True)
+        if names
+    ]
 
 
 def _stages(rows: Rows) -> Chart | None:
@@ -130,7 +144,8 @@ def _stages(rows: Rows) -> Chart | None:
         "tar. The last bar is CPU time of each step run alone (imagedist-bench limit): curl and registry, isal, "
         "SHA-256, writing the tars, GNU tar."
     )
-    return Chart("stages", "Where the time goes", method, drawing.stacked(bars, "seconds"))
+    shown = [stage for stage in _IN_ORDER if any(stage in bar for bar in bars.values())]
+    return Chart("stages", "Where the time goes", method, drawing.stacked(bars, shown, "seconds"))
 
 
 def _pull(rows: Rows) -> Chart | None:
@@ -139,14 +154,25 @@ def _pull(rows: Rows) -> Chart | None:
     if not pulls:
         return None
     part = pulls[0][0]
-    bars = [drawing.Bar(row.name, row.median_seconds, row.seconds, _costs(row)) for _, row in pulls if row.runs]
+    bars = [
+        drawing.Bar(row.name, row.median_seconds, row.seconds, _costs(row), _is_ours(row.name))
+        for _, row in pulls
+        if row.runs
+    ]
     notes = [f"not run: {row.name}: {row.not_run}" for _, row in pulls if row.not_run]
     method = (
         f"{_image(part)}, pulled once into an empty store on {_where(part)}; medians of "
         f"{part.settings.get('rounds', '?')} cold runs, bars their range. Beside each: CPU-seconds, most memory "
-        "(anonymous, and the ramdisk), and megabytes on the disk, of the node."
+        "(anonymous, and the ramdisk), and megabytes on the disk, of the node. imagedist: `imagedist pull` by itself; "
+        "agent: the same through this node's agent and site; cri: kubelet's pull by containerd's overlayfs "
+        "snapshotter, cri-imagedist: by imagedist's. Through imagedist: the site and the agent run on the same CPUs, "
+        "and keep a blob each."
     )
     return Chart("pull", "One image onto this machine", method, drawing.bars(bars, "seconds"), notes)
+
+
+def _is_ours(name: str) -> bool:
+    return name == "agent" or "imagedist" in name
 
 
 def _costs(row: Contestant) -> str:

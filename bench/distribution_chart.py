@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import drawing
+from bench.bursts import SIMULATED, STRAIGHT, seconds_of
 from bench.drawing import Drawn, Line, Panel, Point
 from bench.result import Contestant, Result
-from bench.statistics import percentile
 
-SIMULATED = "simulate"
-"""The benchmark whose rows continue the measured ones."""
 _LEAST_COPIES = 0.1
 """Less is heartbeats: a site past which everybody reads sends no image."""
-_PERCENTS = {"p50": 50.0, "p99": 99.0, "max": 100.0}
+_OF_STRAIGHT = ("p50", "max")
+"""Nodes that share one line end together: p99 would lie on the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,8 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
         is_simulated, series = part.benchmark == SIMULATED, str(row.labels["series"])
         nodes = float(row.labels["nodes"])
         for name, seconds in seconds_of(row).items():
+            if series == STRAIGHT and name not in _OF_STRAIGHT:
+                continue
             times.setdefault((series, name, is_simulated), []).append(Point(nodes, seconds, seconds, seconds))
         for title in ("site sent", "upstream sent"):
             copies = row.summary.get(title)
@@ -44,26 +45,12 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
         panels.append(Panel("copies of the image that were sent", _lines(sent)))
     measured = [part for part, _ in rows if part.benchmark != SIMULATED]
     simulated = [part for part, _ in rows if part.benchmark == SIMULATED]
-    return Distribution(drawing.panels(panels, "nodes that ask at once"), _method(measured, simulated), ())
-
-
-def seconds_of(row: Contestant) -> Mapping[str, float]:
-    """Percentiles over the nodes of all runs, or as the row's summary has them (``p50 s``)."""
-    told = {name: row.summary[f"{name} s"] for name in _PERCENTS if f"{name} s" in row.summary}
-    pooled = [
-        seconds
-        for run in row.runs
-        for name, seconds in run.figures.items()
-        if name.startswith("node_") and name.endswith("_seconds")
-    ]
-    return told or ({name: percentile(pooled, percent) for name, percent in _PERCENTS.items()} if pooled else {})
+    drawn = drawing.panels(panels, "nodes that ask at once", continued="hollow, thin: simulated")
+    return Distribution(drawn, _method(measured, simulated), ())
 
 
 def _lines(found: Mapping[tuple[str, str, bool], Sequence[Point]]) -> list[Line]:
-    return [
-        Line(f"{series}, {name}{', simulated' if is_simulated else ''}", points, is_simulated)
-        for (series, name, is_simulated), points in found.items()
-    ]
+    return [Line(f"{series}, {name}", points, is_simulated) for (series, name, is_simulated), points in found.items()]
 
 
 def _method(measured: Sequence[Result], simulated: Sequence[Result]) -> str:

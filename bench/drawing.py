@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d00", "#666666")
@@ -23,6 +24,8 @@ _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 3)), (0, (3, 1, 1, 1, 1, 1)))
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
+_APART = 1.025
+"""From one line's points to the next one's, on a logarithmic axis."""
 _SETTINGS: Any = {
     "font.size": 9,
     "axes.grid": True,
@@ -59,7 +62,7 @@ class Line:
     """Points that a line joins.
 
     Attributes:
-        is_continued: not measured but reckoned: hollow markers, a thin line.
+        is_continued: the line of that name goes on, but is not measured: hollow markers, a thin line.
     """
 
     name: str
@@ -69,12 +72,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row's median, its runs and what it cost."""
+    """A row's median, its runs and what it cost; ours are hatched."""
 
     name: str
     value: float | None
     runs: Sequence[float]
     note: str
+    is_ours: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +89,50 @@ class Panel:
     lines: Sequence[Line]
 
 
-def lines(series: Mapping[str, Sequence[Point]], x_label: str, y_label: str) -> Drawn:
-    """One panel."""
-    return panels([Panel(y_label, [Line(name, points) for name, points in series.items()])], x_label)
+def panels(each: Sequence[Panel], x_label: str, continued: str = "") -> Drawn:
+    """Panels with logarithmic axes; lines of one name look the same in all.
 
-
-def panels(each: Sequence[Panel], x_label: str) -> Drawn:
-    """Panels with logarithmic axes; lines of one name look the same in all."""
+    Args:
+        continued: what hollow markers are, for the legend.
+    """
     names = list(dict.fromkeys(line.name for panel in each for line in panel.lines))
     looks = dict(zip(names, _looks(), strict=False))
     with _figure(len(each), 4.6) as (figure, axes):
         for panel, one in zip(each, axes, strict=True):
+            of_panel = list(dict.fromkeys(line.name for line in panel.lines))
             for line in panel.lines:
-                _draw(one, line, looks[line.name])
+                beside = of_panel.index(line.name) - (len(of_panel) - 1) / 2
+                _draw(one, line, looks[line.name], _APART**beside)
             _scale(one, [point for line in panel.lines for point in line.points])
             one.set_xlabel(x_label)
             one.set_ylabel(panel.y_label)
-            one.legend(fontsize=7, ncols=4 if len(each) == 1 else 2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+            _legend(one, continued if any(line.is_continued for line in panel.lines) else "", len(each))
         return _drawn(figure)
 
 
-def _draw(axes: Axes, line: Line, look: Mapping[str, Any]) -> None:
+def _legend(axes: Axes, continued: str, panels: int) -> None:
+    """Each name once, with a measured line's look where there is one."""
+    handles, names = axes.get_legend_handles_labels()
+    shown = dict(zip(names[::-1], handles[::-1], strict=True))
+    if continued:
+        shown[continued] = Line2D([], [], color="#000000", marker="o", markerfacecolor="white", linewidth=0.8)
+    axes.legend(
+        [shown[name] for name in dict.fromkeys([*names, *shown])],
+        list(dict.fromkeys([*names, *shown])),
+        fontsize=7,
+        ncols=4 if panels == 1 else 2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.13),
+    )
+
+
+def _draw(axes: Axes, line: Line, look: Mapping[str, Any], aside: float) -> None:
+    """``aside``: the points' x times that, so that bars of ranges do not hide each other."""
     points = sorted(line.points, key=lambda point: point.x)
     below = [max(point.y - point.low, 0.0) for point in points]
     above = [max(point.high - point.y, 0.0) for point in points]
     axes.errorbar(
-        [point.x for point in points],
+        [point.x * aside for point in points],
         [point.y for point in points],
         yerr=[below, above],
         label=line.name,
@@ -144,9 +166,8 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def stacked(rows: Mapping[str, Mapping[str, float]], x_label: str) -> Drawn:
-    """A bar for each row, made of parts; the same part has the same hatch in all."""
-    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+def stacked(rows: Mapping[str, Mapping[str, float]], parts: Sequence[str], x_label: str) -> Drawn:
+    """A bar for each row, made of parts from left to right; the same part has the same hatch in all."""
     names = list(rows)[::-1]
     with _figure(1, 0.8 + 0.45 * len(rows)) as (figure, (axes,)):
         left = [0.0] * len(names)
@@ -166,7 +187,7 @@ def bars(rows: Sequence[Bar], x_label: str) -> Drawn:
         for row in shown:
             value = row.value or 0.0
             ends = [[max(value - min(row.runs), 0.0)], [max(max(row.runs) - value, 0.0)]]
-            hatch = "///" if "imagedist" in row.name else ""
+            hatch = "///" if row.is_ours else ""
             axes.barh(row.name, value, xerr=ends, color="#cccccc", edgecolor="black", hatch=hatch, capsize=2)
             axes.annotate(f" {value:.1f} s; {row.note}", (max(row.runs), row.name), fontsize=7, va="center")
         axes.set_xlim(right=1.8 * max((max(row.runs) for row in shown), default=1.0))

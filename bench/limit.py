@@ -52,7 +52,8 @@ def run(settings: Settings) -> Result:
             runs.append(cold_run(job, under_way.place, under_way.registry, number))
             measured = (Contestant(name=LIMIT, runs=tuple(limits)), Contestant(name=ours.name, runs=tuple(runs)))
             compared = comparisons(measured, LIMIT)
-            verdict = Verdict(what="imagedist ÷ limit", value=compared[0].median, unit="×", aim="at most 1.15")
+            aim = settings.aim("at most 1.15")
+            verdict = Verdict(what="imagedist ÷ limit", value=compared[0].median, unit="×", aim=aim)
             parts = [
                 Verdict(what=f"of it: {name.removesuffix('_cpu_seconds')}", value=value, unit="CPU s", aim="")
                 for name in limits[0].figures

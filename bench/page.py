@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from bench import report
+from bench import headlines, report
 from bench.charts import Chart
 from bench.result import Result
 from imagedist.errors import storage_error
@@ -22,7 +22,7 @@ def write_page(results: Sequence[Result], charts: Sequence[Chart], path: Path) -
         StorageError: no space or no permission.
     """
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template.globals.update(report=report)
+    template.globals.update(report=report, headlines=headlines)
     text = (files("bench") / "page.html").read_text()
     pictures = [base64.b64encode(chart.drawn.svg).decode() for chart in charts]
     page = template.from_string(text).render(results=results, charts=list(zip(charts, pictures, strict=True)))

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
+from bench.headlines import headlines
 from bench.result import Contestant, Result, Verdict
 from bench.statistics import CONFIDENCE
+
+_NAMED = 4
+"""Noisy rows; all of them are in the result."""
 
 
 def show(result: Result, console: Console) -> None:
@@ -16,6 +20,9 @@ def show(result: Result, console: Console) -> None:
     for part in result.benchmarks:
         _show(part, console)
         console.print()
+    if result.parts:
+        for line in headlines([result]):
+            console.print(f"• {line}")
     for line in remarks(result):
         console.print(line)
     if result.command:
@@ -86,9 +93,10 @@ def cautions(result: Result) -> list[str]:
         load = result.settings["load_at_start"]
         found.append(f"busy: the load was {load} when it began; measure on a quiet machine")
     if result.noisy:
-        rows = ", ".join(result.noisy)
+        rows, more = ", ".join(result.noisy[:_NAMED]), len(result.noisy) - _NAMED
+        named = f"{rows} and {more} more" if more > 0 else rows
         found.append(
-            f"noisy: runs of one row differ by more than a third ({rows}); close other programs and measure again"
+            f"noisy: runs of one row differ by more than a third ({named}); close other programs and measure again"
         )
     return found
 
@@ -123,7 +131,15 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
         rows.append(cells)
         if row.not_run:
             rows.append([f"  not run: {row.not_run}"])
-    return titles, rows
+    return _without_empty(titles, rows)
+
+
+def _without_empty(titles: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Columns that say something of any row."""
+    kept = [
+        at for at in range(len(titles)) if at == 0 or any(row[at : at + 1] not in ([], [""], ["–"]) for row in rows)
+    ]
+    return [titles[at] for at in kept], [[row[at] for at in kept if at < len(row)] for row in rows]
 
 
 def summary(result: Result) -> tuple[list[str], list[list[str]]]:

@@ -21,6 +21,9 @@ from bench.result import Contestant as Measured
 from bench.rounds import Job, measure
 from imagedist.demo.layout import BuiltImage
 
+_REFERENCE = "reference"
+"""The image that times are aimed at for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -42,6 +45,11 @@ class Settings:
     rounds: int
     say: Callable[[str], None]
     keep: Keep = forget
+
+    def aim(self, aim: str) -> str:
+        """An aim that was set with the reference image; with others it is told, and neither met nor missed: what a
+        pull costs whatever it pulls weighs more the smaller the image is."""
+        return aim if self.image.partition(",")[0] == _REFERENCE else f"{aim} with {_REFERENCE}"
 
     def facts(self) -> dict[str, str]:
         """For the result."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.bursts import BY_IMAGEDIST, STRAIGHT
 from bench.directories import remove_abandoned, short_directory
 from bench.machine import described
 from bench.network import why_not
@@ -28,8 +29,6 @@ _AGENT_BYTES = 130_000_000
 """Memory of one, with its libtorrent."""
 _PLAIN = "a plain download"
 _DEFAULTS = Configuration()
-STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
-"""Labels of the rows."""
 _SOURCES = ("peer", "seeder", "webseed", "proxy")
 
 

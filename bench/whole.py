@@ -113,13 +113,10 @@ def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
     failed: list[Measured] = []
 
     def whole(parts: Sequence[Result]) -> Result:
-        return described(
-            "all",
-            plan.settings.cache,
-            ImageFacts(name=plan.settings.image, manifest_digest="", layers=0, compressed_bytes=0),
-            {"rounds": str(plan.settings.rounds), "registry": "see the parts"},
-            failed,
-        ).model_copy(update={"parts": tuple(parts), "started": started})
+        image = ImageFacts(name=plan.settings.image, manifest_digest="", layers=0, compressed_bytes=0)
+        facts = {"rounds": str(plan.settings.rounds), "registry": "see the parts"}
+        found = described("all", plan.settings.cache, image, facts, failed)
+        return found.model_copy(update={"parts": tuple(parts), "started": started or found.started})
 
     started = ""
     started = whole([]).started

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.bursts import BY_IMAGEDIST, STRAIGHT
 from bench.result import Contestant, Run
 from bench.simulate.bounds import straight_seconds
 from bench.simulate.measured import HEADERS
@@ -14,8 +15,6 @@ from bench.simulate.simulation import plain_seconds
 from bench.simulate.sizing import size_of, summary_of
 from bench.statistics import median
 
-STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
-"""Labels ``series``, as measured rows have them."""
 _PERCENTS = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 
 

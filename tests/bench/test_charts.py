@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from bench.bursts import BY_IMAGEDIST, STRAIGHT, seconds_of
 from bench.charts import charts_of
 from bench.cli import app
-from bench.distribution_chart import seconds_of
-from bench.result import Contestant, Result, Run, save
-from bench.swarm import BY_IMAGEDIST, STRAIGHT
+from bench.headlines import aims, headlines
+from bench.report import table
+from bench.result import Contestant, Result, Run, Verdict, save
+from bench.session import Settings
 from imagedist.errors import InputError
 from tests.bench.test_result import ABSENT, OURS, THEIRS, result
 
@@ -104,3 +106,38 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
 def test_a_name_that_looks_like_a_formula_is_drawn_as_it_stands() -> None:
     drawn = charts_of([result(OURS, Contestant(name=r"$\frac$", runs=THEIRS.runs), benchmark="pull")])
     assert len(drawn) == 1
+
+
+def test_a_report_begins_with_what_a_user_decides_by(whole: Result) -> None:
+    said = headlines([whole])
+    assert said[0].startswith("4 nodes: half had a new image of")
+    assert "in 2.0 s, all in 4.0 s (straight from the registry: 4.0 s)" in said[0]
+    assert said[1].startswith("1000 nodes, simulated: half had")
+    assert said[2].startswith("One node had image")
+    assert "docker" in said[2]
+    assert headlines([result(ABSENT)]) == []
+
+
+def test_aims_that_a_number_meets_are_listed_with_the_figure() -> None:
+    verdicts = (
+        Verdict(what="ours ÷ limit", value=1.3, unit="×", aim="at most 1.15"),
+        Verdict(what="fat layer", value=1.8, unit="×", aim="at least 1.6"),
+        Verdict(what="theirs", value=2, unit="×", aim="for comparison"),
+    )
+    titles, rows = aims([result(OURS, verdicts=verdicts)])
+    assert titles == ["", "MEASURED", "AIM", ""]
+    assert [row[1:] for row in rows] == [["1.30 ×", "at most 1.15", "MISSED"], ["1.80 ×", "at least 1.6", "met"]]
+
+
+def test_aims_are_those_of_the_reference_image() -> None:
+    def aim(image: str) -> str:
+        return Settings(Path(), Path(), None, image, 1, print).aim("at most 1.15")
+
+    assert aim("reference,layers=1") == "at most 1.15"
+    assert aim("small") == "at most 1.15 with reference"
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    titles, rows = table(result(nodes(STRAIGHT, 2), comparisons=()))
+    assert titles == ["", "SECONDS", "SPREAD", "CPU-SECONDS"]
+    assert [len(row) for row in rows] == [4]
