@@ -59,14 +59,19 @@ class Scale:
 QUICK = Scale(12_000_000, 32_000_000, 2, 5, 1_000)
 
 
+def check() -> None:
+    """Raises InputError: this machine cannot have a test network, or misses a program."""
+    if (reason := why_not() or missing("docker-registry", "curl")) is not None:
+        raise InputError(f"cannot measure sites: {reason}")
+
+
 def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """Two minutes.
 
     Raises:
         InputError: this machine cannot have a test network, or misses a program. ImagedistError: something failed.
     """
-    if (reason := why_not() or missing("docker-registry", "curl")) is not None:
-        raise InputError(f"cannot measure sites: {reason}")
+    check()
     remove_abandoned()
     load = os.getloadavg()[0]
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -15,6 +15,8 @@ from bench.session import Settings, image_of, session
 
 APPLICATION_BYTES = 20_000_000
 """Compressed bytes of the layer on top."""
+DEFAULT = ("agent", "imagedist", "docker")
+"""Who pulls; others are compared with the first."""
 
 
 def run(settings: Settings, contestants: Sequence[Contestant], ours: str) -> Result:

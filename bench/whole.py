@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench import layers, limit, preflight, pull, swarm
+from bench import layers, limit, preflight, proxy, pull, runtimes, sites, swarm, update
 from bench.contestant import Contestant
 from bench.machine import described
 from bench.result import Contestant as Measured
@@ -20,7 +20,6 @@ from imagedist.errors import ImagedistError
 
 LINES = ("serial", "staged-disk", "staged", "docker", "cri", "cri-imagedist", "podman")
 """Of the unpack chart, beside imagedist."""
-
 _TORRENTS = 20
 """That a node seeds at rest: for the table of what a site needs."""
 
@@ -91,7 +90,26 @@ def _pull(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
     return pull.run(replace(plan.settings, keep=keep), plan.pulling())
 
 
-PARTS: Mapping[str, Part] = {"swarm": _swarm, "simulate": _simulate, "layers": _layers, "limit": _limit, "pull": _pull}
+def _update(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
+    chosen = [named(name) for name in update.DEFAULT]
+    return update.run(replace(plan.settings, keep=keep), chosen, update.DEFAULT[0])
+
+
+def _runtimes(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
+    return runtimes.run(replace(plan.settings, keep=keep))
+
+
+def _proxy(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
+    return proxy.run(replace(proxy.QUICK, rounds=plan.settings.rounds), plan.settings.say, keep)
+
+
+def _sites(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
+    return sites.run(replace(sites.QUICK, rounds=plan.settings.rounds), plan.settings.say, keep)
+
+
+CHARTS: Mapping[str, Part] = {"swarm": _swarm, "simulate": _simulate, "layers": _layers, "limit": _limit, "pull": _pull}
+"""What both charts are made of."""
+PARTS: Mapping[str, Part] = {**CHARTS, "update": _update, "runtimes": _runtimes, "proxy": _proxy, "sites": _sites}
 
 
 def check(plan: Plan, parts: Sequence[str]) -> None:
@@ -101,10 +119,12 @@ def check(plan: Plan, parts: Sequence[str]) -> None:
         InputError: too little memory or disk, no such image, or a program that ours cannot do without.
     """
     everybody = {one.name: one for one in (*plan.beside(), *plan.pulling())}
-    images = len(plan.cuts) * (1 + len(layers.FORMS)) if "layers" in parts else 1
+    images = len(plan.cuts) * (1 + len(layers.FORMS)) if "layers" in parts else 2
     preflight.check(plan.settings, list(everybody.values()), images)
     if "swarm" in parts:
         swarm.check(plan.bursts)
+    if "sites" in parts:
+        sites.check()
 
 
 def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:

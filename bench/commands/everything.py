@@ -48,7 +48,9 @@ def everything(
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of everything.")] = 3,
     cuts: Annotated[str, typer.Option(help="Numbers of layers, comma-separated.")] = "1,2,4,8,16,32",
     nodes: Annotated[str, typer.Option(help="Numbers of nodes. Default: as many as this machine carries.")] = "",
-    parts: Annotated[str, typer.Option(help=f"Comma-separated, of: {', '.join(whole.PARTS)}.")] = ",".join(whole.PARTS),
+    parts: Annotated[str, typer.Option(help=f"Comma-separated, of: {', '.join(whole.PARTS)}.")] = ",".join(
+        whole.CHARTS
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Some minutes: small image, few nodes, two rounds.")] = False,
     store: Annotated[Path, typer.Option(help="Where a fresh ext4 is made, in a file: the disk to measure.")] = STORE,
     ext4: Annotated[str, typer.Option(help="Its size. Default: what the image needs.")] = "",

@@ -161,7 +161,7 @@ def limit(
 @explained
 def update(
     image: Image = "reference",
-    contestants: Annotated[str, typer.Option(help=f"Who pulls, {_NAMES}")] = "agent,imagedist,docker",
+    contestants: Annotated[str, typer.Option(help=f"Who pulls, {_NAMES}")] = ",".join(update_benchmark.DEFAULT),
     rounds: Rounds = 5,
     quick: Quick = False,
     store: Store = STORE,
