@@ -118,7 +118,13 @@ def check(plan: Plan, parts: Sequence[str]) -> None:
     Raises:
         InputError: too little memory or disk, no such image, or a program that ours cannot do without.
     """
-    everybody = {one.name: one for one in (*plan.beside(), *plan.pulling())}
+    of_part = {
+        "layers": plan.beside(),
+        "pull": plan.pulling(),
+        "update": [named(name) for name in update.DEFAULT],
+        "runtimes": [named(name) for name in ("cri", "cri-imagedist")],
+    }
+    everybody = {one.name: one for part in parts for one in of_part.get(part, ())}
     images = len(plan.cuts) * (1 + len(layers.FORMS)) if "layers" in parts else 2
     preflight.check(plan.settings, list(everybody.values()), images)
     if "swarm" in parts:
