@@ -13,6 +13,7 @@ from bench.simulate import run as simulation
 from bench.simulate.known import KNOWN, KRAKEN, Known, known_of
 from bench.simulate.options import churn_of, classes_of, stragglers_of
 from bench.simulate.scenario import load, scenario_of
+from imagedist.errors import InputError
 
 _NODES = "1,16,64,256,1000,5000,20000"
 _QUICK_NODES = "1,16,64,256"
@@ -45,6 +46,10 @@ def simulate(
     quick: Annotated[bool, typer.Option("--quick", help=f"{_QUICK_NODES} nodes, 100 MB.")] = False,
     sizing: Annotated[bool, typer.Option("--sizing", help="What a site of so many nodes needs.")] = False,
     torrents: Annotated[int, typer.Option(min=1, max=5000, help="That a node seeds at rest, for --sizing.")] = 20,
+    within: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=86_400, help="Seconds: how few seeders give 99 of 100 nodes the image by then."),
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(help="Hold the model against a result of swarm, or against: known, kraken. Repeatable."),
@@ -76,7 +81,9 @@ def simulate(
     numbers = counts(wanted, "--nodes") if wanted else ()
     source = str(scenario) if scenario is not None else "scenario"
     scenarios = [scenario_of({**values, "nodes": number}, source) for number in numbers]
-    plan = simulation.Plan(scenarios, runs, known, torrents if sizing else None)
+    if not scenarios and (sizing or within is not None):
+        raise InputError(f"{'--sizing' if sizing else '--within'} needs --nodes beside --against")
+    plan = simulation.Plan(scenarios, runs, known, torrents if sizing else None, within)
     measured(lambda keep: simulation.run(plan, say, keep), json)
 
 

@@ -49,7 +49,7 @@ def row_of(simulated: Simulated) -> Contestant:
         for number, (one, took) in enumerate(zip(outcomes, simulated.took_seconds, strict=True))
     )
     return Contestant(
-        name=_name(nodes), labels={"series": BY_IMAGEDIST, "nodes": nodes}, runs=runs, summary=_all_finite(summary)
+        name=nodes_of(nodes), labels={"series": BY_IMAGEDIST, "nodes": nodes}, runs=runs, summary=_all_finite(summary)
     )
 
 
@@ -58,7 +58,7 @@ def straight_row(scenario: Scenario) -> Contestant:
     seconds = straight_seconds(scenario, scenario.nodes)
     copies = scenario.nodes * HEADERS
     return Contestant(
-        name=f"{_name(scenario.nodes)}, straight",
+        name=f"{nodes_of(scenario.nodes)}, straight",
         labels={"series": STRAIGHT, "nodes": scenario.nodes},
         runs=(Run(round=0, seconds=seconds, cpu_seconds=0.0),),
         summary={"p50 s": seconds, "p99 s": seconds, "max s": seconds, "upstream sent": copies},
@@ -69,7 +69,7 @@ def sizing_row(simulated: Simulated, torrents: int) -> Contestant:
     """In a table of its own."""
     sizes = [summary_of(size_of(simulated.scenario, one, torrents)) for one in simulated.outcomes]
     summary = {title: _middle([size[title] for size in sizes]) for title in sizes[0]}
-    return Contestant(name=f"a site for {_name(simulated.scenario.nodes)}", summary=summary)
+    return Contestant(name=f"a site for {nodes_of(simulated.scenario.nodes)}", summary=summary)
 
 
 def _run_figures(outcome: Outcome) -> dict[str, float]:
@@ -101,5 +101,6 @@ def _middle(values: Sequence[float]) -> float:
     return median(values) or 0.0
 
 
-def _name(nodes: int) -> str:
+def nodes_of(nodes: int) -> str:
+    """A row's name."""
     return "1 node" if nodes == 1 else f"{nodes} nodes"

@@ -21,12 +21,14 @@ class Plan:
         runs: of each, with seeds that follow each other.
         known: runs that the model is held against.
         torrents: that a node seeds at rest; for the sizing table. None: no such table.
+        within_seconds: in which 99 of 100 nodes are to have the image: how few seeders that takes. None: not asked.
     """
 
     scenarios: Sequence[Scenario]
     runs: int = 1
     known: Sequence[Known] = ()
     torrents: int | None = None
+    within_seconds: float | None = None
 
 
 def run(plan: Plan, say: Say, keep: Keep = forget) -> Result:

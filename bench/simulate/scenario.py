@@ -14,7 +14,8 @@ from imagedist.config.values import parse_rate
 from imagedist.errors import InputError, storage_error
 
 MOST_NODES = 20_000
-"""Of one run."""
+MOST_SEEDERS = 64
+"""Of one run, and of one site."""
 
 
 def _read(read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -99,8 +100,8 @@ class Scenario(_Model):
     stragglers: Stragglers = Stragglers()
     churn: Churn = Churn()
     sites: int = Field(default=1, ge=1, le=64)
-    seeders: int = Field(default=1, ge=1, le=64)
-    replicas: int = Field(default=2, ge=1, le=64)
+    seeders: int = Field(default=1, ge=1, le=MOST_SEEDERS)
+    replicas: int = Field(default=2, ge=1, le=MOST_SEEDERS)
     site_egress: Rate = 1.25e9
     upstream: Rate = 1.25e9
     inter_site: Annotated[float | None, BeforeValidator(_rate)] = Field(default=None, gt=0, le=1e12)

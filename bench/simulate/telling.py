@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.machine import describe_machine, versions
 from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
-from bench.simulate import against
-from bench.simulate.rows import Simulated, row_of, sizing_row, straight_row
+from bench.simulate import against, target
+from bench.simulate.outcome import Outcome
+from bench.simulate.rows import Simulated, nodes_of, row_of, sizing_row, straight_row
 from bench.simulate.run import Plan, Say
 from bench.simulate.scenario import Scenario
 from bench.simulate.simulation import plain_seconds, simulate
@@ -49,20 +50,37 @@ def tell(plan: Plan, say: Say, keep: Keep) -> Result:
         parts.append(part(BENCHMARK, first, rows))
         if sizes:
             parts.append(part(f"{BENCHMARK}: a site's size", first, sizes))
+    if plan.within_seconds is not None:
+        sought: list[target.Found] = []
+        for scenario in plan.scenarios:
+            sought.append(target.find(scenario, plan.within_seconds, lambda one: _with_seeders(one, say)))
+            rows, verdicts = [target.row_of(one) for one in sought], [target.verdict_of(one) for one in sought]
+            within = part(f"{BENCHMARK}: p99 within {plan.within_seconds:g} s", plan.scenarios[0], rows, verdicts)
+            keep(_together([*parts, within]))
+        parts.append(within)
     if plan.known:
         held = against.hold(plan.known, say)
         rows = [against.row_of(one) for one in held]
         of = plan.known[0].scenario
         parts.append(part(f"{BENCHMARK}: beside known runs", of, rows, against.verdicts_of(held)))
+    return _together(parts)
+
+
+def _together(parts: Sequence[Result]) -> Result:
     if len(parts) == 1:
         return parts[0]
     return parts[0].model_copy(update={"contestants": (), "verdicts": (), "parts": tuple(parts)})
 
 
+def _with_seeders(scenario: Scenario, say: Say) -> Outcome:
+    say(f"seeders: {scenario.seeders}")
+    return _simulated(scenario, 1, say).outcomes[0]
+
+
 def _simulated(scenario: Scenario, runs: int, say: Say) -> Simulated:
     outcomes, took = [], []
     for number in range(runs):
-        say(f"{scenario.nodes} nodes, run {number + 1} of {runs}")
+        say(f"{nodes_of(scenario.nodes)}, run {number + 1} of {runs}")
         began, said = time.process_time(), [time.monotonic()]
 
         def ended(seconds: float, share: float, said: list[float] = said) -> None:

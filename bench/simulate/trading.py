@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.simulate.distinct import distinct, is_first
 from bench.simulate.links import Links
 from bench.simulate.measured import NEIGHBOURS
 from bench.simulate.members import Members
@@ -35,56 +36,68 @@ class Trading:
         self._members = members
         self._links = links
         self._slots = slots
+        self._room_of_pieces = np.zeros(len(members) * members.pieces.count, np.int32)
+        self._room_of_members = np.zeros(len(members), np.int32)
 
     def ask(self, links: Indexes) -> None:
         """Each of these, as far as they are open and idle, is asked for something, if there is anything to ask for."""
-        links = np.unique(links)
-        links = self._idle(links)
+        links = self._idle(distinct(links, self._links.count))
+        links = links[self._members.lack_count[self._links.target[links]] > 0]
+        if self._slots is not None:
+            self._ask_within(links, self._slots)
+            return
         for _ in range(_ROUNDS):
-            if self._slots is not None:
-                links = self._within_slots(self._idle(links), self._slots)
-                chosen, links = self._one_each(links)
-            else:
-                chosen, links = links, links[:0]
-            links = np.concatenate([links, self._ask(chosen)])
+            _, links = self._ask(links)
+
+    def _ask_within(self, links: Indexes, slots: int) -> None:
+        """As far as there is room at both ends."""
+        gives, takes = self._under_way(self._links.coming)
+        for _ in range(_ROUNDS):
+            links = links[(gives[self._links.source[links]] < slots) & (takes[self._links.target[links]] < slots)]
             if not len(links):
                 return
+            chosen, others = self._one_each(links)
+            asked, clashing = self._ask(chosen)
+            more_given, more_taken = self._under_way(asked)
+            gives, takes = gives + more_given, takes + more_taken
+            links = np.concatenate([others, clashing])
 
-    def _ask(self, links: Indexes) -> Indexes:
-        """Returns those whose piece another one was asked for in the same moment."""
+    def _under_way(self, links: Indexes) -> tuple[Indexes, Indexes]:
+        """How many of these each member gives by, and takes by."""
+        count = len(self._members)
+        return (
+            np.bincount(self._links.source[links], minlength=count),
+            np.bincount(self._links.target[links], minlength=count),
+        )
+
+    def _ask(self, links: Indexes) -> tuple[Indexes, Indexes]:
+        """Returns those by which something was asked for, and those whose piece another one was asked for in the same
+        moment."""
         source, target = self._links.source[links], self._links.target[links]
         pieces = self._members.rarest(source, target)
         links, target, pieces = (each[pieces >= 0] for each in (links, target, pieces))
-        _, first = np.unique(target * self._members.pieces.count + pieces, return_index=True)
+        first = is_first(target * self._members.pieces.count + pieces, self._room_of_pieces)
         self._links.piece[links[first]] = pieces[first]
         self._members.ask(target[first], pieces[first])
-        return np.delete(links, first)
+        return links[first], links[~first]
 
     def freed(self, links: Indexes) -> Indexes:
         """A piece came over each of these. Returns all links that may be asked for something now."""
         if self._slots is None:
             return links
-        given, there = self._links.of(np.unique(self._links.source[links]))
-        taken, here = self._links.of(np.unique(self._links.target[links]))
+        given, there = self._links.of(distinct(self._links.source[links], len(self._members)))
+        taken, here = self._links.of(distinct(self._links.target[links], len(self._members)))
         return np.concatenate([given[there], taken[here] ^ 1])
 
     def _idle(self, links: Indexes) -> Indexes:
         return links[self._links.is_open[links] & (self._links.piece[links] < 0)]
 
-    def _within_slots(self, links: Indexes, slots: int) -> Indexes:
-        """Those with room at both ends."""
-        coming, count = self._links.coming, len(self._members)
-        gives = np.bincount(self._links.source[coming], minlength=count)
-        takes = np.bincount(self._links.target[coming], minlength=count)
-        has_room = (gives[self._links.source[links]] < slots) & (takes[self._links.target[links]] < slots)
-        return links[has_room & (self._members.lack_count[self._links.target[links]] > 0)]
-
     def _one_each(self, links: Indexes) -> tuple[Indexes, Indexes]:
         """By chance, at most one for each source and each target; and the others."""
         links = self._members.shuffled(links)
-        _, first = np.unique(self._links.target[links], return_index=True)
-        _, second = np.unique(self._links.source[links[first]], return_index=True)
-        return links[first[second]], np.delete(links, first[second])
+        chosen = is_first(self._links.target[links], self._room_of_members)
+        chosen[chosen] = is_first(self._links.source[links[chosen]], self._room_of_members)
+        return links[chosen], links[~chosen]
 
     def end(self, members: Indexes) -> None:
         """Those of the members that lack nothing unasked let idle peers help."""
@@ -97,7 +110,7 @@ class Trading:
         source, target = self._links.source[helping], self._links.target[helping]
         pieces = self._members.largest_coming(source, target)
         helping, target, pieces = (each[pieces >= 0] for each in (helping, target, pieces))
-        _, first = np.unique(target * self._members.pieces.count + pieces, return_index=True)
+        first = is_first(target * self._members.pieces.count + pieces, self._room_of_pieces)
         self.help(target[first], pieces[first])
         self._links.piece[helping[first]] = pieces[first]
 
