@@ -4,7 +4,7 @@ set -eu
 
 packages="docker-registry skopeo buildah podman docker.io containerd crun pigz curl uidmap strace umoci
     runc golang-github-containers-common ca-certificates e2fsprogs iproute2 iptables util-linux
-    nginx-light apache2-utils openssl redis-server shellcheck postgresql"
+    nginx-light apache2-utils openssl redis-server shellcheck postgresql systemd"
 
 is_installed() {
     [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]

@@ -32,6 +32,7 @@ _PACKAGES = {
     "openssl": "openssl",
     "shellcheck": "shellcheck",
     "postgresql": "pg_ctlcluster",
+    "systemd": "systemd-analyze",
 }
 """Debian package → the program by which we see that it is installed."""
 _NEWER = {
@@ -108,14 +109,16 @@ def _missing(item: pytest.Item) -> str | None:
     """What a test needs and this machine has not.
 
     ``@pytest.mark.e2e("podman", …)`` names Debian packages, with ``/SUITE`` a newer Debian's; none: all the usual ones.
+    ``@pytest.mark.package("systemd")`` is for programs that any user runs, beside other tests.
     ``@pytest.mark.network`` makes a network of namespaces.
     """
     markers = list(item.iter_markers("e2e"))
+    packages = [package for marker in item.iter_markers("package") for package in marker.args]
     if (markers or item.get_closest_marker("root")) and os.geteuid() != 0:
         return "needs root"
     if item.get_closest_marker("network") and (obstacle := network.why_not()):
         return obstacle
-    wanted = [package for marker in markers for package in marker.args or _PACKAGES]
+    wanted = packages + [package for marker in markers for package in marker.args or _PACKAGES]
     return next(filter(None, map(_missing_package, wanted)), None)
 
 

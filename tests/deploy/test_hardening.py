@@ -64,7 +64,7 @@ def _sets() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.package("systemd")
 @pytest.mark.parametrize(
     ("name", "at_most"), [("proxy", 21), ("seeder", 21), ("preheat@", 20), ("agent", 42), ("snapshotter", 37)]
 )
@@ -211,7 +211,7 @@ def base() -> Iterator[Path]:
 
 
 @pytest.mark.e2e("strace")
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.package("systemd")
 def test_what_a_unit_does_not_allow_is_noticed(base: Path) -> None:
     stray = Confined(base, "proxy", "timeit", "-n", "1", "import os; os.chroot('/')")
     _until(lambda: not stray.process.is_running(), "it ended")
@@ -221,7 +221,7 @@ def test_what_a_unit_does_not_allow_is_noticed(base: Path) -> None:
 
 @pytest.mark.e2e("docker-registry", "skopeo", "strace")
 @pytest.mark.timeout(240)
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.package("systemd")
 def test_a_site_and_a_node_do_their_work_within_what_their_units_allow(base: Path) -> None:
     ports = {name: free_port() for name in ("registry", "proxy", "seeder", "peers", "agent", "agent_peers")}
     for name, text in _FILES.items():

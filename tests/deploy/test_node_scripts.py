@@ -17,10 +17,7 @@ from imagedist.config import AgentConfig, ProxyConfig, SeederConfig, load
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SITE = ("--proxy", "http://10.0.0.5:5001", "--proxy", "http://10.0.0.6:5001", "--seeder", "http://10.0.0.5:5002")
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(shutil.which("systemctl") is None, reason="needs systemctl"),
-]
+pytestmark = [pytest.mark.root, pytest.mark.package("systemd")]
 
 
 class Tree:
@@ -87,7 +84,7 @@ def good(done: CompletedProcess[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.e2e("docker.io", "podman")
+@pytest.mark.package("docker.io", "podman")
 def test_a_host_is_laid_out_once_with_its_runtimes_and_taken_off_without_a_trace(tree: Tree) -> None:
     before = tree.seen()
     good(tree.install("--site", "--runtimes", "docker podman", "--dry-run"))
@@ -144,7 +141,7 @@ def test_killed_at_any_file_an_installation_is_finished_by_the_next_or_taken_off
     assert tree.seen() == before
 
 
-@pytest.mark.e2e("podman")
+@pytest.mark.package("podman")
 def test_a_killed_removal_is_finished_by_the_next(tree: Tree) -> None:
     before = tree.seen()
     good(tree.install("--runtimes", "podman"))
@@ -155,7 +152,7 @@ def test_a_killed_removal_is_finished_by_the_next(tree: Tree) -> None:
     assert tree.seen() == before
 
 
-@pytest.mark.e2e("docker.io")
+@pytest.mark.package("docker.io")
 def test_what_the_operator_wrote_stays_his(tree: Tree) -> None:
     (tree.path / "etc/imagedist").mkdir()
     mine = (DEPLOY / "etc/agent.toml").read_text().replace("50GiB", "5GiB")
@@ -201,7 +198,7 @@ def test_help_names_every_option(tree: Tree, script: str) -> None:
     assert all(option in shown for option in options), options
 
 
-@pytest.mark.e2e("shellcheck")
+@pytest.mark.package("shellcheck")
 def test_shellcheck_finds_nothing() -> None:
     scripts = sorted(DEPLOY.glob("*-node.sh"))
     done = subprocess.run(["shellcheck", "--shell=sh", *scripts], capture_output=True, text=True, check=False)
@@ -238,7 +235,7 @@ def _on_this_machine(directory: Path, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.e2e("docker.io", "podman")
+@pytest.mark.package("docker.io", "podman")
 def test_on_this_machine_nothing_is_left_behind(tmp_path: Path) -> None:
     printed = _on_this_machine(tmp_path, "--venv", sys.prefix)
     assert "imagedist 0." in printed
@@ -246,7 +243,7 @@ def test_on_this_machine_nothing_is_left_behind(tmp_path: Path) -> None:
     assert printed.split("left:\n")[1] == ""
 
 
-@pytest.mark.e2e("docker.io", "podman")
+@pytest.mark.package("docker.io", "podman")
 @pytest.mark.prove
 @pytest.mark.timeout(400)
 def test_on_this_machine_with_an_environment_made_from_the_lock(tmp_path: Path) -> None:

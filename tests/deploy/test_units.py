@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -20,7 +19,7 @@ UNITS = [*SERVICES, *sorted(DEPLOY.glob("systemd/*.socket")), *sorted(DEPLOY.glo
 _EXECUTABLE = re.compile(r"^(ExecStart=)/usr/bin/\S+", re.MULTILINE)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.package("systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_finds_nothing_wrong_with_a_unit(tmp_path: Path, unit: Path) -> None:
     for path in DEPLOY.glob("systemd/*"):
