@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from aiohttp import web
 
-from bench.machine import described
-from bench.result import ImageFacts, Result, Verdict
+from bench.in_turn import Say
+from bench.machine import Start, described
+from bench.places import place
+from bench.preflight import check_disk, need
+from bench.result import ImageFacts, Keep, Result, Verdict
 from imagedist.agent.limits import NodeLimits
 from imagedist.config import Address, LimitsTable
 from imagedist.distribution.backend import Target
@@ -32,70 +33,84 @@ from imagedist.swarm.torrent import build
 _SETTLE_SECONDS = 4.0
 """libtorrent lets through at once what it did not use in up to three seconds before."""
 _CHUNK_BYTES = 64 << 10
+_FILES = 4
+"""Of which two are written as their bytes come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One way bytes went. Rates are payload bytes per second."""
+class Scale:
+    """How much of everything: bytes per second, and for how long each way is measured."""
 
-    way: str
-    allowed: int
-    measured: int
+    upload: int
+    download: int
+    seconds: float
+    settle_seconds: float = _SETTLE_SECONDS
 
     @property
-    def deviation(self) -> float:
-        return self.measured / self.allowed - 1
+    def size_bytes(self) -> int:
+        """Of the files that flow: twice what may."""
+        chunks = int(max(self.upload, self.download) * (self.seconds + self.settle_seconds) * 1.5) // _CHUNK_BYTES + 1
+        return chunks * _CHUNK_BYTES
 
 
-def run(upload: int, download: int, seconds: float, place: Path) -> Result:
-    """``measure`` as a result."""
-    load = os.getloadavg()[0]
-    return described(
-        "caps",
-        place,
-        ImageFacts(name="blobs of one letter", manifest_digest="", layers=1, compressed_bytes=0),
-        {"registry": "none, on loopback", "seconds": f"{seconds:g} each way", "load_at_start": f"{load:.2f}"},
-        verdicts=[
-            Verdict(what=kept.way, value=kept.measured / 1e6, unit="MB/s", aim=f"{kept.allowed / 1e6:g}")
-            for kept in asyncio.run(measure(upload, download, seconds, place))
-        ],
-    )
-
-
-async def measure(
-    upload: int, download: int, seconds: float, place: Path, settle_seconds: float = _SETTLE_SECONDS
-) -> list[Kept]:
+def run(scale: Scale, store: Path, say: Say, keep: Keep) -> Result:
     """Each way alone, then all at once: a node with the caps, and peers and a proxy without any.
 
     Args:
-        upload, download: bytes per second. place: where files of twice what may flow are made and removed.
+        store: where the files are made and removed.
+
+    Raises:
+        InputError: too little memory or disk, or another benchmark is there.
     """
-    chunks = int(max(upload, download) * (seconds + settle_seconds) * 1.5) // _CHUNK_BYTES + 1
-    size_bytes = chunks * _CHUNK_BYTES
-    found = []
-    for ways in (("upload",), ("swarm",), ("http",), ("upload", "swarm", "http")):
-        with TemporaryDirectory(dir=place) as directory:
-            async with _node(upload, download, ways, size_bytes, Path(directory)) as moved:
-                await asyncio.sleep(settle_seconds)
-                before, begun = Counter(moved()), time.monotonic()
-                await asyncio.sleep(seconds)
-                after, took = Counter(moved()), time.monotonic() - begun
-        rates = {way: round((after[way] - before[way]) / took) for way in ("upload", "swarm", "http")}
-        together = " beside a download" if len(ways) > 1 else ""
-        if "upload" in ways:
-            found.append(Kept(f"to peers{together}", upload, rates["upload"]))
-        if len(ways) > 1:
-            found.append(Kept("from peers and by HTTP together", download, rates["swarm"] + rates["http"]))
-        elif "upload" not in ways:
-            found.append(Kept("from peers" if ways == ("swarm",) else "by HTTP", download, rates[ways[0]]))
-    return found
+    need("caps", memory_bytes=2 * scale.size_bytes)
+    check_disk(store, _FILES * scale.size_bytes, "blobs", "such caps need {}; take lower ones, or fewer --seconds")
+    start = Start.now()
+    verdicts: list[Verdict] = []
+    with place(store, None) as where:
+
+        def known() -> Result:
+            return described(
+                "caps",
+                where.directory,
+                ImageFacts(name="blobs of one letter", manifest_digest="", layers=1, compressed_bytes=0),
+                {"registry": "none, on loopback", "seconds": f"{scale.seconds:g} each way"},
+                verdicts=verdicts,
+                start=start,
+            )
+
+        for ways in (("upload",), ("swarm",), ("http",), ("upload", "swarm", "http")):
+            say(f"for {scale.settle_seconds + scale.seconds:g} s: {', '.join(ways)}")
+            with where.fresh() as directory:
+                rates = asyncio.run(_rates(scale, ways, directory))
+            verdicts += _verdicts(scale, ways, rates)
+            keep(known())
+        return known()
+
+
+async def _rates(scale: Scale, ways: tuple[str, ...], directory: Path) -> Mapping[str, float]:
+    """Bytes per second by way, of payload."""
+    async with _node(scale, ways, directory) as moved:
+        await asyncio.sleep(scale.settle_seconds)
+        before, begun = Counter(moved()), time.monotonic()
+        await asyncio.sleep(scale.seconds)
+        after, took = Counter(moved()), time.monotonic() - begun
+    return {way: (after[way] - before[way]) / took for way in ("upload", "swarm", "http")}
+
+
+def _verdicts(scale: Scale, ways: tuple[str, ...], rates: Mapping[str, float]) -> list[Verdict]:
+    together = " beside a download" if len(ways) > 1 else ""
+    found = [(f"to peers{together}", scale.upload, rates["upload"])] if "upload" in ways else []
+    if len(ways) > 1:
+        found.append(("from peers and by HTTP together", scale.download, rates["swarm"] + rates["http"]))
+    elif "upload" not in ways:
+        found.append(("from peers" if ways == ("swarm",) else "by HTTP", scale.download, rates[ways[0]]))
+    return [Verdict(what=what, value=rate / 1e6, unit="MB/s", aim=f"{cap / 1e6:g}") for what, cap, rate in found]
 
 
 @asynccontextmanager
-async def _node(
-    upload: int, download: int, ways: tuple[str, ...], size_bytes: int, directory: Path
-) -> AsyncIterator[Callable[[], Mapping[str, int]]]:
+async def _node(scale: Scale, ways: tuple[str, ...], directory: Path) -> AsyncIterator[Callable[[], Mapping[str, int]]]:
     """Yields what has moved so far, by way."""
+    upload, download, size_bytes = scale.upload, scale.download, scale.size_bytes
     moved: Counter[str] = Counter()
     async with AsyncExitStack() as stack:
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -108,6 +109,7 @@ def stages(said: str) -> Mapping[str, float]:
     return {f"{stage}_seconds": seconds for stage, seconds in (told.stages or {}).items()} if told else {}
 
 
+@cache
 def own_version() -> str:
     """The version, with what git says of the source when it is a checkout."""
     source = Path(imagedist.__file__).parents[1]

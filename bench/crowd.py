@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import sqlite3
 import sys
 import time
@@ -13,14 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import aiohttp
 
-from bench.machine import described
+from bench.account import ProcessAccount
+from bench.directories import short_directory
+from bench.in_turn import Say
+from bench.machine import Start, described
 from bench.peaks import anonymous_bytes
-from bench.processes import daemon, succeeds
-from bench.result import ImageFacts, Result, Verdict
+from bench.preflight import need
+from bench.processes import daemon
+from bench.registry import answers, free_port
+from bench.result import ImageFacts, Keep, Result, Verdict
+from bench.statistics import median
 from imagedist.nodes import Disk, Heartbeat
 from imagedist.oci.digest import Digest
 from imagedist.preheat.rule import PreheatRule
@@ -28,10 +31,10 @@ from imagedist.preheat.shapes import ImageReport, LayerReport, Orders, Report, R
 from seeder.preheat.run import Run
 
 _POLL_SECONDS = 20.0
-_JOIN_SECONDS = 20.0
-"""Over which the nodes come, so that their first requests are no burst."""
+_LOOK_SECONDS = 1.0
+_NODE_BYTES = 300_000
+"""In the seeder and here together."""
 _LAYERS = 8
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _WANTED = tuple(
     Wanted(reference=f"registry.example/base/image-{number}:1", digest=Digest.of(f"image {number}".encode()))
     for number in range(3)
@@ -40,92 +43,93 @@ _REPORT = Report(wait_seconds=_POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """One measurement.
-
-    Attributes:
-        cpu: of one core, user and system, while everything is quiet. start_cpu: while the nodes come.
-        anonymous_bytes: the most that was seen.
-        answered: requests in ``seconds``, by kind and status.
-        confirmed: nodes that have the rule's images, as the seeder says at the end.
-    """
+class Scale:
+    """How much of everything. ``join_seconds``: over which the nodes come, so their first requests are no burst."""
 
     nodes: int
     seconds: float
-    cpu: float
-    start_cpu: float
-    anonymous_bytes: int
-    answered: dict[str, int]
-    confirmed: int
-    heartbeat_ms: float
-    """Median of one heartbeat's answer."""
+    beat_seconds: float = 10.0
+    join_seconds: float = 20.0
 
 
-def run(nodes: int, seconds: float, beat_seconds: float) -> Result:
-    """``measure`` as a result. Raises as that."""
-    load = os.getloadavg()[0]
-    found = asyncio.run(measure(nodes, seconds, beat_seconds))
-    figures = (
-        ("seeder's CPU, of one core", 100 * found.cpu, "%", "at most 50"),
-        ("the same while they came", 100 * found.start_cpu, "%", ""),
-        ("anonymous memory at most", found.anonymous_bytes / 1e6, "MB", "at most 300"),
-        ("a heartbeat's answer, median", found.heartbeat_ms, "ms", ""),
-        ("nodes that confirmed their preheat", found.confirmed, f"of {found.nodes}", "all"),
-    )
-    return described(
-        "crowd",
-        Path("/dev/shm"),
-        ImageFacts(name="none", manifest_digest="", layers=_LAYERS, compressed_bytes=0),
-        {
-            "registry": "none",
-            "nodes": f"{nodes}, a heartbeat each {beat_seconds:g} s and a long poll of {_POLL_SECONDS:g} s each",
-            "answered": ", ".join(f"{count} {what}" for what, count in sorted(found.answered.items())),
-            "load_at_start": f"{load:.2f}",
-        },
-        verdicts=[Verdict(what=what, value=value, unit=unit, aim=aim) for what, value, unit, aim in figures],
-    )
+QUICK = Scale(500, 15.0)
 
 
-async def measure(nodes: int, seconds: float, beat_seconds: float) -> Crowd:
-    """Nodes that keep a rule of three images with eight layers each."""
-    with TemporaryDirectory() as directory, _seeder(Path(directory)) as (url, pid):
-        crowd = _Nodes(url, nodes, beat_seconds)
-        tasks = [asyncio.create_task(crowd.node(number)) for number in range(nodes)]
-        try:
-            begun = _cpu_seconds(pid)
-            joined = time.monotonic()
-            await asyncio.sleep(_JOIN_SECONDS + beat_seconds)
-            start_cpu = (_cpu_seconds(pid) - begun) / (time.monotonic() - joined)
-            crowd.answered.clear()
-            crowd.took.clear()
-            peak_bytes, before, at = anonymous_bytes(pid), _cpu_seconds(pid), time.monotonic()
-            while time.monotonic() < at + seconds:
-                await asyncio.sleep(min(1.0, seconds))
-                peak_bytes = max(peak_bytes, anonymous_bytes(pid))
-            took = time.monotonic() - at
-            cpu = (_cpu_seconds(pid) - before) / took
-            answered = dict(crowd.answered)
-            heartbeat_ms = sorted(crowd.took)[len(crowd.took) // 2] * 1e3 if crowd.took else float("nan")
-            confirmed = await crowd.confirmed()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await crowd.close()
-        return Crowd(nodes, took, cpu, start_cpu, peak_bytes, answered, confirmed, heartbeat_ms)
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
+    """Nodes that keep a rule of three images with eight layers each.
+
+    Raises:
+        InputError: too little memory. ImagedistError: the seeder did not start.
+    """
+    need("a crowd", memory_bytes=scale.nodes * _NODE_BYTES)
+    with short_directory() as directory, _seeder(directory) as (url, process):
+        return asyncio.run(_measure(scale, directory, url, process, say, keep))
+
+
+async def _measure(scale: Scale, directory: Path, url: str, process: int, say: Say, keep: Keep) -> Result:
+    start, account = Start.now(), ProcessAccount()
+    account.roots.add(process)
+    verdicts: dict[str, Verdict] = {}
+    crowd = _Nodes(url, scale)
+
+    def found(what: str, value: float, unit: str, aim: str = "") -> None:
+        verdicts[what] = Verdict(what=what, value=value, unit=unit, aim=aim)
+
+    def known() -> Result:
+        return described(
+            "crowd",
+            directory,
+            ImageFacts(name="none", manifest_digest="", layers=_LAYERS, compressed_bytes=0),
+            {
+                "registry": "none",
+                "nodes": f"{scale.nodes}, a heartbeat each {scale.beat_seconds:g} s and a long poll of "
+                f"{_POLL_SECONDS:g} s each",
+                "answered": ", ".join(f"{count} {what}" for what, count in sorted(crowd.answered.items())),
+            },
+            verdicts=tuple(verdicts.values()),
+            start=start,
+        )
+
+    say(f"{scale.nodes} nodes come in {scale.join_seconds + scale.beat_seconds:g} s")
+    tasks = [asyncio.create_task(crowd.node(number)) for number in range(scale.nodes)]
+    try:
+        before, at = account.cpu_seconds(), time.monotonic()
+        await asyncio.sleep(scale.join_seconds + scale.beat_seconds)
+        came = (account.cpu_seconds() - before) / (time.monotonic() - at)
+        found("seeder's CPU while they came, of one core", 100 * came, "%")
+        keep(known())
+        say(f"quiet for {scale.seconds:g} s")
+        crowd.answered.clear()
+        crowd.took.clear()
+        peak_bytes, before, at = anonymous_bytes(process), account.cpu_seconds(), time.monotonic()
+        while (took := time.monotonic() - at) < scale.seconds:
+            await asyncio.sleep(min(_LOOK_SECONDS, scale.seconds - took))
+            peak_bytes = max(peak_bytes, anonymous_bytes(process))
+            cpu = (account.cpu_seconds() - before) / (time.monotonic() - at)
+            found("seeder's CPU, of one core", 100 * cpu, "%", "at most 50")
+            found("anonymous memory at most", peak_bytes / 1e6, "MB", "at most 300")
+            if crowd.took:
+                found("a heartbeat's answer, median", 1e3 * (median(crowd.took) or 0.0), "ms")
+            keep(known())
+        found("nodes that confirmed their preheat", await crowd.confirmed(), f"of {scale.nodes}", "all")
+        return known()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await crowd.close()
 
 
 class _Nodes:
-    def __init__(self, url: str, count: int, beat_seconds: float) -> None:
+    def __init__(self, url: str, scale: Scale) -> None:
         self._url = url
-        self._count = count
-        self._beat_seconds = beat_seconds
+        self._scale = scale
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         self.answered: Counter[str] = Counter()
         self.took: list[float] = []
 
     async def node(self, number: int) -> None:
-        await asyncio.sleep(_JOIN_SECONDS * number / self._count)
+        await asyncio.sleep(self._scale.join_seconds * number / self._scale.nodes)
         await asyncio.gather(self._beat(number), self._poll(number))
 
     async def confirmed(self) -> int:
@@ -155,7 +159,7 @@ class _Nodes:
                     self.took.append(time.monotonic() - begun)
             except aiohttp.ClientError:
                 self.answered["heartbeat failed"] += 1
-            await asyncio.sleep(self._beat_seconds)
+            await asyncio.sleep(self._scale.beat_seconds)
 
     async def _poll(self, number: int) -> None:
         report = _REPORT
@@ -195,8 +199,7 @@ def _report(orders: Orders) -> Report:
 @contextmanager
 def _seeder(directory: Path) -> Iterator[tuple[str, int]]:
     """A seeder with one rule; its URL and process."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     url, database = f"http://127.0.0.1:{port}", directory / "seeder.db"
     rule = PreheatRule(name="crowd", images=tuple(each.reference for each in _WANTED))
     run = Run(rule=rule, started_at=time.time(), images=_WANTED)
@@ -210,12 +213,5 @@ def _seeder(directory: Path) -> Iterator[tuple[str, int]]:
         f'site_blobs = "{directory}"\ndatabase = "sqlite:///{database}"\n'
     )
     command = [sys.executable, "-m", "seeder", "--config", str(config)]
-    is_ready = [sys.executable, "-c", f"import urllib.request as u; u.urlopen('{url}/readyz')"]
-    with daemon(command, directory / "seeder.log", lambda: succeeds(is_ready)) as process:
+    with daemon(command, directory / "seeder.log", lambda: answers(f"{url}/readyz")) as process:
         yield url, process
-
-
-def _cpu_seconds(process: int) -> float:
-    """User and system time of a process (proc(5), fields 14 and 15 of ``stat``)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND

@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.directories import short_directory
-from bench.machine import describe_image, described
+from bench.in_turn import Runs, in_turn
+from bench.machine import Start, describe_image, described
 from bench.processes import RUN_SECONDS
 from bench.result import Contestant, Result, Run, Verdict, comparisons
 from bench.session import Settings, image_of
-from bench.statistics import rotated
 from imagedist.demo.layout import BuiltImage
 from imagedist.errors import ImagedistError
 from imagedist.repack.recipe import DEFAULT_BLOCK_BYTES, Compression, Recipe
@@ -61,39 +62,34 @@ def run(settings: Settings, size_bytes: int) -> Result:
         ImagedistError: a decoder failed, or gave other bytes.
     """
     built = image_of(settings)
-    load = os.getloadavg()[0]
-    runs: dict[str, list[Run]] = {}
+    start = Start.now()
     chosen = ways(len(os.sched_getaffinity(0)))
     with short_directory() as memory:
         settings.say("compressing the tar in each form")
         plain_bytes = _compressed(built, memory, size_bytes)
 
-        def known() -> Result:
+        def known(runs: Runs) -> Result:
             rows = tuple(
                 Contestant(name=way.name, runs=tuple(runs.get(way.name, ())), not_run=way.cannot()) for way in chosen
             )
-            facts = {
-                "rounds": str(settings.rounds),
-                "tar_bytes": str(plain_bytes),
-                "registry": "no registry",
-                "load_at_start": f"{load:.2f}",
-            }
+            facts = {"rounds": str(settings.rounds), "tar_bytes": str(plain_bytes), "registry": "no registry"}
             verdicts = [verdict for one in rows for verdict in _verdicts(one)]
-            found = described("decoders", memory, describe_image(built, settings.image), facts, rows, verdicts)
+            found = described(
+                "decoders", memory, describe_image(built, settings.image), facts, rows, verdicts, start=start
+            )
             return found.model_copy(update={"comparisons": comparisons(rows, chosen[1].name)})
 
         expected: set[str] = set()
-        for number in range(settings.rounds):
-            for way in rotated(chosen, number):
-                if way.cannot() is None:
-                    settings.say(f"round {number + 1} of {settings.rounds}: {way.name}")
-                    told = _decoded(way, memory)
-                    expected.add(str(told.pop("sha256")))
-                    runs.setdefault(way.name, []).append(_run(number, told, plain_bytes))
+
+        def decode(way: Way, number: int) -> Run:
+            told = _decoded(way, memory)
+            expected.add(str(told.pop("sha256")))
             if len(expected) > 1:
                 raise ImagedistError("the decoders do not agree on the bytes: one of them is broken")
-            settings.keep(known())
-        return known()
+            return _run(number, told, plain_bytes)
+
+        able = {way.name: partial(decode, way) for way in chosen if way.cannot() is None}
+        return known(in_turn(able, settings.rounds, settings.say, lambda runs: settings.keep(known(runs))))
 
 
 def _compressed(built: BuiltImage, memory: Path, size_bytes: int) -> int:

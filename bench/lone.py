@@ -6,25 +6,22 @@ layer and ``skopeo copy`` are, too.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import described
-from bench.network import why_not
+from bench.directories import short_directory
+from bench.in_turn import Runs, Say, in_turn, ratio, rows_of
+from bench.machine import Start, described
 from bench.network.deployment import MIRROR, Agent
-from bench.peers import missing
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
+from bench.preflight import need
+from bench.result import ImageFacts, Keep, Result, Run, Verdict
 from bench.serving import REPOSITORY
-from bench.statistics import median, pair_ratios, rotated
+from bench.statistics import median
 from bench.swarm_network import BLOBS, Configuration, SwarmNetwork, swarm_network
-from imagedist.errors import InputError
-
-Say = Callable[[str], None]
 
 _BITS_PER_SECOND = 1_000_000_000
 _SMALL_BYTES = 100_000
@@ -54,49 +51,45 @@ PAIRS = {
 _SMALL = ("100 kB", "100 kB, plain")
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """About a minute.
 
     Raises:
-        InputError: this machine cannot have a test network, or misses a program. ImagedistError: something failed.
+        InputError: this machine cannot have a test network, misses a program, or has too little memory.
+        ImagedistError: something failed.
     """
-    if (reason := why_not() or missing("docker-registry", "skopeo")) is not None:
-        raise InputError(f"cannot measure lone nodes: {reason}")
-    remove_abandoned()
-    load = os.getloadavg()[0]
+    # Registry and site keep every image.
+    need("lone nodes", "docker-registry", "skopeo", is_network=True, memory_bytes=16 * scale.rounds * scale.image_bytes)
+    start = Start.now()
     with short_directory() as directory:
+
+        def known(runs: Runs) -> Result:
+            return described(
+                "lone",
+                directory,
+                ImageFacts(name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes),
+                {
+                    "rounds": str(scale.rounds),
+                    "order": "rotated each round; every row has an image of its own",
+                    "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, "
+                    "the site's and the registry's 10 times as wide",
+                    **scale.configuration.facts(),
+                },
+                rows_of(runs),
+                verdicts_of(runs),
+                start=start,
+            )
+
         say("starting a registry, a site and 3 agents")
         with swarm_network(directory, 3, _BITS_PER_SECOND, scale.image_bytes, scale.configuration) as network:
             network.warm_up()
-            ways = _ways(network, scale.image_bytes, directory)
-            runs: dict[str, list[Run]] = {name: [] for name in ways}
 
-            def known() -> Result:
-                return described(
-                    "lone",
-                    directory,
-                    ImageFacts(
-                        name="random bytes", manifest_digest="", layers=BLOBS, compressed_bytes=scale.image_bytes
-                    ),
-                    {
-                        "rounds": str(scale.rounds),
-                        "order": "rotated each round; every row has an image of its own",
-                        "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, "
-                        "the site's and the registry's 10 times as wide",
-                        **scale.configuration.facts(),
-                        "load_at_start": f"{load:.2f}",
-                    },
-                    tuple(Contestant(name=name, runs=tuple(each)) for name, each in runs.items()),
-                    verdicts_of(runs),
-                )
+            def timed(way: Callable[[], float], number: int) -> Run:
+                cpu = network.cpu_seconds()
+                return Run(round=number, seconds=way(), cpu_seconds=network.cpu_seconds() - cpu)
 
-            for number in range(scale.rounds):
-                say(f"round {number + 1} of {scale.rounds}")
-                for name, way in rotated(list(ways.items()), number):
-                    cpu = network.cpu_seconds()
-                    runs[name].append(Run(round=number, seconds=way(), cpu_seconds=network.cpu_seconds() - cpu))
-                keep(known())
-            return known()
+            ways = {name: partial(timed, way) for name, way in _ways(network, scale.image_bytes, directory).items()}
+            return known(in_turn(ways, scale.rounds, say, lambda runs: keep(known(runs))))
 
 
 def _ways(network: SwarmNetwork, image_bytes: int, directory: Path) -> dict[str, Callable[[], float]]:
@@ -148,21 +141,14 @@ def _skopeo(agent: Agent, reference: str, into: Path) -> float:
     return took
 
 
-def verdicts_of(runs: dict[str, list[Run]]) -> tuple[Verdict, ...]:
-    """Medians over rounds: a noisy round hits both of a pair."""
-
-    def by_round(name: str) -> dict[int, float]:
-        return {run.round: run.seconds for run in runs[name]}
-
+def verdicts_of(runs: Runs) -> tuple[Verdict, ...]:
+    """Of the pairs that were measured."""
     found = [
-        Verdict(
-            what=f"{name} ÷ {plain}",
-            value=median(pair_ratios(by_round(plain), by_round(name))) or 0.0,
-            unit="×",
-            aim=f"at most {aim}",
-        )
+        Verdict(what=f"{name} ÷ {plain}", value=ratio(runs[name], runs[plain]), unit="×", aim=f"at most {aim}")
         for name, (plain, aim) in PAIRS.items()
     ]
-    small, plain = (median([run.seconds for run in runs[name]]) or 0.0 for name in _SMALL)
-    more = Verdict(what="a layer of 100 kB: longer by", value=1000 * (small - plain), unit="ms", aim="at most 5")
-    return (*found, more)
+    small, plain = (median([run.seconds for run in runs[name]]) for name in _SMALL)
+    if small is not None and plain is not None:
+        more = 1000 * (small - plain)
+        found.append(Verdict(what="a layer of 100 kB: longer by", value=more, unit="ms", aim="at most 5"))
+    return tuple(one for one in found if one.value)

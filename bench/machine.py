@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,19 @@ _LIMITS = ("cpu.max", "memory.max", "memory.high", "io.max")
 _LIMITS_V1 = ("cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes")
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """When a benchmark began, ISO 8601, and how many processes had been runnable over the minute before: above the
+    CPUs' half its figures are not quiet ones."""
+
+    at: str
+    load: float
+
+    @classmethod
+    def now(cls) -> Start:
+        return cls(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), os.getloadavg()[0])
+
+
 def described(
     benchmark: str,
     directory: Path,
@@ -30,19 +44,22 @@ def described(
     rows: Sequence[Measured] = (),
     verdicts: Sequence[Verdict] = (),
     more_versions: Mapping[str, str] | None = None,
+    start: Start | None = None,
 ) -> Result:
-    """A result of now and this machine.
+    """A result of this machine.
 
     Args:
         directory: on the measured file system.
+        start: None: now, and how busy the machine was is not told.
     """
+    load = {"load_at_start": f"{start.load:.2f}"} if start else {}
     return Result(
         benchmark=benchmark,
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=(start or Start.now()).at,
         machine=describe_machine(directory),
         versions={**versions([]), **(more_versions or {})},
         image=image,
-        settings=dict(settings),
+        settings={**settings, **load},
         contestants=tuple(rows),
         verdicts=tuple(verdicts),
     )

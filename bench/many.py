@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.account import descendants
-from bench.directories import remove_abandoned, short_directory
+from bench.directories import short_directory
+from bench.in_turn import Say
 from bench.load import Connection, Tally
-from bench.machine import describe_machine, versions
-from bench.network import why_not
+from bench.machine import Start, described
 from bench.network.deployment import MIRROR, Agent
 from bench.peaks import anonymous_bytes
-from bench.peers import missing
-from bench.result import Contestant, ImageFacts, Result, Run, Verdict
-from bench.swarm_network import Configuration, SwarmNetwork, swarm_network
-from imagedist.errors import InputError
+from bench.preflight import need
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
+from bench.swarm_network import AGENT_BYTES, Configuration, SwarmNetwork, swarm_network
 from imagedist.service.running import raise_open_files_limit
-
-Say = Callable[[str], None]
 
 _BITS_PER_SECOND = 100_000_000
 _BLOB_BYTES = 20_000
@@ -49,68 +44,65 @@ class Scale:
 QUICK = Scale(4, 50, 20)
 
 
-def run(scale: Scale, say: Say) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """Some two minutes.
 
     Raises:
-        InputError: this machine cannot have a test network. ImagedistError: something did not start, or nothing came.
+        InputError: this machine cannot have a test network, misses a program, or has too little memory.
+        ImagedistError: something did not start, or nothing came.
     """
-    if (reason := why_not() or missing("docker-registry")) is not None:
-        raise InputError(f"cannot measure many torrents: {reason}")
+    memory_bytes = (scale.nodes + 1) * AGENT_BYTES
+    need("many torrents", "docker-registry", is_network=True, memory_bytes=memory_bytes)
     raise_open_files_limit()
-    remove_abandoned()
-    load, image_bytes = os.getloadavg()[0], scale.torrents * _BLOB_BYTES
+    start, image_bytes = Start.now(), scale.torrents * _BLOB_BYTES
+    verdicts: list[Verdict] = []
     with short_directory() as directory:
+
+        def known(*rows: Contestant, **more_settings: str) -> Result:
+            return described(
+                "many",
+                directory,
+                ImageFacts(
+                    name="random bytes", manifest_digest="", layers=scale.torrents, compressed_bytes=image_bytes
+                ),
+                {
+                    "rounds": "1",
+                    "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, the site's 10 times as wide",
+                    "clients": f"{_CONNECTIONS} connections of each node, which ask for one blob after another",
+                    **_EVERYTHING.facts(),
+                    **more_settings,
+                },
+                rows,
+                verdicts,
+                start=start,
+            )
+
+        def read(what: str, agent: Agent, aim: str) -> None:
+            taken = _anonymous_bytes(agent) / 1e6
+            verdicts.append(Verdict(what=f"anonymous memory of an agent {what}", value=taken, unit="MB", aim=aim))
+            keep(known())
+
         say(f"starting a registry, a site and {scale.nodes + 1} agents")
         with swarm_network(directory, scale.nodes + 1, _BITS_PER_SECOND, image_bytes, _EVERYTHING) as network:
             *nodes, alone = network.agents
             time.sleep(_SETTLE_SECONDS)
-            at_rest = _anonymous_bytes(alone)
+            read("at rest", alone, "at most 90")
             say(f"{scale.seeded} torrents for one node")
             network.offer([_BLOB_BYTES] * scale.seeded)
             _ask(network, [alone], [])
-            seeded = _wait_for_seeds(alone, scale.seeded)
-            seeding = _anonymous_bytes(alone)
+            read(f"that seeds {_wait_for_seeds(alone, scale.seeded)} torrents", alone, "at most 160")
             say(f"{scale.torrents} torrents for {scale.nodes} nodes")
             network.offer([_BLOB_BYTES] * scale.torrents)
             cpu, began = network.cpu_seconds(), time.perf_counter()
             failures: list[str] = []
             tally = _ask(network, nodes, failures)
             took, cpu = time.perf_counter() - began, network.cpu_seconds() - cpu
-        machine = describe_machine(directory)
-    wanted = scale.nodes * scale.torrents
-    requests = Run(round=0, seconds=took, cpu_seconds=cpu, figures={"requests": tally.requests, "errors": tally.errors})
-    return Result(
-        benchmark="many",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        versions=versions([]),
-        image=ImageFacts(name="random bytes", manifest_digest="", layers=scale.torrents, compressed_bytes=image_bytes),
-        settings={
-            "rounds": "1",
-            "registry": f"links of {_BITS_PER_SECOND / 1e6:g} Mbit/s, the site's 10 times as wide",
-            "clients": f"{_CONNECTIONS} connections of each node, which ask for one blob after another",
-            **_EVERYTHING.facts(),
-            **({"first_failure": failures[0]} if failures else {}),
-            "load_at_start": f"{load:.2f}",
-        },
-        contestants=(Contestant(name=f"{scale.torrents} torrents, {scale.nodes} nodes", runs=(requests,)),),
-        verdicts=(
-            Verdict(
-                what=f"{scale.torrents} torrents for {scale.nodes} nodes: requests answered whole",
-                value=100 * tally.requests / wanted,
-                unit="%",
-                aim="100",
-            ),
-            Verdict(what="anonymous memory of an agent at rest", value=at_rest / 1e6, unit="MB", aim="at most 90"),
-            Verdict(
-                what=f"anonymous memory of an agent that seeds {seeded} torrents",
-                value=seeding / 1e6,
-                unit="MB",
-                aim="at most 160",
-            ),
-        ),
-    )
+        what = f"{scale.torrents} torrents, {scale.nodes} nodes"
+        figures: dict[str, float] = {"requests": tally.requests, "errors": tally.errors}
+        share = 100 * tally.requests / (scale.nodes * scale.torrents)
+        verdicts.insert(0, Verdict(what=f"{what}: requests answered whole", value=share, unit="%", aim="100"))
+        row = Contestant(name=what, runs=(Run(round=0, seconds=took, cpu_seconds=cpu, figures=figures),))
+        return known(row, **({"first_failure": failures[0]} if failures else {}))
 
 
 def _wait_for_seeds(agent: Agent, wanted: int) -> int:

@@ -9,29 +9,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.account import ProcessAccount
-from bench.directories import remove_abandoned, short_directory
+from bench.directories import short_directory
 from bench.images import SMALL_BYTES, own
-from bench.machine import describe_image, described
-from bench.network import Network, Node, deployment, why_not
+from bench.in_turn import Runs, Say, in_turn, ratio
+from bench.machine import Start, describe_image, described
+from bench.network import Network, Node, deployment
 from bench.network.deployment import MIRROR, Agent
+from bench.preflight import need
 from bench.processes import environment
-from bench.proxy_hot import missing
 from bench.pulling import pull
-from bench.result import Contestant, Keep, Result, Run, Verdict, forget
+from bench.result import Contestant, Keep, Result, Run, Verdict
 from bench.serving import REPOSITORY, nginx_config, push
-from bench.statistics import median, pair_ratios, rotated
+from bench.statistics import median
+from bench.waiting import until
 from bench.weights import AGENT_WEIGHT, SERVICE_WEIGHT, weighted
 from imagedist.agent.line import UPLOAD_SHARE
-from imagedist.errors import ImagedistError, InputError
+from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
-
-Say = Callable[[str], None]
 
 _PAGE_BYTES = 10_000
 _CLIENTS = 16
@@ -40,6 +41,8 @@ _THINK_MILLISECONDS = 40
 _LEECHERS = 4
 _BLOB_BYTES = 64_000_000
 _FLOWING_BYTES = 1_000_000
+_IMAGE_TIMES = 8
+"""Of its bytes: blobs in registry, site and node, and its files."""
 _LATENCY = re.compile(r"^\s+(50|75|90|99)%\s+([0-9.]+)(us|ms|s)$", re.MULTILINE)
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _THINKING = f"function delay() return math.random(0, {2 * _THINK_MILLISECONDS}) end\n"
@@ -62,19 +65,15 @@ class Scale:
 QUICK = Scale(rounds=2, seconds=4)
 
 
-def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
     """Some three minutes for the full scale.
 
     Raises:
         InputError: a program is missing, or this machine makes no namespaces. ImagedistError: something failed.
     """
-    for program in ("nginx", "wrk", "docker-registry"):
-        if (reason := missing(program)) is not None:
-            raise InputError(f"cannot measure the neighbour: {reason} (apt-get install nginx wrk docker-registry)")
-    if (reason := why_not()) is not None:
-        raise InputError(f"cannot measure the neighbour: {reason}")
-    remove_abandoned()
-    load, image = os.getloadavg()[0], own(cache, scale.image_bytes)
+    programs = ("nginx", "wrk", "docker-registry", "skopeo")
+    need("the neighbour", *programs, is_network=True, memory_bytes=_IMAGE_TIMES * scale.image_bytes)
+    start, image = Start.now(), own(cache, scale.image_bytes)
     upload = scale.upload or f"{int(scale.link_bits_per_second / 8 * UPLOAD_SHARE)}"
     with short_directory() as directory, Network() as network, ExitStack() as stack:
         say("starting a registry, a site, a node and its peers")
@@ -92,16 +91,10 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
         torrent = _seeded(registry, agent, directory)
         service = _Service(site.node("client"), page, scale.seconds, directory)
         service.ask()
-        has_weights = all(
-            [
-                stack.enter_context(weighted(agent.process, AGENT_WEIGHT)),
-                stack.enter_context(weighted(web, SERVICE_WEIGHT)),
-            ]
-        )
-        rows: dict[str, list[Run]] = {ALONE: [], SEEDING: [], UNPACKING: [], BOTH: []}
+        weights = ((agent.process, AGENT_WEIGHT), (web, SERVICE_WEIGHT))
+        weighed = [stack.enter_context(weighted(process, weight)) for process, weight in weights]
 
-        def known() -> Result:
-            contestants = tuple(_row(name, runs) for name, runs in rows.items())
+        def known(runs: Runs) -> Result:
             return described(
                 "neighbour",
                 directory,
@@ -115,46 +108,44 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep = forget) -> Result:
                     "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
                     "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
                     "CPUs": f"agent and service by the weights of their units, {AGENT_WEIGHT} and {SERVICE_WEIGHT}"
-                    if has_weights
+                    if all(weighed)
                     else "agent and service as equals: no cgroup with a weight can be made here",
                     "order": "rotated each round",
-                    "load_at_start": f"{load:.2f}",
                 },
-                contestants,
-                _verdicts(contestants),
+                [_row(name, each) for name, each in runs.items()],
+                _verdicts(runs),
+                start=start,
             )
 
-        for number in range(scale.rounds):
-            for name in rotated(list(rows), number):
-                say(f"round {number + 1} of {scale.rounds}: {name}")
-                with ExitStack() as beside:
-                    if name in (SEEDING, BOTH):
-                        for peer in others:
-                            beside.enter_context(_leecher(peer, node, torrent, directory))
-                        _wait_flowing(node)
-                    if name in (UNPACKING, BOTH):
-                        beside.enter_context(_pulls(agent, reference))
-                    if name != ALONE:
-                        threading.Event().wait(scale.settle_seconds)
-                    rows[name].append(_measured(number, service, agent))
-            keep(known())
-        return known()
+        def asked(name: str, number: int) -> Run:
+            with ExitStack() as beside:
+                if name in (SEEDING, BOTH):
+                    for peer in others:
+                        beside.enter_context(_leecher(peer, node, torrent, directory))
+                    _wait_flowing(node)
+                if name in (UNPACKING, BOTH):
+                    beside.enter_context(_pulls(agent, reference))
+                if name != ALONE:
+                    threading.Event().wait(scale.settle_seconds)
+                return _measured(number, service, agent)
+
+        ways = {name: partial(asked, name) for name in (ALONE, SEEDING, UNPACKING, BOTH)}
+        return known(in_turn(ways, scale.rounds, say, lambda runs: keep(known(runs))))
 
 
-def _row(name: str, runs: list[Run]) -> Contestant:
+def _row(name: str, runs: Sequence[Run]) -> Contestant:
     titles = {"p50 ms": "p50_milliseconds", "p99 ms": "p99_milliseconds", "node sent MB/s": "sent_megabytes_per_second"}
     summary = {title: median([run.figures[figure] for run in runs]) or 0.0 for title, figure in titles.items()}
-    return Contestant(name=name, runs=tuple(runs), summary=summary)
+    return Contestant(name=name, runs=tuple(runs), summary=summary if runs else {})
 
 
-def _verdicts(rows: tuple[Contestant, ...]) -> tuple[Verdict, ...]:
+def _verdicts(runs: Runs) -> tuple[Verdict, ...]:
     """p99 round by round."""
-    alone, *others = ({run.round: run.figures["p99_milliseconds"] for run in row.runs} for row in rows)
     found = []
-    for name, row in zip((SEEDING, UNPACKING, BOTH), others, strict=True):
-        if (middle := median(pair_ratios(alone, row))) is not None:
+    for name in (SEEDING, UNPACKING, BOTH):
+        if times := ratio(runs[name], runs[ALONE], lambda run: run.figures["p99_milliseconds"]):
             aim = "at most 1.3" if name == BOTH else ""
-            found.append(Verdict(what=f"p99 {name} ÷ alone", value=middle, unit="×", aim=aim))
+            found.append(Verdict(what=f"p99 {name} ÷ alone", value=times, unit="×", aim=aim))
     return tuple(found)
 
 
@@ -225,22 +216,14 @@ def _seeded(registry: deployment.Registry, agent: Agent, directory: Path) -> Pat
 
 def _wait_flowing(node: Node) -> None:
     """Returns once peers take something. Raises ImagedistError: they do not."""
-    waiting, before = threading.Event(), node.up.bytes
-    for _ in range(300):
-        waiting.wait(0.1)
-        if node.up.bytes - before > _FLOWING_BYTES:
-            return
-    raise ImagedistError("no peer takes anything of what the node seeds")
+    before = node.up.bytes
+    until(lambda: node.up.bytes - before > _FLOWING_BYTES, "a peer to take something of what the node seeds")
 
 
 def _kept(agent: Agent, digest: Digest) -> Path:
     path = agent.directory / "blobs" / "torrents" / f"{digest.hex}.torrent"
-    waiting = threading.Event()
-    for _ in range(300):
-        if path.exists():
-            return path
-        waiting.wait(0.1)
-    raise ImagedistError(f"the node does not seed {digest}")
+    until(path.exists, f"the node to seed {digest}")
+    return path
 
 
 @contextmanager

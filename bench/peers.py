@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import processes
 from bench.account import Account
 from bench.contestant import Ready
 from bench.directories import short_directory
@@ -36,10 +37,7 @@ cgroup_manager = "cgroupfs"
 
 def missing(*programs: str) -> str | None:
     """Why a contestant that needs these programs, and root, cannot run; None when it can."""
-    absent = [program for program in programs if not shutil.which(program, path=search_path())]
-    if absent:
-        return f"{', '.join(absent)} not installed"
-    return None if os.geteuid() == 0 else "needs root"
+    return processes.missing(*programs) or (None if os.geteuid() == 0 else "needs root")
 
 
 def _first_line(*command: str) -> str:

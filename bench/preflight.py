@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bench.contestant import Contestant
 from bench.image_choice import ImageChoice
+from bench.network import why_not
 from bench.places import file_system
+from bench.processes import missing
 from bench.session import Settings
 from imagedist.errors import InputError
 
@@ -34,6 +36,22 @@ def check_root(what: str) -> None:
         raise InputError(f"{what} needs root: run it with sudo")
 
 
+def need(what: str, *programs: str, is_network: bool = False, memory_bytes: int = 0) -> None:
+    """
+    Args:
+        is_network: whether a test network is made.
+        memory_bytes: that everything together will take.
+
+    Raises:
+        InputError: a program is missing, there can be no test network, or there is too little memory.
+    """
+    if is_network:
+        check_root(what)
+    if (reason := missing(*programs) or (why_not() if is_network else None)) is not None:
+        raise InputError(f"cannot measure {what}: {reason}")
+    check_memory(memory_bytes + _LEAST_BYTES, f"measuring {what}", "measure less")
+
+
 def check(settings: Settings, contestants: Sequence[Contestant], images: int = 1) -> None:
     """Says who will not run and why.
 
@@ -52,35 +70,39 @@ def check(settings: Settings, contestants: Sequence[Contestant], images: int = 1
         return  # its registry knows
     store_bytes = _STORE_TIMES * size_bytes
     if settings.ext4_bytes is not None and settings.ext4_bytes < store_bytes:
-        raise InputError(f"--ext4 of {_gb(settings.ext4_bytes)} is too small: {_needs(settings, store_bytes)}")
+        raise InputError(
+            f"--ext4 of {_gb(settings.ext4_bytes)} is too small: {settings.image} needs {_gb(store_bytes)}; "
+            "take a smaller image or a larger --ext4"
+        )
     in_memory = images * size_bytes + _LEAST_BYTES
     if _is_memory(settings.store):
         in_memory += store_bytes
-    check_memory(in_memory, f"measuring {settings.image}")
-    _check_disk(settings.store, store_bytes, "stores", settings)
+    check_memory(in_memory, f"measuring {settings.image}", "take a smaller image, or a --store on a disk")
+    remedy = f"{settings.image} needs {{}}; take a smaller image or another --store or --cache"
+    check_disk(settings.store, store_bytes, "stores", remedy)
     if not (settings.cache / choice.base).exists():
-        _check_disk(settings.cache, _BUILD_TIMES * size_bytes, "images", settings)
+        check_disk(settings.cache, _BUILD_TIMES * size_bytes, "images", remedy)
 
 
-def check_memory(need_bytes: int, what: str) -> None:
+def check_memory(need_bytes: int, what: str, remedy: str) -> None:
     """Raises InputError: less is available."""
     with open("/proc/meminfo") as lines:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if need_bytes > available:
-        raise InputError(
-            f"{what} needs {_gb(need_bytes)} of memory, {_gb(available)} are available: "
-            "take a smaller image, or a --store on a disk"
-        )
+        raise InputError(f"{what} needs {_gb(need_bytes)} of memory, {_gb(available)} are available: {remedy}")
 
 
-def _check_disk(directory: Path, need_bytes: int, what: str, settings: Settings) -> None:
+def check_disk(directory: Path, need_bytes: int, what: str, remedy: str) -> None:
+    """
+    Args:
+        remedy: with ``{}`` for what is needed.
+
+    Raises:
+        InputError: less is free.
+    """
     free = shutil.disk_usage(_there(directory)).free
     if need_bytes > free:
-        raise InputError(f"{directory} has {_gb(free)} free for {what}: {_needs(settings, need_bytes)}")
-
-
-def _needs(settings: Settings, need_bytes: int) -> str:
-    return f"{settings.image} needs {_gb(need_bytes)}; take a smaller image or another --store or --cache"
+        raise InputError(f"{directory} has {_gb(free)} free for {what}: {remedy.format(_gb(need_bytes))}")
 
 
 def _is_memory(directory: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +28,35 @@ _NOT_PASSED = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPATH")
 def search_path() -> str:
     """Debian's own programs first; daemons lie in sbin, which is not in every user's PATH."""
     return os.pathsep.join(["/usr/bin", "/usr/sbin", "/bin", "/sbin", os.environ.get("PATH", "")])
+
+
+_PACKAGES = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "curl": "curl",
+    "docker": "docker.io",
+    "docker-registry": "docker-registry",
+    "dockerd": "docker.io",
+    "mkfs.ext4": "e2fsprogs",
+    "nginx": "nginx",
+    "podman": "podman",
+    "redis-server": "redis-server",
+    "runc": "runc",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+    "wrk": "wrk",
+}
+"""Debian's, by program; ``nerdctl`` is in none."""
+
+
+def missing(*programs: str) -> str | None:
+    """Which of them this machine has not, and how to get them; None when it has all."""
+    absent = [program for program in programs if not shutil.which(program, path=search_path())]
+    if not absent:
+        return None
+    packages = dict.fromkeys(_PACKAGES[program] for program in absent if program in _PACKAGES)
+    remedy = f" (apt-get install {' '.join(packages)})" if packages else ""
+    return f"{', '.join(absent)} not installed{remedy}"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

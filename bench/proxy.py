@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import described
+from bench.directories import short_directory
+from bench.in_turn import Say
+from bench.machine import Start, described
+from bench.preflight import need
 from bench.processes import run as run_program
 from bench.proxy_cold import crowd, memory, over_a_link
-from bench.proxy_hot import Cores, Measured, Say, measure, missing
-from bench.result import ImageFacts, Keep, Result, forget
-from imagedist.errors import InputError
+from bench.proxy_hot import Cores, Measured, measure
+from bench.result import ImageFacts, Keep, Result
 from imagedist.service.running import raise_open_files_limit
 
 MEGABYTE = 1_000_000
@@ -34,18 +35,17 @@ FULL = Scale(5, 100 * MEGABYTE, 3, 500, 200 * MEGABYTE, 1000)
 QUICK = Scale(3, 100 * MEGABYTE, 1, 100, 20 * MEGABYTE, 200)
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """About five minutes for the full scale, one for the quick.
 
     Raises:
-        InputError: docker-registry, the upstream of everything, is not installed. ImagedistError: a server failed.
+        InputError: docker-registry, the upstream of everything, is not installed, or there is too little memory.
+        ImagedistError: a server failed.
     """
-    if (reason := missing("docker-registry")) is not None:
-        raise InputError(f"cannot measure the proxy: {reason} (apt-get install docker-registry)")
+    # Registry and site keep every blob, and there are four of each; a fresh site in each round.
+    need("the proxy", "docker-registry", memory_bytes=(8 + scale.rounds) * scale.blob_bytes + 2 * scale.crowd_bytes)
     raise_open_files_limit()
-    remove_abandoned()
-    cpus = sorted(os.sched_getaffinity(0))
-    cores, load = Cores.of(cpus), os.getloadavg()[0]
+    cores, start = Cores.of(sorted(os.sched_getaffinity(0))), Start.now()
     measured: list[Measured] = []
     with short_directory() as directory:
 
@@ -60,20 +60,21 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
                     "registry": "docker-registry on loopback",
                     "cores": f"warm: servers on CPU {cores.server}, one at a time, clients on {cores.load}; cold: all",
                     "clients": "wrk for manifests; for blobs a client that lets the kernel discard what arrives",
-                    "load_at_start": f"{load:.2f}",
                 },
                 [row for one in measured for row in one.rows],
                 [verdict for one in measured for verdict in one.verdicts],
                 {"docker-registry": run_program(["docker-registry", "--version"]).strip()},
+                start,
             )
 
-        parts: tuple[Callable[[], list[Measured]], ...] = (
+        parts: tuple[Callable[[], Iterable[Measured]], ...] = (
             lambda: measure(directory / "hot", cores, scale.rounds, scale.blob_bytes, scale.manifest_seconds, say),
             lambda: [over_a_link(directory / "link", scale.rounds, scale.blob_bytes, say)],
             lambda: [crowd(directory / "crowd", scale.crowd, scale.crowd_bytes, say)],
             lambda: [memory(directory / "memory", scale.downloads, scale.blob_bytes, say)],
         )
         for part in parts:
-            measured += part()
-            keep(known())
+            for one in part():
+                measured.append(one)
+                keep(known())
         return known()

@@ -9,10 +9,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.account import ProcessAccount
+from bench.in_turn import Say, in_turn, rows_of
 from bench.load import holding
 from bench.network import Network, Node, why_not
 from bench.peaks import Peaks, anonymous_bytes
-from bench.proxy_hot import PROXY, Measured, Say, load
+from bench.proxy_hot import PROXY, Measured, load
 from bench.result import Contestant, Run, Verdict
 from bench.serving import (
     REPOSITORY,
@@ -25,7 +26,7 @@ from bench.serving import (
     registry_config,
     upstream_path,
 )
-from bench.statistics import median, rotated
+from bench.statistics import median
 from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
 
@@ -46,7 +47,6 @@ def over_a_link(directory: Path, rounds: int, size_bytes: int, say: Say) -> Meas
         return Measured((Contestant(name=what, not_run=reason),), ())
     with docker_registry(directory / "upstream") as filled:
         _, (small, blob) = push(filled.url, [_SMALL_BYTES, size_bytes])
-    runs: dict[str, list[Run]] = {_STRAIGHT: [], PROXY: []}
     with ExitStack() as stack:
         site = stack.enter_context(Network()).site("bench")
         registry, ours, client = site.node("registry", _LINK_BITS_PER_SECOND), site.node("proxy"), site.node("client")
@@ -54,16 +54,15 @@ def over_a_link(directory: Path, rounds: int, size_bytes: int, say: Say) -> Meas
         upstream = f"http://{registry.address}:{_PORT}"
         command = ["docker-registry", "serve", str(config)]
         stack.enter_context(registry.daemon(command, directory / "upstream" / "node.log", f"{upstream}/v2/"))
-        for number in range(rounds):
-            for name in rotated(list(runs), number):
-                say(f"round {number + 1} of {rounds}: {what}, {name}")
-                if name == _STRAIGHT:
-                    run = _download(client, number, f"{upstream}/v2/{REPOSITORY}/blobs/{small}", blob)
-                else:
-                    with _fresh_proxy(ours, directory / f"proxy-{number}", upstream) as url:
-                        run = _download(client, number, f"{url}{upstream_path('blobs', small)}", blob)
-                runs[name].append(run)
-    rows = tuple(Contestant(name=f"{what}: {name}", runs=tuple(one)) for name, one in runs.items())
+
+        def straight(number: int) -> Run:
+            return _download(client, number, f"{upstream}/v2/{REPOSITORY}/blobs/{small}", blob)
+
+        def through(number: int) -> Run:
+            with _fresh_proxy(ours, directory / f"proxy-{number}", upstream) as url:
+                return _download(client, number, f"{url}{upstream_path('blobs', small)}", blob)
+
+        rows = rows_of(in_turn({_STRAIGHT: straight, PROXY: through}, rounds, say, what=f"{what}, "), f"{what}: ")
     return Measured(rows, _cost(what, *rows))
 
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.account import ProcessAccount
-from bench.processes import run, search_path
+from bench.in_turn import Say, in_turn, ratio, rows_of
+from bench.processes import missing, run
 from bench.result import Contestant, Run, Verdict
 from bench.serving import Server, docker_registry, nginx, pinned, proxy, push, upstream_path
-from bench.statistics import median, pair_ratios, rotated
 from imagedist.errors import ImagedistError
-from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_MANIFEST
-
-Say = Callable[[str], None]
 
 PROXY = "imagedist-proxy"
 _CONNECTIONS_FOR_MANIFESTS = 16
@@ -50,7 +46,7 @@ class Measured:
     verdicts: tuple[Verdict, ...]
 
 
-def measure(directory: Path, cores: Cores, rounds: int, size_bytes: int, seconds: int, say: Say) -> list[Measured]:
+def measure(directory: Path, cores: Cores, rounds: int, size_bytes: int, seconds: int, say: Say) -> Iterator[Measured]:
     """Blobs to 1, 16 and 64 clients, then manifests.
 
     Args:
@@ -65,69 +61,49 @@ def measure(directory: Path, cores: Cores, rounds: int, size_bytes: int, seconds
             whole = f"{ours.url}{upstream_path('blobs', blob)}"
             _ask(whole)
             file = directory / "proxy" / "store" / "blobs" / blob.algorithm / blob.hex
-            measured = []
             if (reason := missing("nginx")) is None:
                 with nginx(directory / "nginx", file, cores.server) as other:
                     ways = {"nginx": (other, f"{other.url}/blob"), PROXY: (ours, whole)}
-                    for clients, requests_each in ((1, 20), (16, 2), (64, 1)):
-                        measured.append(_blobs(ways, clients, requests_each, cores, rounds, size_bytes, say))
+                    for clients, each in ((1, 20), (16, 2), (64, 1)):
+                        what = f"{size_bytes / 1e6:.0f} MB cached, {clients} client{'s' if clients > 1 else ''}"
+                        asks = {
+                            name: partial(_run, server, partial(_download, url, clients, each, cores, size_bytes), None)
+                            for name, (server, url) in ways.items()
+                        }
+                        yield _compared(asks, rounds, say, what, "bytes/s ÷ nginx", "at least 0.9")
             else:
-                measured.append(Measured((Contestant(name="blob: nginx", not_run=reason),), ()))
-            measured.append(_manifests(upstream, ours, manifest, cores, rounds, seconds, say))
-    return measured
+                yield Measured((Contestant(name="blob: nginx", not_run=reason),), ())
+            if (reason := missing("wrk")) is not None:
+                yield Measured((Contestant(name="manifests", not_run=reason),), ())
+                return
+            for kind, reference in (("tag", "1"), ("digest", str(manifest))):
+                path = upstream_path("manifests", reference)
+                urls = {
+                    "docker-registry": (upstream, f"{upstream.url}/v2/{path.split('/', 3)[3]}"),
+                    PROXY: (ours, f"{ours.url}{path}"),
+                }
+                _ask(urls[PROXY][1])
+                asks = {
+                    name: partial(_run, server, partial(_requests, url, seconds, cores), seconds)
+                    for name, (server, url) in urls.items()
+                }
+                what = f"{_MANIFESTS} manifests by {kind}"
+                yield _compared(asks, rounds, say, what, "requests/s ÷ docker-registry", "at least 1.0")
 
 
-def _blobs(
-    ways: dict[str, tuple[Server, str]],
-    clients: int,
-    requests_each: int,
-    cores: Cores,
-    rounds: int,
-    size_bytes: int,
-    say: Say,
+def _compared(
+    ways: Mapping[str, Callable[[int], Run]], rounds: int, say: Say, what: str, figure: str, aim: str
 ) -> Measured:
-    """Row by row the same bytes: seconds compare as bytes per second do."""
-    runs: dict[str, list[Run]] = {name: [] for name in ways}
-    for number in range(rounds):
-        for name, (server, url) in rotated(list(ways.items()), number):
-            say(f"round {number + 1} of {rounds}: cached blob, {clients} clients, {name}")
-            runs[name].append(_run(number, server, partial(_download, url, clients, requests_each, cores, size_bytes)))
-    what = f"{size_bytes / 1e6:.0f} MB cached, {clients} client{'s' if clients > 1 else ''}"
-    rows = tuple(Contestant(name=f"{what}: {name}", runs=tuple(one)) for name, one in runs.items())
-    return Measured(rows, ratio(f"{what}: bytes/s ÷ nginx", rows, "at least 0.9"))
-
-
-def _manifests(
-    upstream: Server, ours: Server, manifest: Digest, cores: Cores, rounds: int, seconds: int, say: Say
-) -> Measured:
-    reason = missing("wrk")
-    if reason is not None:
-        return Measured((Contestant(name="manifests", not_run=reason),), ())
-    measured: list[Measured] = []
-    for kind, reference in (("tag", "1"), ("digest", str(manifest))):
-        path = upstream_path("manifests", reference)
-        ways = {
-            "docker-registry": (upstream, f"{upstream.url}/v2/{path.split('/', 3)[3]}"),
-            PROXY: (ours, f"{ours.url}{path}"),
-        }
-        _ask(ways[PROXY][1])
-        runs: dict[str, list[Run]] = {name: [] for name in ways}
-        for number in range(rounds):
-            for name, (server, url) in rotated(list(ways.items()), number):
-                say(f"round {number + 1} of {rounds}: manifests by {kind}, {name}")
-                runs[name].append(_run(number, server, partial(_requests, url, seconds, cores), seconds))
-        what = f"{_MANIFESTS} manifests by {kind}"
-        rows = tuple(Contestant(name=f"{what}: {name}", runs=tuple(one)) for name, one in runs.items())
-        verdicts = ratio(f"{what}: requests/s ÷ docker-registry", rows, "at least 1.0")
-        measured.append(Measured(rows, verdicts))
+    """The peer's seconds by ours, pair by pair: row by row the same is asked for, so they compare as speeds do."""
+    runs = in_turn(ways, rounds, say, what=f"{what}, ")
+    theirs, ours = runs.values()
     return Measured(
-        tuple(row for one in measured for row in one.rows), tuple(said for one in measured for said in one.verdicts)
+        rows_of(runs, f"{what}: "),
+        (Verdict(what=f"{what}: {figure}", value=ratio(theirs, ours), unit="×", aim=aim),),
     )
 
 
-def _run(
-    number: int, server: Server, ask: Callable[[], tuple[float, dict[str, float]]], took: float | None = None
-) -> Run:
+def _run(server: Server, ask: Callable[[], tuple[float, dict[str, float]]], took: float | None, number: int) -> Run:
     """CPU seconds are for the row's seconds, also where more was asked for than the row tells."""
     account = ProcessAccount()
     account.roots.add(server.process)
@@ -166,18 +142,6 @@ def load(url: str, clients: int, requests_each: int, cpus: Sequence[int] | None)
     command = [sys.executable, "-m", "bench.load", url, "--connections", str(clients)]
     told: dict[str, float] = json.loads(run(pinned([*command, "--requests", str(requests_each)], cpus)))
     return told
-
-
-def ratio(what: str, rows: Sequence[Contestant], aim: str) -> tuple[Verdict, ...]:
-    """The peer's seconds by ours, pair by pair; the peer's row comes first."""
-    theirs, ours = ({run.round: run.seconds for run in row.runs} for row in rows)
-    middle = median(pair_ratios(ours, theirs))
-    return (Verdict(what=what, value=middle, unit="×", aim=aim),) if middle is not None else ()
-
-
-def missing(program: str) -> str | None:
-    """Why a row cannot be measured; None: it can."""
-    return None if shutil.which(program, path=search_path()) else f"{program} not installed"
 
 
 def _ask(url: str) -> None:

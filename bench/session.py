@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +9,9 @@ from pathlib import Path
 
 from bench import images
 from bench.contestant import Contestant
-from bench.directories import remove_abandoned, short_directory
+from bench.directories import short_directory
 from bench.image_choice import ImageChoice
-from bench.machine import describe_machine, versions
+from bench.machine import Start, described, versions
 from bench.places import Place, file_system, place
 from bench.registry import Registry, registry
 from bench.result import Comparison, ImageFacts, Keep, Result, Verdict, forget
@@ -73,8 +71,7 @@ class Session:
     registry: Registry
     place: Place
     warm_up: str
-    load: float
-    """Runnable processes over the minute before it began: above the CPUs' half the figures are not quiet ones."""
+    start: Start
 
     def run(self, jobs: Sequence[Job], result_of: Callable[[tuple[Measured, ...]], Result]) -> Result:
         """Measures (``rounds.measure``); what is known after each run is kept as well.
@@ -100,22 +97,10 @@ class Session:
         **more_settings: str,
     ) -> Result:
         """Everything known, as it is written down."""
-        return Result(
-            benchmark=benchmark,
-            started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            machine=describe_machine(self.place.directory),
-            versions=versions(contestants),
-            image=image,
-            settings={
-                **self.settings.facts(),
-                "registry": f"{self.registry.kind} on loopback",
-                "load_at_start": f"{self.load:.2f}",
-                **more_settings,
-            },
-            contestants=tuple(measured),
-            comparisons=comparisons,
-            verdicts=verdicts,
-        )
+        facts = {**self.settings.facts(), "registry": f"{self.registry.kind} on loopback", **more_settings}
+        who, where = versions(contestants), self.place.directory
+        result = described(benchmark, where, image, facts, measured, verdicts, who, self.start)
+        return result.model_copy(update={"comparisons": comparisons})
 
 
 @contextmanager
@@ -125,12 +110,11 @@ def session(settings: Settings) -> Iterator[Session]:
     Raises:
         InputError: root or a tool is missing. StorageError: no space. ImagedistError: the registry did not start.
     """
-    load = os.getloadavg()[0]
-    remove_abandoned()
+    start = Start.now()
     with place(settings.store, settings.ext4_bytes) as where, short_directory() as directory:
         with registry(directory / "registry") as running:
             warm_up = images.tiny(settings.cache)
-            yield Session(settings, running, where, running.add(warm_up, "bench/warm-up:1"), load)
+            yield Session(settings, running, where, running.add(warm_up, "bench/warm-up:1"), start)
 
 
 def image_of(settings: Settings) -> BuiltImage:

@@ -5,30 +5,26 @@ Each site's host has a registry of its own beside it, and both sites' links insi
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import describe_machine, versions
-from bench.network import Network, deployment, why_not
+from bench.directories import short_directory
+from bench.in_turn import Runs, Say, in_turn, ratio, rows_of
+from bench.machine import Start, described
+from bench.network import Network, deployment
 from bench.network.deployment import Registry, Site
-from bench.peers import missing
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
+from bench.preflight import need
+from bench.result import ImageFacts, Keep, Result, Run, Verdict
 from bench.serving import REPOSITORY, push
 from bench.sites_tags import TagsTimes, time_tags
-from bench.statistics import median, pair_ratios
-from imagedist.errors import ImagedistError, InputError
+from bench.waiting import until
 from imagedist.oci.digest import Digest
 from imagedist.site_sync import SyncStatus
-
-Say = Callable[[str], None]
 
 _FROM, _TO = "bench-a", "bench-b"
 _WIDE = 20
@@ -59,77 +55,69 @@ class Scale:
 QUICK = Scale(12_000_000, 32_000_000, 2, 5, 1_000)
 
 
-def check() -> None:
-    """Raises InputError: this machine cannot have a test network, or misses a program."""
-    if (reason := why_not() or missing("docker-registry", "curl")) is not None:
-        raise InputError(f"cannot measure sites: {reason}")
+def check(scale: Scale) -> None:
+    """Raises InputError: this machine cannot have a test network, misses a program, or has too little memory."""
+    # Two registries and two sites keep every image and blob.
+    memory_bytes = 8 * scale.rounds * scale.image_bytes
+    need("sites", "docker-registry", "curl", is_network=True, memory_bytes=memory_bytes)
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """Two minutes.
 
     Raises:
-        InputError: this machine cannot have a test network, or misses a program. ImagedistError: something failed.
+        InputError: this machine cannot have a test network, misses a program, or has too little memory.
+        ImagedistError: something failed.
     """
-    check()
-    remove_abandoned()
-    load = os.getloadavg()[0]
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    runs: dict[str, list[Run]] = {_SYNC: [], _CURL: [], _WEBHOOK: []}
+    check(scale)
+    start = Start.now()
+    runs: Runs = {}
     with short_directory() as directory:
-        machine = describe_machine(directory)
 
-        def result(tags: TagsTimes | None) -> Result:
-            return Result(
-                benchmark="sites",
-                started=started,
-                machine=machine,
-                versions=versions([]),
-                image=ImageFacts(
-                    name="random bytes", manifest_digest="", layers=_LAYERS, compressed_bytes=scale.image_bytes
-                ),
-                settings={
+        def known(tags: TagsTimes | None = None) -> Result:
+            return described(
+                "sites",
+                directory,
+                ImageFacts(name="random bytes", manifest_digest="", layers=_LAYERS, compressed_bytes=scale.image_bytes),
+                {
                     "rounds": str(scale.rounds),
                     "registry": f"one at each site, {scale.bits_per_second / 1e6:g} Mbit/s between the sites",
                     "tags": str(scale.tags),
-                    "load_at_start": f"{load:.2f}",
                 },
-                contestants=tuple(
-                    Contestant(name=name, runs=tuple(each)) for name, each in (runs | _rows(tags)).items() if each
-                ),
-                verdicts=verdicts_of(runs, tags),
+                rows_of({**runs, **_rows(tags)}),
+                verdicts_of(runs, tags),
+                start=start,
             )
+
+        def kept(so_far: Runs, before: Runs) -> None:
+            nonlocal runs
+            runs = {**before, **so_far}
+            keep(known())
 
         say("starting two sites")
         with _running(directory, scale.bits_per_second) as pair:
+            sizes = [scale.image_bytes // _LAYERS] * _LAYERS
             pair.sync([100_000] * _LAYERS)  # everybody has once done all it will do
-            for number in range(scale.rounds):
-                say(f"round {number + 1} of {scale.rounds}")
-                sizes = [scale.image_bytes // _LAYERS] * _LAYERS
-                order = (_SYNC, _CURL) if number % 2 else (_CURL, _SYNC)
-                for name in order:
-                    seconds = pair.sync(sizes) if name == _SYNC else pair.curl(scale.image_bytes)
-                    runs[name].append(Run(round=number, seconds=seconds, cpu_seconds=0.0))
-                keep(result(None))
-            say(f"{scale.webhooks} webhooks with nothing to move")
-            runs[_WEBHOOK] = [
-                Run(round=number, seconds=pair.retag(number), cpu_seconds=0.0) for number in range(scale.webhooks)
-            ]
-            keep(result(None))
-        tags = time_tags(directory / "tags", scale.tags, say) if scale.tags else None
-        return result(tags)
+            ways = {
+                _CURL: lambda number: _run(number, pair.curl(scale.image_bytes)),
+                _SYNC: lambda number: _run(number, pair.sync(sizes)),
+            }
+            copied = in_turn(ways, scale.rounds, say, lambda runs: kept(runs, {}))
+            again = {_WEBHOOK: lambda number: _run(number, pair.retag(number))}
+            in_turn(again, scale.webhooks, say, lambda runs: kept(runs, copied))
+        return known(time_tags(directory / "tags", scale.tags, say) if scale.tags else None)
 
 
-def verdicts_of(runs: dict[str, list[Run]], tags: TagsTimes | None) -> tuple[Verdict, ...]:
-    """Medians over rounds: a noisy round hits both of a pair."""
+def _run(number: int, seconds: float) -> Run:
+    return Run(round=number, seconds=seconds, cpu_seconds=0.0)
 
-    def by_round(name: str) -> dict[int, float]:
-        return {run.round: run.seconds for run in runs[name]}
 
+def verdicts_of(runs: Runs, tags: TagsTimes | None) -> tuple[Verdict, ...]:
+    """Of what was measured."""
     found = []
-    if ratio := median(pair_ratios(by_round(_CURL), by_round(_SYNC))):
-        found.append(Verdict(what="sync of one image ÷ one curl", value=ratio, unit="×", aim="at most 1.1"))
-    if runs[_WEBHOOK]:
+    if times := ratio(runs.get(_SYNC, ()), runs.get(_CURL, ())):
+        found.append(Verdict(what="sync of one image ÷ one curl", value=times, unit="×", aim="at most 1.1"))
+    if runs.get(_WEBHOOK):
         slowest = max(run.seconds for run in runs[_WEBHOOK])
         found.append(Verdict(what=f"{_WEBHOOK}, the slowest", value=slowest, unit="s", aim="at most 1"))
     if tags is not None:
@@ -142,13 +130,10 @@ def verdicts_of(runs: dict[str, list[Run]], tags: TagsTimes | None) -> tuple[Ver
     return tuple(found)
 
 
-def _rows(tags: TagsTimes | None) -> dict[str, list[Run]]:
-    if tags is None:
-        return {}
-    return {
-        _JOURNAL: [Run(round=0, seconds=tags.journal_seconds, cpu_seconds=0.0)],
-        _REGISTRY: [Run(round=0, seconds=tags.registry_seconds, cpu_seconds=0.0)],
-    }
+def _rows(tags: TagsTimes | None) -> Runs:
+    return (
+        {} if tags is None else {_JOURNAL: [_run(0, tags.journal_seconds)], _REGISTRY: [_run(0, tags.registry_seconds)]}
+    )
 
 
 class _Pair:
@@ -194,7 +179,7 @@ class _Pair:
             status = SyncStatus.model_validate_json(self._first.node.get(url))
             return not status.is_scanning and not any(each.is_behind for each in status.destinations)
 
-        _until(is_ready, "the sites to come to rest")
+        until(is_ready, "the sites to come to rest", _PATIENCE_SECONDS, _POLL_SECONDS)
 
     def _notified(self, tag: str, digest: Digest) -> float:
         target = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "repository": REPOSITORY, "tag": tag}
@@ -210,7 +195,7 @@ class _Pair:
         def is_there() -> bool:
             return self._other.node.answers(there) and Digest.of(self._other.node.get(there)) == digest
 
-        _until(is_there, f"{REPOSITORY}:{tag} at the other site")
+        until(is_there, f"{REPOSITORY}:{tag} at the other site", _PATIENCE_SECONDS, _POLL_SECONDS)
         return time.perf_counter() - began
 
 
@@ -237,11 +222,3 @@ def _running(directory: Path, bits_per_second: int) -> Iterator[_Pair]:
         pair = _Pair(registries[0], deployed[0], deployed[1])
         pair.wait_ready()
         yield pair
-
-
-def _until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise ImagedistError(f"waited {_PATIENCE_SECONDS:.0f} s for {what}")
-        time.sleep(_POLL_SECONDS)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +18,11 @@ from urllib.request import Request, urlopen
 
 import sqlalchemy as sa
 
+from bench.in_turn import Say
 from bench.processes import daemon
 from bench.registry import answers, free_port
 from bench.serving import REPOSITORY, docker_registry, push
+from bench.waiting import until
 from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
 from imagedist.site_sync import SyncStatus
@@ -28,8 +30,6 @@ from seeder.database import Database
 from seeder.moves import Meaning, Terms
 from seeder.sync.tables import SEEN
 from seeder.tags import TagJournal
-
-Say = Callable[[str], None]
 
 _PATIENCE_SECONDS = 300.0
 _NAME = f"local/{REPOSITORY}"
@@ -81,21 +81,21 @@ def time_tags(directory: Path, count: int, say: Say) -> TagsTimes:
             (directory / name).mkdir(parents=True)
             asyncio.run(_fill(directory / name / "seeder.db", name, tags, meaning))
         first = stack.enter_context(_site(directory / "a", "a", "b", ports, registry.url, _RULE))
-        _until(lambda: _is_quiet(first), "the first look through the registry")
+        until(lambda: _is_quiet(first), "the first look through the registry", _PATIENCE_SECONDS)
         say("the registry is looked through")
         before = _manifests(registry.log)
         looked_at = _status(first).rules[0].scanned_at
         began = time.perf_counter()
         with urlopen(Request(f"{first}/site/v1/syncs/run", b"", method="POST")):
             pass
-        _until(lambda: _is_past(first, looked_at), "the second look")
+        until(lambda: _is_past(first, looked_at), "the second look", _PATIENCE_SECONDS)
         registry_seconds = time.perf_counter() - began
         manifests = _manifests(registry.log) - before
         _check_unchanged(first, count)
         say("the journal is read from its beginning")
         began = time.perf_counter()
         other = stack.enter_context(_site(directory / "b", "b", "a", ports, registry.url, ""))
-        _until(lambda: _status(other).follows[0].sequence >= count, "the whole journal")
+        until(lambda: _status(other).follows[0].sequence >= count, "the whole journal", _PATIENCE_SECONDS)
         journal_seconds = time.perf_counter() - began
         if (waiting := _status(other).waiting) > 1:  # the tag that the image was pushed with is news there
             raise ImagedistError(f"{waiting} of {count} tags were taken for changed")
@@ -170,11 +170,3 @@ def _check_unchanged(seeder: str, count: int) -> None:
 
 def _manifests(log: Path) -> int:
     return log.read_text(errors="replace").count(f'"GET /v2/{REPOSITORY}/manifests/')
-
-
-def _until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise ImagedistError(f"waited {_PATIENCE_SECONDS:.0f} s for {what}")
-        time.sleep(0.05)

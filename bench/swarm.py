@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.bursts import BY_IMAGEDIST, STRAIGHT
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import described
-from bench.network import why_not
-from bench.peers import missing
+from bench.directories import short_directory
+from bench.machine import Start, described
+from bench.preflight import check_memory, need
 from bench.processes import run as run_program
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
 from bench.statistics import median, percentile, rotated
-from bench.swarm_network import BLOBS, SITE_TIMES, Burst, Configuration, SwarmNetwork, swarm_network
-from imagedist.errors import InputError
+from bench.swarm_network import AGENT_BYTES, BLOBS, SITE_TIMES, Burst, Configuration, SwarmNetwork, swarm_network
 from imagedist.service.running import raise_open_files_limit
 
 Say = Callable[[str], None]
 
 _CPU_BOUND_SHARE = 0.2
 """With less of the CPUs' time idle, nodes wait for the CPU now and then, and the times are this machine's."""
-_AGENT_BYTES = 130_000_000
-"""Memory of one, with its libtorrent."""
 _PLAIN = "a plain download"
 _DEFAULTS = Configuration()
 _SOURCES = ("peer", "seeder", "webseed", "proxy")
@@ -59,7 +54,7 @@ class Scale:
     def memory_bytes(self) -> int:
         """What agents and files will take at most: registry and site keep every image, a node three."""
         images = self.rounds * len(self.nodes) * (2 if self.is_straight_too else 1)
-        return max(self.nodes) * (_AGENT_BYTES + 3 * self.image_bytes) + 2 * images * self.image_bytes
+        return max(self.nodes) * (AGENT_BYTES + 3 * self.image_bytes) + 2 * images * self.image_bytes
 
 
 FULL = Scale((1, 2, 4, 8), 100_000_000, 32_000_000, 5)
@@ -94,7 +89,7 @@ class Bursts:
         return idle / (idle + sum(burst.busy_seconds for burst in self.bursts))
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """A burst lasts a little more than the image needs over one link; there are ``rounds`` for each number of nodes.
 
     Raises:
@@ -103,8 +98,7 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
     """
     check(scale)
     raise_open_files_limit()
-    remove_abandoned()
-    load = os.getloadavg()[0]
+    start = Start.now()
     rows, plain = [Bursts(count) for count in scale.nodes], list[float]()
     if scale.is_straight_too:
         rows += [Bursts(count, is_straight=True) for count in scale.nodes]
@@ -114,15 +108,15 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
         with swarm_network(directory, *sizes, scale.configuration) as running:
             running.warm_up()
             for number in range(scale.rounds):
-                _round(running, scale, number, rows, plain, say)
-                result = _result(scale, directory, rows, plain, load)
-                keep(result)
+                for _ in _round(running, scale, number, rows, plain, say):
+                    result = _result(scale, directory, rows, plain, start)
+                    keep(result)
     return result
 
 
-def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequence[float], load: float) -> Result:
-    """Of the rounds so far."""
-    ideal = median(plain) or 0.0
+def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequence[float], start: Start) -> Result:
+    """Of the bursts so far."""
+    ideal, rows = median(plain) or 0.0, [row for row in rows if row.bursts]
     return described(
         "swarm",
         directory,
@@ -133,7 +127,6 @@ def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequen
             "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
             "cpu": "of the site's processes and all agents; idle: the whole machine",
             **scale.configuration.facts(),
-            "load_at_start": f"{load:.2f}",
         },
         (_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),
         verdicts_of([row for row in rows if not row.is_straight], ideal, scale.image_bytes),
@@ -141,33 +134,31 @@ def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequen
             "libtorrent": importlib.metadata.version("libtorrent"),
             "docker-registry": run_program(["docker-registry", "--version"]).strip(),
         },
+        start,
     )
 
 
 def check(scale: Scale) -> None:
     """Raises InputError: this machine cannot have a test network, has no docker-registry, or too little memory."""
-    if (reason := why_not() or missing("docker-registry")) is not None:
-        raise InputError(f"cannot measure the swarm: {reason}")
-    with open("/proc/meminfo") as lines:
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    if scale.memory_bytes > available:
-        raise InputError(
-            f"{max(scale.nodes)} nodes with images of {scale.image_bytes / 1e6:.0f} MB need "
-            f"{scale.memory_bytes / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available: "
-            "measure fewer nodes or smaller images"
-        )
+    need("the swarm", "docker-registry", is_network=True)
+    what = f"a swarm of {max(scale.nodes)} nodes with images of {scale.image_bytes / 1e6:.0f} MB"
+    check_memory(scale.memory_bytes, what, "measure fewer nodes or smaller images")
 
 
 def _round(
     network: SwarmNetwork, scale: Scale, number: int, rows: Sequence[Bursts], plain: list[float], say: Say
-) -> None:
+) -> Iterator[None]:
+    """Yields after each burst; the plain download is of the first image that came through the site."""
     for row in rotated(rows, number):
         say(f"round {number + 1} of {scale.rounds}: {row.name}, at least {scale.image_seconds:.0f} s")
         burst = network.burst(row.count, is_straight=row.is_straight)
         row.bursts.append(burst)
         say(f"  {burst.seconds:.2f} s for all, CPUs idle {burst.idle_share:.0%}")
-    say(f"round {number + 1} of {scale.rounds}: {_PLAIN}")
-    plain.append(network.plain_seconds())
+        if len(plain) == number and not row.is_straight:
+            say(f"round {number + 1} of {scale.rounds}: {_PLAIN}")
+            plain.append(network.plain_seconds())
+        if plain:
+            yield
 
 
 def _plain_row(plain: Sequence[float]) -> Contestant:

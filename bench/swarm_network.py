@@ -26,6 +26,9 @@ BLOBS = 2
 SITE_TIMES = 10
 """A site's host and its way to the upstream carry this many times what a node's link does."""
 
+AGENT_BYTES = 130_000_000
+"""Memory of one, with its libtorrent."""
+
 _NICENESS = -10
 _STALL_SECONDS = 120.0
 _WARM_UP_BYTES = 3_000_000
@@ -138,7 +141,7 @@ class SwarmNetwork:
         self.offer([self._image_bytes // BLOBS] * BLOBS)
         agents = self._agents[:count]
         site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
-        received = _received(agents)
+        received = received_bytes(agents)
         cpu_seconds, (busy, idle) = self._account.cpu_seconds(), machine_cpu_seconds()
         pulled = (self.ask_straight if is_straight else self.ask)(agents)
         busy_after, idle_after = machine_cpu_seconds()
@@ -146,7 +149,7 @@ class SwarmNetwork:
             pulled,
             self._site.node.up.bytes - site_bytes,
             self._uplink.back.bytes - upstream_bytes,
-            _received(agents) - received,
+            received_bytes(agents) - received,
             self._account.cpu_seconds() - cpu_seconds,
             busy_after - busy,
             idle_after - idle,
@@ -213,7 +216,8 @@ def _go_first(process: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread), _NICENESS)
 
 
-def _received(agents: Sequence[Agent]) -> Counter[str]:
+def received_bytes(agents: Sequence[Agent]) -> Counter[str]:
+    """Of blobs, by all of them together since they began; by source."""
     received: Counter[str] = Counter()
     for agent in agents:
         for family in text_string_to_metric_families(agent.metrics()):

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.account import ProcessAccount
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import described
+from bench.directories import short_directory
+from bench.in_turn import Runs, Say, in_turn
+from bench.machine import Start, described
 from bench.peaks import anonymous_bytes
-from bench.processes import daemon, search_path, succeeds
+from bench.preflight import need
+from bench.processes import daemon, missing, succeeds
 from bench.processes import run as run_program
-from bench.proxy_hot import Cores, Say
+from bench.proxy_hot import Cores
 from bench.registry import answers, free_port
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
 from bench.serving import pinned
-from bench.statistics import median, rotated
+from bench.statistics import median
 from imagedist.errors import ImagedistError
 from imagedist.oci.digest import Digest
 from imagedist.service.running import raise_open_files_limit
@@ -81,34 +83,34 @@ class Seeder:
         return told
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
     """Two minutes for the full scale.
 
     Raises:
-        ImagedistError: the seeder did not start, or an announce was not answered.
+        InputError: too little memory. ImagedistError: the seeder did not start, or an announce was not answered.
     """
+    need("the tracker")
     raise_open_files_limit()
-    remove_abandoned()
-    cores, load = Cores.of(sorted(os.sched_getaffinity(0))), os.getloadavg()[0]
-    no_redis = None if shutil.which("redis-server", path=search_path()) else "redis-server is not installed"
-    runs: dict[str, list[Run]] = {KEPT: [], EACH: [], REDIS: []}
+    cores, start, no_redis = Cores.of(sorted(os.sched_getaffinity(0))), Start.now(), missing("redis-server")
     with short_directory() as directory, ExitStack() as stack:
         say(f"a seeder with one torrent and {scale.peers} peers")
         seeder = stack.enter_context(_seeder(directory / "memory", "memory", cores))
         before = anonymous_bytes(seeder.process)
         seeder.announce(cores.load, scale.peers, "--kept")
         bytes_per_thousand = (anonymous_bytes(seeder.process) - before) / scale.peers * 1000
-        ways = [(KEPT, seeder, ["--kept"]), (EACH, seeder, [])]
+        ways = {
+            KEPT: partial(_measure, seeder, cores, scale, ["--kept"]),
+            EACH: partial(_measure, seeder, cores, scale, []),
+        }
         if no_redis is None:
             shared = stack.enter_context(_seeder(directory / "redis", _redis(stack, directory, cores), cores))
             shared.announce(cores.load, scale.peers, "--kept")
-            ways.append((REDIS, shared, []))
+            ways[REDIS] = partial(_measure, shared, cores, scale, [])
 
-        def known() -> Result:
-            rows = [
-                Contestant(name=name, not_run=no_redis) if not runs[name] and no_redis else _row(name, runs[name])
-                for name in (KEPT, EACH, REDIS)
-            ]
+        def known(runs: Runs) -> Result:
+            rows = [_row(name, each) for name, each in runs.items()]
+            if no_redis is not None:
+                rows.append(Contestant(name=REDIS, not_run=no_redis))
             return described(
                 "tracker",
                 directory,
@@ -120,21 +122,16 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
                     "peers": f"{scale.peers} in one torrent, half of them seeds; {_CONNECTIONS} announce at a time",
                     "cores": f"the seeder, and Redis, on CPU {cores.server}; the peers on {cores.load}",
                     "seconds": f"for {_ANNOUNCES} announces, of runs of {scale.seconds:g} s",
-                    "load_at_start": f"{load:.2f}",
                 },
-                tuple(rows),
+                rows,
                 _verdicts(rows, bytes_per_thousand),
+                start=start,
             )
 
-        for number in range(scale.rounds):
-            for name, asked, arguments in rotated(ways, number):
-                say(f"round {number + 1} of {scale.rounds}: {name}")
-                runs[name].append(_measure(asked, cores, scale, number, arguments))
-            keep(known())
-        return known()
+        return known(in_turn(ways, scale.rounds, say, lambda runs: keep(known(runs))))
 
 
-def _measure(seeder: Seeder, cores: Cores, scale: Scale, number: int, arguments: Sequence[str]) -> Run:
+def _measure(seeder: Seeder, cores: Cores, scale: Scale, arguments: Sequence[str], number: int) -> Run:
     account = ProcessAccount()
     account.roots = {seeder.process}
     before = account.cpu_seconds()

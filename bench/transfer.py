@@ -10,23 +10,23 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.directories import remove_abandoned, short_directory
-from bench.machine import described
+from bench.directories import short_directory
+from bench.in_turn import Runs, Say, in_turn, ratio
+from bench.machine import Start, described
+from bench.preflight import need
 from bench.processes import daemon
 from bench.processes import run as run_program
 from bench.registry import free_port
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict, forget
-from bench.statistics import median, pair_ratios, rotated
+from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
+from bench.statistics import median
 from imagedist.oci.digest import Digest
 from imagedist.swarm import torrent as rules
-
-Say = Callable[[str], None]
 
 NODE, SEEDER, HTTP, HASHED = "by swarm from a node", "by swarm from the seeder", "by HTTP", "by HTTP, hashed"
 _WAYS = {
@@ -50,14 +50,17 @@ class Scale:
 QUICK = Scale(40_000_000, 2)
 
 
-def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
-    """Some seconds a round. Raises ImagedistError: an end did not start, or the file did not come."""
-    remove_abandoned()
-    load = os.getloadavg()[0]
-    runs: dict[str, list[Run]] = {name: [] for name in _WAYS}
+def run(scale: Scale, say: Say, keep: Keep) -> Result:
+    """Some seconds a round.
+
+    Raises:
+        InputError: too little memory. ImagedistError: an end did not start, or the file did not come.
+    """
+    need("a transfer", memory_bytes=3 * scale.size_bytes)
+    start = Start.now()
     with short_directory() as directory, ExitStack() as stack:
 
-        def known() -> Result:
+        def known(runs: Runs) -> Result:
             return described(
                 "transfer",
                 directory,
@@ -67,10 +70,10 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
                     "order": "rotated each round",
                     "registry": "loopback, without caps",
                     "cpu": "of the leecher alone",
-                    "load_at_start": f"{load:.2f}",
                 },
                 [_row(what, each, scale.size_bytes) for what, each in runs.items()],
                 verdicts_of(runs),
+                start=start,
             )
 
         say(f"a blob of {scale.size_bytes / 1e6:g} MB, a seed and a server")
@@ -79,41 +82,38 @@ def run(scale: Scale, say: Say, keep: Keep = forget) -> Result:
         for what, port in ports.items():
             command = [*_program(what, port, file), "--torrent", str(torrent)]
             stack.enter_context(daemon(command, directory / f"{what}.log", partial(_listens, port)))
-        for number in range(scale.rounds):
-            for name in rotated(list(_WAYS), number):
-                say(f"round {number + 1} of {scale.rounds}: {name}")
-                into, (what, giver) = directory / "leecher", _WAYS[name]
-                into.mkdir()
-                command = [*_program(what, ports[giver], into / file.name), "--torrent", str(torrent)]
-                runs[name].append(Run(round=number, **json.loads(run_program(command))))
-                shutil.rmtree(into)
-            keep(known())
-        return known()
+
+        def leech(what: str, giver: str, number: int) -> Run:
+            into = directory / "leecher"
+            into.mkdir()
+            command = [*_program(what, ports[giver], into / file.name), "--torrent", str(torrent)]
+            told = json.loads(run_program(command))
+            shutil.rmtree(into)
+            return Run(round=number, **told)
+
+        ways = {name: partial(leech, *way) for name, way in _WAYS.items()}
+        return known(in_turn(ways, scale.rounds, say, lambda runs: keep(known(runs))))
 
 
-def _row(what: str, runs: list[Run], size_bytes: int) -> Contestant:
-    seconds, cpu = (median([getattr(run, name) for run in runs]) or 1.0 for name in ("seconds", "cpu_seconds"))
-    summary = {"MB/s": size_bytes / seconds / 1e6, "CPU-s per GB": cpu / size_bytes * 1e9}
+def _row(what: str, runs: Sequence[Run], size_bytes: int) -> Contestant:
+    seconds, cpu = (median([getattr(run, name) for run in runs]) for name in ("seconds", "cpu_seconds"))
+    summary = {}
+    if seconds and cpu is not None:
+        summary = {"MB/s": size_bytes / seconds / 1e6, "CPU-s per GB": cpu / size_bytes * 1e9}
     return Contestant(name=what, runs=tuple(runs), summary=summary)
 
 
-def verdicts_of(runs: dict[str, list[Run]]) -> tuple[Verdict, ...]:
+def verdicts_of(runs: Runs) -> tuple[Verdict, ...]:
     """Pair by pair, against HTTP that checks nothing, and that hashes."""
-
-    def by_round(what: str, name: str) -> dict[int, float]:
-        return {run.round: getattr(run, name) for run in runs[what]}
-
-    def ratio(one: str, other: str, name: str) -> float:
-        return median(pair_ratios(by_round(other, name), by_round(one, name))) or 0.0
-
     found = []
     for name in (NODE, SEEDER):
         for beside in (HTTP, HASHED):
-            speed, cpu = ratio(beside, name, "seconds"), ratio(name, beside, "cpu_seconds")
+            speed = ratio(runs[beside], runs[name])
+            cpu = ratio(runs[name], runs[beside], lambda run: run.cpu_seconds)
             aims = (f"at least {_LEAST_SPEED}", f"at most {_MOST_CPU:g}") if beside == HTTP else ("", "")
             found.append(Verdict(what=f"speed: {name} ÷ {beside}", value=speed, unit="×", aim=aims[0]))
             found.append(Verdict(what=f"CPU of the leecher: {name} ÷ {beside}", value=cpu, unit="×", aim=aims[1]))
-    return tuple(found)
+    return tuple(one for one in found if one.value)
 
 
 def _blob(directory: Path, size_bytes: int) -> tuple[Path, Path]:

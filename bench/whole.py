@@ -130,7 +130,7 @@ def check(plan: Plan, parts: Sequence[str]) -> None:
     if "swarm" in parts:
         swarm.check(plan.bursts)
     if "sites" in parts:
-        sites.check()
+        sites.check(sites.QUICK)
 
 
 def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:

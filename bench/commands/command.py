@@ -1,4 +1,4 @@
-"""What all sub-commands have: options, an end that explains itself, a result that is in its file after every row."""
+"""What all sub-commands have: an end that explains itself, a result that is in its file after every row."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, ParamSpec
+from typing import ParamSpec
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
-from bench.image_choice import SYNTAX
+from bench.commands.progress import Progress
+from bench.directories import remove_abandoned
 from bench.janitor import janitor
 from bench.journal import Journal
 from bench.preflight import check_file
 from bench.report import show
 from bench.result import Keep, Result
-from bench.session import Settings
-from imagedist.config import parse_size
 from imagedist.errors import ImagedistError, InputError
 
 P = ParamSpec("P")
@@ -36,34 +35,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Image = Annotated[str, typer.Option(help=f"{SYNTAX}.")]
-Rounds = Annotated[int, typer.Option(min=1, max=100, help="Cold runs of each; tables show medians.")]
-Store = Annotated[Path, typer.Option(help="Where stores are made and removed: the file system to measure.")]
-Ext4 = Annotated[
-    str | None, typer.Option(help="Measure a fresh ext4 of this size in a file below --store, until syncfs returns.")
-]
-Cache = Annotated[Path, typer.Option(help="Where images are kept between benchmarks.", envvar="IMAGEDIST_BENCH_CACHE")]
-Quick = Annotated[bool, typer.Option("--quick", help="The small image, three rounds.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Keep the result in this file, after every row; - is standard output.")
-]
-
-
-def _endpoint(system: str) -> typer.models.OptionInfo:
-    help = (
-        f"{system}'s mirror endpoint on this node, such as http://127.0.0.1:4001: pulled through, with --image of it."
-    )
-    option: typer.models.OptionInfo = typer.Option(help=help)
-    return option
-
-
-Kraken = Annotated[str | None, _endpoint("Kraken")]
-Dragonfly = Annotated[str | None, _endpoint("Dragonfly")]
-Spegel = Annotated[str | None, _endpoint("Spegel")]
-
-STORE = Path("/dev/shm/imagedist-bench")
-CACHE = Path("/var/tmp/imagedist-bench")
-QUICK_ROUNDS = 3
 _PIPE_WIDTH = 200
 _KILLED = 130
 
@@ -91,7 +62,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def measured(run: Callable[[Keep], Result], file: Path | None, store: Path = STORE) -> None:
+def measured(run: Callable[[Keep], Result], file: Path | None, store: Path) -> None:
     """Runs a benchmark, keeps what it finds in ``file`` and shows it; stopped, what it had found.
 
     Raises:
@@ -101,7 +72,8 @@ def measured(run: Callable[[Keep], Result], file: Path | None, store: Path = STO
     is_printed = file is not None and str(file) == "-"
     journal = Journal(shlex.join(["imagedist-bench", *sys.argv[1:]]), None if is_printed else file)
     try:
-        with janitor(store):
+        remove_abandoned()
+        with janitor(store), say.shown():
             result = journal.finish(run(journal.keep))
     except (KeyboardInterrupt, ImagedistError) as error:
         why = str(error) or "interrupted"
@@ -122,24 +94,8 @@ def _give(result: Result, is_printed: bool) -> None:
         show(result, console())
 
 
-def settings_of(
-    image: str, rounds: int, store: Path, ext4: str | None, cache: Path, quick: bool, keep: Keep
-) -> Settings:
-    """Raises InputError: a size that is none."""
-    return Settings(
-        cache=cache.absolute(),
-        store=store.absolute(),
-        ext4_bytes=parse_size(ext4) if ext4 else None,
-        image="small" if quick and image == "reference" else image,
-        rounds=min(rounds, QUICK_ROUNDS) if quick else rounds,
-        say=say,
-        keep=keep,
-    )
-
-
-def say(line: str) -> None:
-    """Progress goes beside the result."""
-    print(line, file=sys.stderr, flush=True)
+say = Progress()
+"""Told what is going on."""
 
 
 def console() -> Console:

@@ -9,23 +9,8 @@ from typing import Annotated
 import typer
 
 from bench import swarm, whole
-from bench.commands.command import (
-    CACHE,
-    Cache,
-    Dragonfly,
-    Image,
-    Json,
-    Kraken,
-    Spegel,
-    app,
-    console,
-    counts,
-    endpoints,
-    explained,
-    measured,
-    names,
-    settings_of,
-)
+from bench.commands.command import app, console, counts, endpoints, explained, measured, names
+from bench.commands.options import CACHE, Asked, Cache, Dragonfly, Image, Json, Kraken, Spegel
 from bench.image_choice import ImageChoice
 from bench.preflight import check_file, check_root
 from bench.result import Keep, Result, load
@@ -72,15 +57,8 @@ def everything(
         raise InputError(f"--parts {unknown[0]!r}: expected {', '.join(whole.PARTS)}")
 
     def run(keep: Keep) -> Result:
-        settings = settings_of(
-            image,
-            min(rounds, _QUICK_ROUNDS) if quick else rounds,
-            store,
-            ext4 or _ext4(image, quick),
-            cache,
-            quick,
-            keep,
-        )
+        wanted = min(rounds, _QUICK_ROUNDS) if quick else rounds
+        settings = Asked(image, wanted, quick, store, ext4 or _ext4(image, quick), cache, keep).settings()
         bursts = _QUICK if quick else swarm.Scale(_nodes(nodes), 24_000_000, 8_000_000, rounds, is_straight_too=True)
         layers = (1, 4, 16) if quick else counts(cuts, "--cuts")
         plan = whole.Plan(

@@ -14,32 +14,22 @@ from bench import pull as pull_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
-from bench.commands.command import (
+from bench.commands.command import app, counts, endpoints, explained, names, say
+from bench.commands.options import (
     CACHE,
-    STORE,
+    Asked,
     Cache,
     Dragonfly,
-    Ext4,
     Image,
-    Json,
     Kraken,
-    Quick,
-    Rounds,
     Spegel,
-    Store,
-    app,
-    counts,
-    endpoints,
-    explained,
-    measured,
-    names,
-    say,
-    settings_of,
+    benchmark,
+    benchmark_of_image,
 )
 from bench.contestant import Contestant
 from bench.image_choice import ImageChoice
 from bench.preflight import check
-from bench.result import Keep, Result
+from bench.result import Result
 from bench.unpack import CONTESTANTS, named
 from imagedist.config import parse_size
 from imagedist.errors import InputError
@@ -50,83 +40,51 @@ _NAMES = f"comma-separated, of: {', '.join(CONTESTANTS)}."
 
 
 def _chosen(text: str) -> list[Contestant]:
-    return [named(name) for name in names(text)]
+    """Raises InputError: nobody, or nobody of that name."""
+    if not (found := [named(name) for name in names(text)]):
+        raise InputError(f"--contestants names nobody: expected some of {', '.join(CONTESTANTS)}")
+    return found
 
 
-@app.command()
-@explained
+@benchmark_of_image()
 def unpack(
-    image: Image = "reference",
+    asked: Asked,
     contestants: Annotated[str, typer.Option(help=f"Who pulls, {_NAMES}")] = ",".join(unpack_benchmark.DEFAULT),
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Pull one image into empty stores: imagedist's strategies, docker, containerd, podman."""
-
-    def run(keep: Keep) -> Result:
-        settings, chosen = settings_of(image, rounds, store, ext4, cache, quick, keep), _chosen(contestants)
-        check(settings, chosen)
-        return unpack_benchmark.run(settings, chosen)
-
-    measured(run, json, store)
+    settings, chosen = asked.settings(), _chosen(contestants)
+    check(settings, chosen)
+    return unpack_benchmark.run(settings, chosen)
 
 
-@app.command()
-@explained
+@benchmark_of_image()
 def pull(
-    image: Image = "reference",
+    asked: Asked,
     contestants: Annotated[str, typer.Option(help="Runtimes, comma-separated.")] = ",".join(pull_benchmark.STRAIGHT),
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
     kraken: Kraken = None,
     dragonfly: Dragonfly = None,
     spegel: Spegel = None,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Pull one image onto this machine by every runtime, straight and through imagedist, and by other systems."""
+    settings, runtimes = asked.settings(), [one.name for one in _chosen(contestants)]
     urls = endpoints(kraken, dragonfly, spegel)
-
-    def run(keep: Keep) -> Result:
-        settings = settings_of(image, rounds, store, ext4, cache, quick, keep)
-        for name in names(contestants):
-            named(name)
-        chosen = [*pull_benchmark.contestants(names(contestants)), *pull_benchmark.mirrors(settings, urls)]
-        check(settings, chosen)
-        return pull_benchmark.run(settings, chosen)
-
-    measured(run, json, store)
+    chosen = [*pull_benchmark.contestants(runtimes), *pull_benchmark.mirrors(settings, urls)]
+    check(settings, chosen)
+    return pull_benchmark.run(settings, chosen)
 
 
-@app.command()
-@explained
+@benchmark_of_image()
 def layers(
-    image: Image = "reference",
+    asked: Asked,
     cuts: Annotated[str, typer.Option(help="Numbers of layers, comma-separated.")] = "1,2,4,8,16,32",
     peers: Annotated[str, typer.Option(help=f"Measured beside imagedist, {_NAMES}")] = "",
     forms: Annotated[str, typer.Option(help="Compressions measured beside gzip, of: pgzip, zstd.")] = "",
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Pull the same files cut into 1 to 32 layers, and one fat layer with one CPU and with two."""
-
-    def run(keep: Keep) -> Result:
-        settings, beside = settings_of(image, rounds, store, ext4, cache, quick, keep), _chosen(peers)
-        wanted = _QUICK_CUTS if quick else counts(cuts, "--cuts")
-        check(settings, beside, images=len(wanted) * (1 + len(names(forms))))
-        return layers_benchmark.run(settings, wanted, beside, _forms(forms))
-
-    measured(run, json, store)
+    settings, beside = asked.settings(), [named(name) for name in names(peers)]
+    wanted = _QUICK_CUTS if asked.quick else counts(cuts, "--cuts")
+    check(settings, beside, images=len(wanted) * (1 + len(names(forms))))
+    return layers_benchmark.run(settings, wanted, beside, _forms(forms))
 
 
 def _forms(text: str) -> list[Compression]:
@@ -136,113 +94,54 @@ def _forms(text: str) -> list[Compression]:
     return [cast(Compression, name) for name in found]
 
 
-@app.command()
-@explained
-def limit(
-    image: Image = "reference",
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+@benchmark_of_image()
+def limit(asked: Asked) -> Result:
     """Measure the CPU time of each step that a pull cannot do without, and how near imagedist comes to it."""
-
-    def run(keep: Keep) -> Result:
-        settings = settings_of(image, rounds, store, ext4, cache, quick, keep)
-        check(settings, ())
-        return limit_benchmark.run(settings)
-
-    measured(run, json, store)
+    settings = asked.settings()
+    check(settings, ())
+    return limit_benchmark.run(settings)
 
 
-@app.command()
-@explained
+@benchmark_of_image()
 def update(
-    image: Image = "reference",
+    asked: Asked,
     contestants: Annotated[str, typer.Option(help=f"Who pulls, {_NAMES}")] = ",".join(update_benchmark.DEFAULT),
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Pull a 20 MB application layer onto a node that has the base; the first contestant is the measure."""
-
-    def run(keep: Keep) -> Result:
-        settings, chosen = settings_of(image, rounds, store, ext4, cache, quick, keep), _chosen(contestants)
-        if not chosen:
-            raise InputError(f"--contestants names nobody: expected some of {', '.join(CONTESTANTS)}")
-        check(settings, chosen, images=2)
-        return update_benchmark.run(settings, chosen, chosen[0].name)
-
-    measured(run, json, store)
+    settings, chosen = asked.settings(), _chosen(contestants)
+    check(settings, chosen, images=2)
+    return update_benchmark.run(settings, chosen, chosen[0].name)
 
 
-@app.command()
-@explained
+@benchmark_of_image(rounds=3)
 def memory(
-    image: Image = "reference",
+    asked: Asked,
     ramdisk_budget: Annotated[str, typer.Option(help="What the ramdisk may hold.")] = "256MiB",
-    rounds: Rounds = 3,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Watch the anonymous memory and the ramdisk of a pull."""
-
-    def run(keep: Keep) -> Result:
-        parse_size(ramdisk_budget)
-        settings = settings_of(image, rounds, store, ext4, cache, quick, keep)
-        check(settings, ())
-        return memory_benchmark.run(settings, ramdisk_budget)
-
-    measured(run, json, store)
+    parse_size(ramdisk_budget)
+    settings = asked.settings()
+    check(settings, ())
+    return memory_benchmark.run(settings, ramdisk_budget)
 
 
-@app.command()
-@explained
-def runtimes(
-    image: Image = "reference",
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    store: Store = STORE,
-    ext4: Ext4 = None,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+@benchmark_of_image()
+def runtimes(asked: Asked) -> Result:
     """Pull as kubelet does, by CRI: containerd with imagedist's snapshotter, and with overlayfs."""
-
-    def run(keep: Keep) -> Result:
-        settings = settings_of(image, rounds, store, ext4, cache, quick, keep)
-        check(settings, [CONTESTANTS["cri"], CONTESTANTS["cri-imagedist"]], images=2)
-        return runtimes_benchmark.run(settings)
-
-    measured(run, json, store)
+    settings = asked.settings()
+    check(settings, [CONTESTANTS["cri"], CONTESTANTS["cri-imagedist"]], images=2)
+    return runtimes_benchmark.run(settings)
 
 
-@app.command()
-@explained
+@benchmark("The small image, three rounds.", image="reference", rounds=5, cache=CACHE)
 def decoders(
-    image: Image = "reference",
+    asked: Asked,
     size: Annotated[str, typer.Option(help="Of the tar that is decoded, at most.")] = "300MB",
-    rounds: Rounds = 5,
-    quick: Quick = False,
-    cache: Cache = CACHE,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Inflate, hash and write one tar by every decoder: the engine's own, zlib, and rapidgzip if it is installed."""
-
-    def run(keep: Keep) -> Result:
-        settings = settings_of(image, rounds, STORE, None, cache, quick, keep)
-        check(settings, ())
-        return decoders_benchmark.run(settings, parse_size(size))
-
-    measured(run, json)
+    settings, size_bytes = asked.settings(), parse_size(size)
+    check(settings, ())
+    return decoders_benchmark.run(settings, size_bytes)
 
 
 @app.command()

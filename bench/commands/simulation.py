@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.commands.command import Json, app, counts, explained, measured, say
+from bench.commands.command import counts, say
+from bench.commands.options import Asked, benchmark
+from bench.result import Result
 from bench.result import load as load_result
 from bench.simulate import run as simulation
 from bench.simulate.known import KNOWN, KRAKEN, Known, known_of
@@ -19,9 +21,9 @@ _NODES = "1,16,64,256,1000,5000,20000"
 _QUICK_NODES = "1,16,64,256"
 
 
-@app.command()
-@explained
+@benchmark(f"{_QUICK_NODES} nodes, 100 MB.")
 def simulate(
+    asked: Asked,
     nodes: Annotated[str, typer.Option(help="How many at once, comma-separated, up to 20,000.")] = "",
     size: Annotated[str | None, typer.Option(help="Of the image; 1GB if nothing says.")] = None,
     layers: Annotated[int | None, typer.Option(help="Equal blobs it is cut into; 2.")] = None,
@@ -43,7 +45,6 @@ def simulate(
     scenario: Annotated[Path | None, typer.Option(help="A TOML file of all of this; options win.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all chance.")] = None,
     runs: Annotated[int, typer.Option(min=1, max=100, help="Of each, with seeds that follow each other.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help=f"{_QUICK_NODES} nodes, 100 MB.")] = False,
     sizing: Annotated[bool, typer.Option("--sizing", help="What a site of so many nodes needs.")] = False,
     torrents: Annotated[int, typer.Option(min=1, max=5000, help="That a node seeds at rest, for --sizing.")] = 20,
     within: Annotated[
@@ -54,12 +55,11 @@ def simulate(
         list[str] | None,
         typer.Option(help="Hold the model against a result of swarm, or against: known, kraken. Repeatable."),
     ] = None,
-    json: Json = None,
-) -> None:
+) -> Result:
     """Simulate a burst of up to 20,000 nodes by the project's own tracker, seeder and piece rules; sizes a site."""
     known = [one for name in against or [] for one in _known(name)]
     given: dict[str, Any] = {
-        "size": size or ("100MB" if quick else None),
+        "size": size or ("100MB" if asked.quick else None),
         "layers": layers,
         "classes": classes_of(classes or [], upload, download),
         "stragglers": stragglers_of(stragglers) if stragglers else None,
@@ -77,14 +77,14 @@ def simulate(
     values = load(scenario) if scenario is not None else {}
     values |= {name: value for name, value in given.items() if value is not None}
     of_file = str(values.pop("nodes", ""))
-    wanted = nodes or of_file or ("" if known else _QUICK_NODES if quick else _NODES)
+    wanted = nodes or of_file or ("" if known else _QUICK_NODES if asked.quick else _NODES)
     numbers = counts(wanted, "--nodes") if wanted else ()
     source = str(scenario) if scenario is not None else "scenario"
     scenarios = [scenario_of({**values, "nodes": number}, source) for number in numbers]
     if not scenarios and (sizing or within is not None):
         raise InputError(f"{'--sizing' if sizing else '--within'} needs --nodes beside --against")
     plan = simulation.Plan(scenarios, runs, known, torrents if sizing else None, within)
-    measured(lambda keep: simulation.run(plan, say, keep), json)
+    return simulation.run(plan, say, asked.keep)
 
 
 def _known(name: str) -> tuple[Known, ...]:

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from bench.in_turn import ratio
 from bench.load import run as load
 from bench.proxy import Scale, run
-from bench.proxy_hot import ratio
-from bench.result import Contestant, Run
+from bench.result import Result, Run
 from bench.serving import gets, pinned, proxy_config
 from imagedist.config import ProxyConfig
 from imagedist.config import load as load_config
@@ -71,17 +71,18 @@ def test_servers_run_where_they_are_told(tmp_path: Path) -> None:
 
 def test_rows_are_compared_pair_by_pair() -> None:
     theirs, ours = (
-        Contestant(name=name, runs=tuple(Run(round=at, seconds=one, cpu_seconds=0) for at, one in enumerate(seconds)))
-        for name, seconds in (("nginx", (1.0, 4.0, 3.0)), ("ours", (2.0, 2.0, 3.0)))
+        [Run(round=at, seconds=one, cpu_seconds=0) for at, one in enumerate(seconds)]
+        for seconds in ((1.0, 4.0, 3.0), (2.0, 2.0, 3.0))
     )
-    assert [verdict.value for verdict in ratio("what", (theirs, ours), "aim")] == [1.0]
-    assert ratio("what", (Contestant(name="nginx", not_run="not installed"), ours), "aim") == ()
+    assert ratio(theirs, ours) == 1.0
+    assert ratio((), ours) == 0.0
 
 
 @pytest.mark.e2e("docker-registry")
 def test_benchmark_of_the_proxy_runs_and_upstream_is_asked_once() -> None:
-    said: list[str] = []
-    result = run(Scale(1, 1_000_000, 1, 20, 5_000_000, 20), said.append)
+    kept: list[Result] = []
+    result = run(Scale(1, 1_000_000, 1, 20, 5_000_000, 20), lambda line: None, kept.append)
+    assert len(kept) >= 5, "every comparison is kept for itself"
     verdicts = {verdict.what: verdict.value for verdict in result.verdicts}
     assert verdicts["20 clients at once, 5 MB cold: upstream was asked"] == 1
     assert verdicts["anonymous memory with 20 open downloads"] > 0

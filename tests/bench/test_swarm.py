@@ -16,7 +16,7 @@ from bench.cli import app
 from bench.network import Network, Node
 from bench.pulling import Pulled, pull
 from bench.report import show
-from bench.result import Contestant, ImageFacts, Machine, Result
+from bench.result import Contestant, ImageFacts, Machine, Result, forget
 from bench.statistics import percentile
 from bench.swarm import Bursts, Scale, row_of, run, verdicts_of
 from bench.swarm_network import Burst, Configuration
@@ -131,14 +131,16 @@ def test_clients_of_many_nodes_read_over_their_own_links_and_name_the_node_that_
 @pytest.mark.network
 def test_more_nodes_than_the_memory_holds_are_refused_before_anything_starts() -> None:
     with pytest.raises(InputError, match="measure fewer nodes or smaller images"):
-        run(Scale((10_000,), 10_000_000_000, 8_000_000, 1), lambda line: None)
+        run(Scale((10_000,), 10_000_000_000, 8_000_000, 1), lambda line: None, forget)
 
 
 @pytest.mark.network
 @pytest.mark.e2e("docker-registry")
 def test_two_nodes_get_a_new_image_and_upstream_sends_it_once() -> None:
-    said: list[str] = []
-    result = run(Scale((1, 2), 4_000_000, 100_000_000, 1, Configuration(proxy="first_wave_nodes = 1")), said.append)
+    kept: list[Result] = []
+    scale = Scale((1, 2), 4_000_000, 100_000_000, 1, Configuration(proxy="first_wave_nodes = 1"))
+    result = run(scale, lambda line: None, kept.append)
+    assert [len(each.contestants) for each in kept] == [2, 3], "every burst is kept, with the plain download"
     assert [row.name for row in result.contestants] == ["a plain download", "1 node", "2 nodes"]
     assert result.settings["proxy"] == "first_wave_nodes = 1"
     both = result.contestants[2].summary

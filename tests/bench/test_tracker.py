@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.announcing import host_of, request_of
+from bench.result import Result
 from bench.tracker import EACH, KEPT, REDIS, Scale, run
 from seeder.tracker.announce import Announce, Endpoint
 
@@ -30,8 +31,9 @@ def test_an_announce_says_what_a_peer_is() -> None:
 
 @pytest.mark.e2e("redis-server")
 def test_announces_are_counted_for_each_way_to_ask() -> None:
-    said: list[str] = []
-    result = run(Scale(peers=100, rounds=1, seconds=0.2), said.append)
+    kept: list[Result] = []
+    result = run(Scale(peers=100, rounds=1, seconds=0.2), lambda line: None, kept.append)
+    assert [sum(len(row.runs) for row in each.contestants) for each in kept] == [1, 2, 3]
     assert [row.name for row in result.contestants] == [KEPT, EACH, REDIS]
     for row in result.contestants:
         assert row.not_run is None
