@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import resource
 import signal
 import time
@@ -17,8 +18,9 @@ _ENTER = 'echo $$ >"$0" && exec "$@"'
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _NUMBERS = itertools.count()
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.02
-_PREFIX = "imagedist-bench-"
-"""Of cgroups; then come the process that owns it and a number."""
+PREFIX = "imagedist-bench-"
+"""Of cgroups and directories; then come the process that owns it and a dash."""
+_OWNED = re.compile(rf"{PREFIX}(\d+)-\w+")
 CPU_V1 = Path("/sys/fs/cgroup/cpu")
 """Where the CPUs are shared out by cgroup v1."""
 
@@ -51,9 +53,11 @@ class CgroupAccount:
 
     def processes(self) -> list[int]:
         try:
-            return [int(line) for line in (self._directory / "cgroup.procs").read_text().split()]
+            found = [int(line) for line in (self._directory / "cgroup.procs").read_text().split()]
         except FileNotFoundError:
             return []
+        # 0: a process of another pid namespace; a signal to 0 would be for ourselves.
+        return [process for process in found if process > 0]
 
     def remove(self) -> None:
         """With what still runs in it, such as the children of a client that was killed; what does not end keeps it."""
@@ -131,14 +135,19 @@ def cgroup_account() -> Iterator[CgroupAccount | None]:
 
 def fresh_name() -> str:
     """Of a cgroup, by which it is found when this process was killed."""
-    return f"{_PREFIX}{os.getpid()}-{next(_NUMBERS)}"
+    return f"{PREFIX}{os.getpid()}-{next(_NUMBERS)}"
 
 
 def abandoned_cgroups() -> list[CgroupAccount]:
     """Those of benchmarks that no longer run."""
     places = [place for place in (own_cgroup(), CPU_V1) if place is not None]
-    found = [(path, path.name.split("-")[2]) for place in places for path in place.glob(f"{_PREFIX}*")]
-    return [CgroupAccount(path) for path, owner in found if not is_alive(int(owner))]
+    return [CgroupAccount(path) for place in places for path in place.glob(f"{PREFIX}*") if is_abandoned(path.name)]
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a cgroup or directory of this name is a benchmark's, and that no longer runs."""
+    owner = _OWNED.fullmatch(name)
+    return owner is not None and not is_alive(int(owner[1]))
 
 
 def own_cgroup() -> Path | None:

@@ -8,17 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.account import abandoned_cgroups, is_alive
+from bench.account import PREFIX, abandoned_cgroups, is_abandoned
 from bench.processes import run
-
-_PREFIX = "imagedist-bench-"
-"""Then comes the process that owns it."""
 
 
 @contextmanager
 def short_directory() -> Iterator[Path]:
     """A directory in memory if there is some, with a short name: paths of sockets end at 107 characters."""
-    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_above()))
+    directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_above()))
     try:
         yield directory
     finally:
@@ -33,8 +30,8 @@ def remove_abandoned() -> None:
     """
     for cgroup in abandoned_cgroups():
         cgroup.remove()
-    for directory in _above().glob(f"{_PREFIX}*"):
-        if _is_abandoned(directory):
+    for directory in _above().glob(f"{PREFIX}*"):
+        if is_abandoned(directory.name):
             remove(directory)
 
 
@@ -75,8 +72,3 @@ def mounts() -> list[tuple[str, str]]:
 def _above() -> Path:
     memory = Path("/dev/shm")
     return memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-
-
-def _is_abandoned(directory: Path) -> bool:
-    owner = directory.name.removeprefix(_PREFIX).partition("-")[0]
-    return owner.isdigit() and not is_alive(int(owner))

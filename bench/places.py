@@ -15,7 +15,8 @@ from bench.processes import run
 from imagedist.errors import InputError, storage_error
 from imagedist.overlay.durability import sync_file_system
 
-_STORE, _EXT4, _IMAGE = "store", "ext4", "ext4.image"
+_STORE, _EXT4, _IMAGE = "imagedist-bench-store", "imagedist-bench-ext4", "imagedist-bench-ext4.image"
+"""Removed with all they hold, before and after: no name that something of a user's may have."""
 _SECTOR_BYTES = 512
 """Of ``/sys/block/…/stat``, whatever the device has (block/stat.rst)."""
 

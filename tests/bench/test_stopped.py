@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.account import own_cgroup
+from bench.account import CgroupAccount, is_abandoned, own_cgroup
 from bench.cli import app
 from bench.directories import remove
 from bench.places import place, remove_place
@@ -125,12 +125,35 @@ def test_who_is_not_root_is_told_before_anything_starts(
 
 def test_a_second_benchmark_does_not_take_the_first_ones_stores(tmp_path: Path) -> None:
     with place(tmp_path / "stores", None) as first:
-        (first.directory / "store").mkdir()
         with pytest.raises(InputError, match="another benchmark measures in"), place(tmp_path / "stores", None):
             pass
-        remove_place(tmp_path / "stores")
-        assert (first.directory / "store").is_dir()
+        with first.fresh() as store:
+            remove_place(tmp_path / "stores")
+            assert store.is_dir()
     assert not (tmp_path / "stores").exists()
+
+
+def test_what_a_user_has_where_stores_are_made_stays(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in ("store", "ext4", "ext4.image", "data")]
+    for directory in kept:
+        directory.mkdir()
+    with place(tmp_path, None) as where, where.fresh() as store:
+        (store / "blob").touch()
+    remove_place(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_only_what_is_named_as_a_benchmarks_own_is_taken_for_abandoned() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert is_abandoned(f"imagedist-bench-{gone.pid}-k3_x9")
+    assert not is_abandoned(f"imagedist-bench-{os.getpid()}-0")
+    assert not any(map(is_abandoned, ("imagedist-bench-results", f"imagedist-bench-{gone.pid}", "imagedist-bench-")))
+
+
+def test_a_process_of_another_pid_namespace_is_never_signalled(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    assert CgroupAccount(tmp_path).processes() == []
 
 
 @pytest.mark.root
