@@ -39,7 +39,9 @@ Floats = NDArray[np.float64]
 _STEPS, _CROWD_STEPS = 500, 200
 """64 nodes, p50 ÷ plain: 100 steps 1.22, 250 1.19, 500 1.17, 1,000 1.17."""
 _CROWD = 4000
-"""Members; with more a run would take minutes."""
+"""Members; with more a run would take minutes. But never so few steps that a node whose link is full gets more than
+one piece by each of its slots in one: what is asked for next moves in the next step only, or in what is left of this
+one, and links would stay empty meanwhile."""
 _END_GAME_STEPS = 4
 """Whether idle peers can help is looked at each so many steps."""
 _LONGEST_TIMES = 30.0
@@ -100,7 +102,8 @@ class Burst:
         self._pieces = pieces_of(scenario.blob_bytes, nodes * blobs, scenario.pieces)
         self._members = Members(nodes * blobs, self._pieces, dice)
         self._links = Links(self._members)
-        self._trading = Trading(self._members, self._links, slots_of(self._pieces.coarseness))
+        slots = slots_of(self._pieces.coarseness)
+        self._trading = Trading(self._members, self._links, slots)
         self._streams = Streams(self._members, self._trading)
         wanted = scenario.neighbours or NEIGHBOURS
         self._tracking = Tracking(blobs, self._clock, ANNOUNCES_PER_SECOND, wanted, coins)
@@ -112,7 +115,8 @@ class Burst:
         self._helping = Helping(self._members, self._streams, self._clock)
         self._egress = scenario.site_egress / HEADERS
         self._ideal = scenario.size / float(np.median(population.down))
-        steps = scenario.steps or (_STEPS if nodes * blobs <= _CROWD else _CROWD_STEPS)
+        fewest = _STEPS if nodes * blobs <= _CROWD else _CROWD_STEPS
+        steps = scenario.steps or max(fewest, round(blobs * self._pieces.count / (slots or NEIGHBOURS)))
         self._step_seconds = self._ideal / steps
         self._starts = np.where(population.is_preheated, np.inf, population.starts)
         self._seconds = np.full(nodes, np.nan)

@@ -12,7 +12,7 @@ Bits = NDArray[np.bool_]
 
 _ROWS = 4096
 """Looked at together, so that what is compared stays in a CPU's cache."""
-_NONE = np.uint16(0xFFFF)
+_ONE = np.uint16(1)
 _FULL_SECONDS = np.inf
 
 
@@ -117,7 +117,8 @@ class Members:
             if source is not None:
                 wanted &= self.has[source[start : start + _ROWS]]
             chance = self._dice.integers(0, 256, wanted.shape, np.uint8)
-            rank = np.where(wanted, (np.minimum(self.copies[rows], 254) << 8) | chance, _NONE)
+            # A mask, all ones where nothing is wanted: half of the time that np.where takes.
+            rank = (np.minimum(self.copies[rows], 254) << 8) | chance | (wanted.astype(np.uint16) - _ONE)
             best = rank.argmin(1)
             found[start : start + _ROWS] = np.where(wanted[np.arange(len(rows)), best], best, -1)
         return found

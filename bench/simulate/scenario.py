@@ -90,7 +90,8 @@ class Scenario(_Model):
         web_seeds: whether a stalled node is helped by HTTP. A node of a BitTorrent network without is left alone.
         neighbours: peers asked for in an announce. None: as the agent does.
         pieces: of each blob at most. None: as many as the time allows.
-        steps: of time in which an image comes over an idle link. None: 500, and 200 for thousands of nodes.
+        steps: of time in which an image comes over an idle link. None: 500, and 200 for thousands of nodes, if pieces
+            are not too many for so few.
     """
 
     nodes: int = Field(ge=1, le=MOST_NODES)
