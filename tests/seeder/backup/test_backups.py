@@ -258,7 +258,8 @@ async def test_after_the_database_is_lost_too_any_sites_move_is_newer_than_what_
         moved = sh.registry.add_image("team/app", "1", b"moved")
         await sh.start_proxy()
         await sh.start_seeder()
-        await bj.run()  # it asks sh again at once
+        await bj.stop_proxy()
+        await bj.start_proxy()  # it has not found sh gone, so it asks at once
         await until_told(bj, "team/app", "1", moved)
         await until_means(vault, "team/app", "1", moved)
         assert (await bj.status()).conflicts == ()
