@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
-# Tests with real runtimes and networks see the whole machine: they run one by one, the others on every CPU. (5: none there.)
-ALONE  := e2e or network
+# Tests with real runtimes and networks wait much: two at a time, each worker with a network of its own, as their ports
+# are the shipped ones. The others run on every CPU before. (5: none there.)
+REAL   := e2e or network
 NEEDED := $(if $(filter 1 true,$(E2E) $(CI)),--e2e)
 
 .PHONY: help setup demo test check format bench prove fuzz wire lock clean
@@ -27,8 +28,8 @@ ifneq ($(filter 1 true,$(E2E) $(CI)),)
 	@bash deploy/packages.sh
 	-@sh deploy/newer-runtimes.sh
 endif
-	$(PYTEST) $(NEEDED) -n auto --maxprocesses 4 --dist loadfile -m "not ($(ALONE))" $(TESTS) || [ $$? -eq 5 ]
-	$(PYTEST) $(NEEDED) -m "$(ALONE)" $(TESTS) || [ $$? -eq 5 ]
+	$(PYTEST) $(NEEDED) -n auto --maxprocesses 4 --dist loadfile -m "not ($(REAL))" $(TESTS) || [ $$? -eq 5 ]
+	$(PYTEST) $(NEEDED) -n auto --maxprocesses 2 --dist loadfile --no-loadscope-reorder --own-network -m "$(REAL)" $(TESTS) || [ $$? -eq 5 ]
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench import network
+from bench.network.namespace import Namespace
 
 _PACKAGES = {
     "docker-registry": "docker-registry",
@@ -49,15 +50,13 @@ _UNPACKED = Path(__file__).parents[1] / "build/debian"
 _SCRIPTS = ("packages.sh", "newer-runtimes.sh")
 
 _E2E_TIMEOUT_SECONDS = 300
-_LEFT_OUT = pytest.StashKey[list[tuple[str, str]]]()
+_LEFT_OUT = "left out"
+"""The property of a test that says why: it comes with the report from the worker that would have run it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--e2e", action="store_true", help="fail, rather than leave out, what cannot run on this machine")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_LEFT_OUT] = []
+    parser.addoption("--own-network", action="store_true", help="each pytest-xdist worker has a loopback of its own")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,6 +67,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """For ``-n auto``: one by one where workers, which listen on the same ports, can have no networks of their own."""
+    return 1 if config.getoption("--own-network") and network.why_not() else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Whatever a worker's tests start inherits its network."""
+    if not (session.config.getoption("--own-network") and hasattr(session.config, "workerinput")):
+        return (yield)
+    if network.why_not():
+        return (yield)
+    own = Namespace()
+    try:
+        with own.entered():
+            return (yield)
+    finally:
+        own.close()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     reason = _missing(item)
@@ -75,7 +95,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if _is_required(item.config):
         pytest.fail(reason, pytrace=False)
-    item.config.stash[_LEFT_OUT].append((item.nodeid, reason))
+    item.user_properties.append((_LEFT_OUT, reason))
     pytest.skip(reason)
 
 
@@ -90,8 +110,9 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    left_out = config.stash[_LEFT_OUT]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped: list[pytest.TestReport] = terminalreporter.stats.get("skipped", [])
+    left_out = [(each.nodeid, why) for each in skipped for name, why in each.user_properties if name == _LEFT_OUT]
     if not left_out:
         return
     terminalreporter.section("left out on this machine")

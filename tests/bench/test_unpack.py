@@ -37,15 +37,24 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
-def own_daemons() -> list[str]:
-    """Command lines of this process's descendants that are daemons."""
-    found = []
+@pytest.fixture
+def no_daemon_stays() -> Iterator[None]:
+    """Other files' tests may have some that live longer."""
+    before = own_daemons()
+    yield
+    assert own_daemons().keys() <= before.keys()
+
+
+def own_daemons() -> dict[int, str]:
+    """Process ID → command line of this process's descendants that are daemons."""
+    found = {}
     for process in descendants(os.getpid()):
         try:
             line = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        found += [line for name in DAEMONS if name in line]
+        if any(name in line for name in DAEMONS):
+            found[process] = line
     return found
 
 
@@ -83,17 +92,18 @@ class Broken:
 
 
 @pytest.mark.e2e("docker-registry", "skopeo", "docker.io", "containerd", "podman", "umoci")
+@pytest.mark.usefixtures("no_daemon_stays")
 @pytest.mark.parametrize("name", ["imagedist", "agent", "docker", "containerd", "podman", "skopeo+umoci"])
 def test_a_contestant_pulls_into_its_own_store_and_leaves_nothing(name: str) -> None:
     with short_directory() as directory:
         with registry(directory / "registry") as running:
             pull_once(CONTESTANTS[name], directory, running)
         assert str(directory) not in Path("/proc/self/mountinfo").read_text()
-    assert own_daemons() == []
 
 
 @pytest.mark.root
 @pytest.mark.e2e("docker-registry", "skopeo", "containerd")
+@pytest.mark.usefixtures("no_daemon_stays")
 @pytest.mark.parametrize(
     "contestant",
     [Kubelet("it", "overlayfs"), Kubelet("it", "imagedist"), Calls("it", "overlayfs"), Calls("it", "imagedist")],
@@ -104,7 +114,6 @@ def test_a_node_of_kubelet_pulls_and_is_asked_with_either_snapshotter(contestant
         with registry(directory / "registry") as running:
             pull_once(contestant, directory, running)
         assert str(directory) not in Path("/proc/self/mountinfo").read_text()
-    assert own_daemons() == []
 
 
 def test_a_peer_that_fails_has_a_reason_and_no_figures(tmp_path: Path) -> None:

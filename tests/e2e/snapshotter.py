@@ -208,16 +208,22 @@ class CriContainerd:
     ) -> CompletedProcess[str]:
         """A container of an image that is here, on the host's network."""
         options = ["--rm", "--snapshotter", "imagedist", "--net-host"]
-        return self.node.run(["ctr", "--namespace", namespace, "run", *options, name, container, *command])
+        return self.node.run(["ctr", "--namespace", namespace, "run", *options, name, _own(container), *command])
 
-    def begin(self, name: str, container: str) -> None:
-        """A container that does nothing, and does not end."""
+    def begin(self, name: str, container: str) -> str:
+        """A container that does nothing, and does not end; the name of its snapshot."""
         options = ["--detach", "--null-io", "--snapshotter", "imagedist", "--net-host"]
-        self.node.succeed(["ctr", "--namespace", NAMESPACE, "run", *options, name, container, *WAITS])
+        self.node.succeed(["ctr", "--namespace", NAMESPACE, "run", *options, name, _own(container), *WAITS])
+        return _own(container)
 
     def end(self, container: str) -> None:
-        self.ctr("task", "rm", "--force", container)
-        self.ctr("containers", "rm", container)
+        self.ctr("task", "rm", "--force", _own(container))
+        self.ctr("containers", "rm", _own(container))
+
+
+def _own(container: str) -> str:
+    """Its control group lies in the machine's one tree, where tests that run at the same time have theirs."""
+    return f"{container}-{os.getpid()}"
 
 
 def difference(cri: CriContainerd, name: str, built: BuiltImage, directory: Path, script: str = _COMPARE) -> list[str]:

@@ -93,15 +93,15 @@ def test_containers_and_snapshots_outlive_a_restart_of_both_sides(
 ) -> None:
     with cri.images() as service:
         service.pull(APP)
-    cri.begin(APP, "lasting")
+    lasting = cri.begin(APP, "lasting")
     # What another test has made by hand, containerd's garbage collection may take meanwhile.
-    before = {name for name in cri.snapshots() if name == "lasting" or name.startswith("sha256:")}
+    before = {name for name in cri.snapshots() if name == lasting or name.startswith("sha256:")}
 
     snapshotter.kill()
     cri.restart()
     snapshotter.start()
 
-    assert "lasting" in before
+    assert lasting in before
     assert set(cri.snapshots()) >= before
     assert "RUNNING" in cri.ctr("task", "ls").stdout
     cri.end("lasting")
