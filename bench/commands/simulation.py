@@ -91,4 +91,4 @@ def _known(name: str) -> tuple[Known, ...]:
     """Raises InputError: no result of the swarm's benchmark."""
     if name in ("known", "kraken"):
         return KNOWN if name == "known" else (KRAKEN,)
-    return known_of(load_result(Path(name)), name)
+    return known_of(load_result(Path(name)), Path(name).name)

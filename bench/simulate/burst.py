@@ -10,17 +10,24 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.simulate.flows import fair_rates
+from bench.simulate.flows import evenly_bound, fair_rates
 from bench.simulate.helping import Helping
 from bench.simulate.hosts import Hosts
 from bench.simulate.links import Links
 from bench.simulate.measured import (
     ACKNOWLEDGEMENTS,
     ANNOUNCES_PER_SECOND,
+    COUNTED_HEADERS,
+    HAVE_BYTES,
     HEADERS,
     JOIN_SECONDS,
     LOST_SECONDS,
     NEIGHBOURS,
+    PROXY_AGAIN,
+    SEEDER_AGAIN,
+    SITE_WEIGHT,
+    TRACKER_BYTES,
+    UPSTREAM_ACKNOWLEDGEMENTS,
 )
 from bench.simulate.members import Members
 from bench.simulate.outcome import Outcome
@@ -112,7 +119,7 @@ class Burst:
         )
         parts = (self._members, self._streams, self._tracking)
         self._ways = Ways(scenario, supply, nodes, *parts, self._clock, coins)
-        self._helping = Helping(self._members, self._streams, self._clock)
+        self._helping = Helping(self._members, self._streams, nodes, self._clock)
         self._egress = scenario.site_egress / HEADERS
         self._ideal = scenario.size / float(np.median(population.down))
         fewest = _STEPS if nodes * blobs <= _CROWD else _CROWD_STEPS
@@ -127,6 +134,7 @@ class Burst:
         self._began_at = np.full(nodes, np.nan)
         self._sent = np.zeros(nodes + scenario.seeders)
         self._received = dict.fromkeys(("peer", "seeder", "webseed", "proxy"), 0.0)
+        self._told = 0
 
     def _clock(self) -> float:
         return self.now
@@ -147,7 +155,9 @@ class Burst:
             self._settle(moved)
             if self._scenario.web_seeds:
                 is_swarming = self._ways.has_joined & ~self._members.is_done
-                self._helping.look(is_swarming, (self._links.degree > 0) | self._hosts.is_connected)
+                self._helping.look(
+                    is_swarming, (self._links.degree > 0) | self._hosts.is_connected, self._ways.joined_at
+                )
             step += 1
             if step % _END_GAME_STEPS == 0:
                 ending = np.flatnonzero((self._members.lack_count == 0) & self._ways.has_joined)
@@ -210,6 +220,7 @@ class Burst:
         nodes = len(self._population)
         for blob, node, introduced in self._tracking.answers():
             member = blob * nodes + node
+            self._helping.is_introduced[member] = True
             if self._ways.has_joined[member]:
                 peers = [blob * nodes + other for other in introduced]
                 self._connecting.append((self.now + JOIN_SECONDS, member, peers))
@@ -248,9 +259,10 @@ class Burst:
             present = self._supply.present_bytes(self.now + self._step_seconds)
             most = np.full(len(member), np.inf)
             most[len(coming) + served :] = np.maximum(present - streams.positions()[streaming], 0) / self._step_seconds
-        rates = fair_rates(sender, member % nodes, up, down, most)
-        if self._scenario.cpu_rate is not None and (total := float(rates.sum())) > self._scenario.cpu_rate:
-            rates *= self._scenario.cpu_rate / total
+        weight = np.where(sender < nodes, 1.0, SITE_WEIGHT)
+        rates = fair_rates(sender, member % nodes, up, down, most, weight)
+        if self._scenario.cpu_rate is not None:
+            rates = evenly_bound(rates, member % nodes, nodes, self._scenario.cpu_rate)
         return _Moved(sender, member, piece, rates * self._step_seconds, coming, served, streams.is_web_seed[streaming])
 
     def _settle(self, moved: _Moved) -> None:
@@ -283,6 +295,7 @@ class Burst:
         """Pieces of each member together; only who is connected tells."""
         there = self._hosts.is_connected[member]
         member, piece = member[there], piece[there]
+        self._told += len(member)
         if not len(member):
             return
         starts = np.flatnonzero(np.diff(member, prepend=-1))
@@ -343,17 +356,28 @@ class Burst:
         links, there = self._links.of(members)
         return links[there] ^ 1
 
+    def _site_bytes(self) -> float:
+        """That left the site's hosts, as the counters of their links have them; see ``measured``."""
+        scenario, received = self._scenario, self._received
+        by_http = PROXY_AGAIN * (received["proxy"] + received["webseed"]) + self._ways.torrent_bytes
+        arrived = 0 if scenario.state == "warm" else scenario.size
+        return (
+            COUNTED_HEADERS * (SEEDER_AGAIN * received["seeder"] + by_http)
+            + HAVE_BYTES * self._told * self._pieces.coarseness
+            + TRACKER_BYTES * self._tracking.answered * scenario.seeders
+            + UPSTREAM_ACKNOWLEDGEMENTS * arrived
+        )
+
     def _outcome(self) -> Outcome:
-        nodes = len(self._population)
         seconds = self._seconds[~self._population.is_preheated]
         torrents = self._ways.torrent_bytes
         return Outcome(
             seconds=seconds[~np.isnan(seconds)],
             unfinished=int(np.isnan(seconds).sum()),
             received_bytes=dict(self._received),
-            site_bytes=(float(self._sent[nodes:].sum()) + torrents) * HEADERS,
+            site_bytes=self._site_bytes(),
             upstream_bytes=0.0,
-            torrent_bytes=torrents * HEADERS,
+            torrent_bytes=torrents * COUNTED_HEADERS,
             announces=self._tracking.answered,
             announce_wait_seconds=self._tracking.longest_wait_seconds,
             seeder_connections=max(seeder.peak_connections for seeder in self._hosts.seeders),

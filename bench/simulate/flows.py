@@ -14,22 +14,33 @@ than 2 % of max-min fairness left after four."""
 _SATURATED = 0.005
 
 
-def fair_rates(sender: Indexes, receiver: Indexes, up: Floats, down: Floats, most: Floats | None = None) -> Floats:
+def fair_rates(
+    sender: Indexes,
+    receiver: Indexes,
+    up: Floats,
+    down: Floats,
+    most: Floats | None = None,
+    weight: Floats | None = None,
+) -> Floats:
     """Bytes per second of each flow; no end's sum ever exceeds what it has.
 
     Args:
         sender, receiver: of each flow, indexes into ``up`` and ``down``.
         up, down: bytes per second of each end's link.
         most: what a flow can use itself.
+        weight: so many shares of a link are a flow's; None: all have one.
     """
     rates = np.zeros(len(sender))
     up_left, down_left = up.astype(np.float64), down.astype(np.float64)
     is_open = np.arange(len(sender))
     for _ in range(_ROUNDS):
         senders, receivers = sender[is_open], receiver[is_open]
-        of_sender = up_left / np.maximum(np.bincount(senders, minlength=len(up)), 1)
-        of_receiver = down_left / np.maximum(np.bincount(receivers, minlength=len(down)), 1)
+        weights = None if weight is None else weight[is_open]
+        of_sender = up_left / np.maximum(np.bincount(senders, weights, len(up)), 1)
+        of_receiver = down_left / np.maximum(np.bincount(receivers, weights, len(down)), 1)
         shares = np.minimum(of_sender[senders], of_receiver[receivers])
+        if weights is not None:
+            shares *= weights
         if most is not None:
             shares = np.minimum(shares, most[is_open] - rates[is_open])
         rates[is_open] += shares
@@ -42,3 +53,16 @@ def fair_rates(sender: Indexes, receiver: Indexes, up: Floats, down: Floats, mos
         if not len(is_open):
             break
     return rates
+
+
+def evenly_bound(rates: Floats, receiver: Indexes, receivers: int, total: float) -> Floats:
+    """No more than ``total`` of all together: those that receive most are slowed down to one level, as processes that
+    share CPUs are."""
+    if rates.sum() <= total:
+        return rates
+    of_receiver = np.bincount(receiver, rates, receivers)
+    ordered = np.sort(of_receiver)
+    # The level if all but the first n are at it; right for the first n whose own rates are below theirs.
+    levels = (total - np.concatenate([[0.0], np.cumsum(ordered)[:-1]])) / np.arange(receivers, 0, -1)
+    level = levels[np.argmax(levels <= ordered)]
+    return np.asarray(rates * np.minimum(1.0, level / np.maximum(of_receiver, 1e-9))[receiver], np.float64)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.result import Contestant, Result
-from bench.simulate.measured import ACKNOWLEDGEMENTS, HEADERS
+from bench.simulate.measured import ACKNOWLEDGEMENTS, HEADERS, JOIN_CPU_SECONDS
 from bench.simulate.scenario import NodeClass, Scenario
 from imagedist.errors import InputError
 
@@ -22,6 +22,7 @@ class Known:
     Attributes:
         figures: percentiles in units of ``unit_seconds``, and the copies that the site sent, as ``imagedist-bench
             swarm`` has them.
+        rounds: that were measured; their nodes' times are pooled.
         unit_seconds: 0: of a plain download.
         aim_percent: how far off the model may be; None: what was published leaves too much open for one.
     """
@@ -30,21 +31,50 @@ class Known:
     scenario: Scenario
     figures: Mapping[str, float]
     source: str
+    rounds: int = 1
     unit_seconds: float = 0.0
     aim_percent: float | None = 15.0
 
 
-def _network(nodes: int, megabits: float, cpu_rate: float | None = None) -> Scenario:
-    """The test network: two blobs of 12 MB, links of a site's host and its uplink ten times a node's, cold."""
-    rate = megabits * 125_000
+@dataclass(frozen=True)
+class Cpus:
+    """Those of a machine that ran a whole burst, in CPU-seconds of it.
+
+    Attributes:
+        own: of agents and site. busy, idle: of all, other programs' in it.
+    """
+
+    count: int
+    own: float
+    busy: float
+    idle: float
+
+    @property
+    def left(self) -> float:
+        """As many as other programs left to agents and site."""
+        return self.count * (1 - max(0.0, self.busy - self.own) / (self.busy + self.idle))
+
+    def rate(self, burst_bytes: int) -> float:
+        """Bytes per second that they carry at most: so many for each CPU-second of agents and site."""
+        return self.left * burst_bytes / self.own
+
+    @property
+    def join_rate(self) -> float:
+        """Torrents per second that nodes can begin with."""
+        return self.left / JOIN_CPU_SECONDS
+
+
+def _network(nodes: int, megabits: float, own: float, busy: float, idle: float) -> Scenario:
+    """The test network: two blobs of 12 MB, links of a site's host and its uplink ten times a node's, cold, 2 CPUs."""
+    rate, size, cpus = megabits * 125_000, 24_000_000, Cpus(2, own, busy, idle)
     return Scenario(
         nodes=nodes,
-        size=24_000_000,
+        size=size,
         classes=(NodeClass(up=rate, down=rate),),
         site_egress=10 * rate,
         upstream=10 * rate,
-        cpu_rate=cpu_rate,
-        neighbours=8,  # what agents asked for when these were measured
+        cpu_rate=cpus.rate(nodes * size),
+        join_rate=cpus.join_rate,
     )
 
 
@@ -81,30 +111,48 @@ def _kraken() -> Scenario:
 _SWARM = "docs/swarm-benchmark.md"
 _SEEDING = "docs/seeding.md"
 
-# CPU rates: cores × nodes × image ÷ CPU-seconds of the whole machine in that burst, from the same row.
 KNOWN: tuple[Known, ...] = (
-    Known("1 node, 8 Mbit/s", _network(1, 8), {"p50": 1.00, "max": 1.00, "site sent": 1.0}, _SWARM),
+    Known(
+        "1 node, 8 Mbit/s",
+        _network(1, 8, 6.5, 6.5, 42.7),
+        {"p50": 1.00, "p90": 1.00, "p99": 1.00, "max": 1.00, "site sent": 1.03},
+        _SWARM,
+        rounds=3,
+    ),
+    Known(
+        "8 nodes, 8 Mbit/s",
+        _network(8, 8, 7.1, 60.2, 2.8),
+        {"p50": 1.10, "p90": 1.26, "max": 1.26, "site sent": 1.63},
+        _SWARM,
+    ),
     Known(
         "16 nodes, 8 Mbit/s",
-        _network(16, 8, 2 * 16 * 24e6 / 20.5),
-        {"p50": 1.15, "p90": 1.22, "max": 1.23, "site sent": 1.9},
+        _network(16, 8, 12.0, 52.8, 12.6),
+        {"p50": 1.16, "p90": 1.30, "max": 1.32, "site sent": 1.84},
+        _SWARM,
+    ),
+    Known(
+        "32 nodes, 8 Mbit/s",
+        _network(32, 8, 26.0, 62.0, 7.2),
+        {"p50": 1.21, "p90": 1.32, "max": 1.39, "site sent": 1.97},
         _SWARM,
     ),
     Known(
         "64 nodes, 8 Mbit/s, CPU-bound",
-        _network(64, 8, 2 * 64 * 24e6 / 66.8),
-        {"p50": 1.36, "p90": 1.37, "max": 1.44},
+        _network(64, 8, 63.9, 65.5, 7.3),
+        {"p50": 1.32, "p90": 1.39, "p99": 1.47, "max": 1.49, "site sent": 2.54},
         _SWARM,
+        rounds=3,
     ),
     Known(
-        "64 nodes, 5 Mbit/s, 21 % idle",
-        _network(64, 5, 2 * 64 * 24e6 / 89.2),
-        {"p50": 1.26, "p90": 1.33, "max": 1.40},
+        "64 nodes, 5 Mbit/s",
+        _network(64, 5, 68.9, 74.1, 35.4),
+        {"p50": 1.23, "p90": 1.30, "max": 1.39, "site sent": 2.15},
         _SWARM,
     ),
-    Known("32 sessions, 30 neighbours", _sessions(32, 30), {"p50": 1.20, "p90": 1.21, "max": 1.21}, _SEEDING),
-    Known("32 sessions, 7 neighbours", _sessions(32, 7), {"p50": 1.06, "p90": 1.08, "max": 1.12}, _SEEDING),
-    Known("48 sessions, 7 neighbours", _sessions(48, 7), {"p50": 1.07, "p90": 1.09, "max": 1.12}, _SEEDING),
+    Known("32 sessions, 30 neighbours, warm", _sessions(32, 30), {"p50": 1.20, "p90": 1.21, "max": 1.21}, _SEEDING),
+    Known("32 sessions, 7 neighbours, warm", _sessions(32, 7), {"p50": 1.06, "p90": 1.08, "max": 1.12}, _SEEDING),
+    Known("48 sessions, 7 neighbours, warm", _sessions(48, 7), {"p50": 1.07, "p90": 1.09, "max": 1.12}, _SEEDING),
 )
 KRAKEN = Known(
     "Kraken, 2,600 hosts, 300 MB/s",
@@ -140,8 +188,7 @@ def known_of(result: Result, source: str) -> tuple[Known, ...]:
 def _scenario(part: Result, row: Contestant, node: float, times: float) -> Scenario:
     match = _NODES.fullmatch(row.name)
     nodes = int(match[1]) if match is not None else 1
-    busy = [run.figures["busy_seconds"] for run in row.runs if run.figures.get("busy_seconds")]
-    size = part.image.compressed_bytes
+    size, cpus = part.image.compressed_bytes, _cpus(part, row)
     return Scenario(
         nodes=nodes,
         size=size,
@@ -149,11 +196,24 @@ def _scenario(part: Result, row: Contestant, node: float, times: float) -> Scena
         classes=(NodeClass(up=node, down=node),),
         site_egress=times * node,
         upstream=times * node,
-        cpu_rate=part.machine.cpus * nodes * size * len(busy) / sum(busy) if busy else None,
+        cpu_rate=cpus.rate(len(row.runs) * nodes * size) if cpus else None,
+        join_rate=cpus.join_rate if cpus else None,
     )
+
+
+def _cpus(part: Result, row: Contestant) -> Cpus | None:
+    """Of all its runs together; None: not every one of them was counted."""
+    if not row.runs or not all(run.figures.get("busy_seconds") and run.cpu_seconds for run in row.runs):
+        return None
+    own = sum(run.cpu_seconds or 0.0 for run in row.runs)
+    busy, idle = (sum(run.figures.get(name, 0.0) for run in row.runs) for name in ("busy_seconds", "idle_seconds"))
+    return Cpus(part.machine.cpus, own, busy, idle)
 
 
 def _known(part: Result, row: Contestant, scenario: Scenario, source: str) -> Known:
     figures = {name: row.summary[name] for name in _COMPARED if name in row.summary}
-    megabits = scenario.classes[0].down / 125_000
-    return Known(f"{row.name}, {megabits:g} Mbit/s", scenario, figures, f"{source}, {part.started}")
+    for tail in ("p90", "p99"):  # of few nodes, the last one's again
+        if figures.get(tail) == figures.get("max"):
+            figures.pop(tail, None)
+    name = f"{row.name}, {scenario.classes[0].down / 125_000:g} Mbit/s, {source}"
+    return Known(name, scenario, figures, part.started, rounds=len(row.runs))

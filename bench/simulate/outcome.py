@@ -18,8 +18,8 @@ class Outcome:
         seconds: of each node that got the image, from its own start.
         unfinished: nodes that had not got it when the run ended.
         received_bytes: of all nodes by source; bytes of the image, some twice.
-        site_bytes: left the sites' hosts, headers in them.
-        upstream_bytes: left the registry, headers in them.
+        site_bytes, upstream_bytes: left the sites' hosts, and the registry, as the counters of links have them: several
+            segments that the kernel passes on as one have one header.
         torrent_bytes: of ``site_bytes``, for torrents.
         announces: that each tracker answered. ``announce_wait_seconds``: the longest one waited for its turn.
         seeder_connections: of one seeder at a time, at most.

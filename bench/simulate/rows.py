@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.bursts import BY_IMAGEDIST, STRAIGHT
 from bench.result import Contestant, Run
 from bench.simulate.bounds import straight_seconds
-from bench.simulate.measured import HEADERS
+from bench.simulate.measured import COUNTED_UPSTREAM
 from bench.simulate.outcome import SOURCES, Outcome
 from bench.simulate.scenario import Scenario
 from bench.simulate.simulation import plain_seconds
@@ -56,7 +56,7 @@ def row_of(simulated: Simulated) -> Contestant:
 def straight_row(scenario: Scenario) -> Contestant:
     """Everybody alike: the registry's line is shared evenly."""
     seconds = straight_seconds(scenario, scenario.nodes)
-    copies = scenario.nodes * HEADERS
+    copies = scenario.nodes * COUNTED_UPSTREAM
     return Contestant(
         name=f"{nodes_of(scenario.nodes)}, straight",
         labels={"series": STRAIGHT, "nodes": scenario.nodes},

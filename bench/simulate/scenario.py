@@ -87,6 +87,7 @@ class Scenario(_Model):
         preheated: share of the nodes that have the image before. They seed, and their time does not count.
         arrival: seconds over which nodes begin, evenly by chance.
         cpu_rate: bytes per second that all nodes together can take for want of CPU, such as on one machine.
+        join_rate: torrents per second that all nodes together can begin with, for the same reason.
         web_seeds: whether a stalled node is helped by HTTP. A node of a BitTorrent network without is left alone.
         neighbours: peers asked for in an announce. None: as the agent does.
         pieces: of each blob at most. None: as many as the time allows.
@@ -110,6 +111,7 @@ class Scenario(_Model):
     preheated: Share = 0.0
     arrival: Seconds = 0.0
     cpu_rate: float | None = Field(default=None, gt=0)
+    join_rate: float | None = Field(default=None, gt=0)
     first_wave_nodes: int = Field(default=2, ge=1, le=1000)
     first_wave_wait: Seconds = 20.0
     copies: float = Field(default=1.0, ge=0, le=1000)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.simulate.burst import Burst
-from bench.simulate.measured import HEADERS
+from bench.simulate.measured import COUNTED_UPSTREAM, HEADERS
 from bench.simulate.outcome import Outcome, together
 from bench.simulate.population import populate
 from bench.simulate.scenario import Scenario
@@ -30,7 +30,7 @@ def simulate(scenario: Scenario, ended: Ended = lambda seconds, share: None) -> 
         population = populate(scenario, nodes, np.random.default_rng(seed))
         outcomes.append(Burst(scenario, population, supply, seed, ended).run())
     asking = 0 if scenario.state == "warm" else 1 if scenario.inter_site is not None else scenario.sites
-    return together(outcomes, asking * scenario.blob_bytes * scenario.layers * HEADERS)
+    return together(outcomes, asking * scenario.blob_bytes * scenario.layers * COUNTED_UPSTREAM)
 
 
 def plain_seconds(scenario: Scenario) -> float:

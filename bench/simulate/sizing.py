@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from bench.simulate.measured import (
     ANNOUNCE_SECONDS,
     ANNOUNCES_PER_SECOND,
+    COUNTED_HEADERS,
+    HEADERS,
     PEER_BYTES,
     SEEDER_CONNECTIONS,
     UPLOAD_BYTES_PER_CPU_SECOND,
@@ -26,10 +28,10 @@ class Size:
         seeders: two at least. More do not share announces: nodes announce to every one of them.
         tracker_cores: of each seeder, for the announces of nodes at rest.
         burst_seconds: nodes should begin over so many seconds; sooner, and one core answers announces so late that
-            nodes take the blob by HTTP meanwhile (``swarm_alone``).
+            nodes take the blob by HTTP meanwhile (``swarm_stalled``).
         seeder_cores: of each, for what it sends.
         memory_bytes: of the peers in each tracker.
-        site_rate: bytes per second that the site's hosts send in the burst, on average.
+        site_rate: bytes per second that the site's hosts send in the burst, on average, each packet's headers in them.
         connected_share: of the nodes that a seeder has room for at once; the others begin by their neighbours alone.
     """
 
@@ -50,12 +52,12 @@ def size_of(scenario: Scenario, outcome: Outcome, torrents: int) -> Size:
     of_site = -(-scenario.nodes // scenario.sites)
     members = of_site * scenario.layers
     seconds = max(outcome.percentile(99), 1e-9)
-    rate = outcome.site_bytes / scenario.sites / seconds
+    rate = HEADERS / COUNTED_HEADERS * outcome.site_bytes / scenario.sites / seconds
     seeders = max(_SPARE, scenario.seeders)
     return Size(
         seeders=seeders,
         tracker_cores=of_site * torrents / ANNOUNCE_SECONDS / ANNOUNCES_PER_SECOND,
-        burst_seconds=max(0.0, members / ANNOUNCES_PER_SECOND - Patience().alone),
+        burst_seconds=max(0.0, members / ANNOUNCES_PER_SECOND - Patience().stalled),
         seeder_cores=rate / seeders / UPLOAD_BYTES_PER_CPU_SECOND,
         memory_bytes=of_site * torrents * PEER_BYTES,
         site_rate=rate,

@@ -60,9 +60,10 @@ def tell(plan: Plan, say: Say, keep: Keep) -> Result:
         parts.append(within)
     if plan.known:
         held = against.hold(plan.known, say)
-        rows = [against.row_of(one) for one in held]
-        of = plan.known[0].scenario
-        parts.append(part(f"{BENCHMARK}: beside known runs", of, rows, against.verdicts_of(held)))
+        compared = part(
+            f"{BENCHMARK}: beside known runs", held[0].known.scenario, against.rows_of(held), against.verdicts_of(held)
+        )
+        parts.append(compared.model_copy(update={"settings": against.settings_of(held)}))
     return _together(parts)
 
 

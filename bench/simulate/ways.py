@@ -48,7 +48,7 @@ class Ways:
         clock: seconds.
 
     Attributes:
-        has_joined: by member: others may know of it.
+        has_joined: by member: others may know of it. joined_at: since when; infinite before.
         torrent_bytes: sent so far.
     """
 
@@ -72,6 +72,8 @@ class Ways:
         self._clock = clock
         self._dice = dice
         self._pace = Pace()
+        self._join_seconds = 1 / scenario.join_rate if scenario.join_rate else 0.0
+        self._joined_until = 0.0
         self._waves = Waves(scenario.first_wave_nodes, scenario.first_wave_wait, clock)
         self._wanting = Wanting(scenario.first_wave_nodes, clock)
         self._digests = [Digest.of(b"%d" % blob) for blob in range(scenario.layers)]
@@ -83,12 +85,18 @@ class Ways:
         self._torrent_bytes = 250 + HASH_BYTES * members.pieces.real_count
         self.torrent_bytes = 0.0
         self.has_joined = np.zeros(len(members), np.bool_)
+        self.joined_at = np.full(len(members), np.inf)
 
     def begin(self, nodes: Indexes) -> None:
-        """These nodes ask the site for every blob."""
+        """These nodes ask the site for every blob, within milliseconds. Who is early for one is likely to be for the
+        next, but not the same ones are the first for each."""
+        chance = self._dice.random
+        asking = []
         for node in nodes.tolist():
-            for blob, digest in enumerate(self._digests):
-                self._begin(int(node), blob, digest)
+            early = chance()
+            asking += [(early + chance(), int(node), blob) for blob in range(len(self._digests))]
+        for _, node, blob in sorted(asking):
+            self._begin(node, blob, self._digests[blob])
 
     def _begin(self, node: int, blob: int, digest: Digest) -> None:
         member = blob * self._nodes + node
@@ -118,7 +126,7 @@ class Ways:
         self._torrents = deque(member for member in self._torrents if member not in gone)
         self._again = [one for one in self._again if one[1] not in gone]
         heapq.heapify(self._again)
-        self.has_joined[members] = False
+        self.has_joined[members], self.joined_at[members] = False, np.inf
 
     def go_on(self, room_bytes: float) -> float:
         """Everything that is due. Returns the bytes sent for torrents, of ``room_bytes`` that the site's hosts have."""
@@ -145,11 +153,19 @@ class Ways:
             else:
                 heapq.heappush(self._again, (self._supply.torrent_at, member))
 
+    def _join(self, member: int) -> None:
+        """Announces it, when it has had its turn with the CPU."""
+        if not self._join_seconds:
+            self.announce(member)
+            return
+        self._joined_until = max(self._joined_until, self._clock()) + self._join_seconds
+        heapq.heappush(self._again, (self._joined_until, member))
+
     def announce(self, member: int) -> None:
         blob, node = divmod(member, self._nodes)
         if not self.has_joined[member]:
             self.has_joined[member] = True
-            self._members.moved_at[member] = self._clock()  # from now on it is watched
+            self._members.moved_at[member] = self.joined_at[member] = self._clock()  # from now on it is watched
         self._tracking.announce(
             blob, node, is_seed=bool(self._members.have_count[member] == self._members.pieces.count)
         )
@@ -166,22 +182,32 @@ class Ways:
             if have > in_order:  # a piece that the stream has not come to: the swarm brought it
                 self._streams.end(np.array([member]))
                 del self._streaming[member]
+            elif self._is_nearly_done(have, stream):
+                del self._streaming[member]
             return
         if not has_torrents:
             stream.look_at = max(now, self._supply.torrent_at)
             return
-        size = self._members.pieces.size_bytes
-        came = min(have * self._members.pieces.length, size)
-        left_seconds = (size - came) * (now - stream.begun_at) / came if came else math.inf
         seeds, partials = self._tracking.counts(member // self._nodes)
-        if size - came <= size / _NEARLY_PART or left_seconds <= self._pace.nearly:
-            del self._streaming[member]  # HTTP has the rest soon
-        elif partials >= self._pace.others or (seeds > 0 and left_seconds > self._pace.long):
+        if self._is_nearly_done(have, stream):
+            del self._streaming[member]
+        elif partials >= self._pace.others or (seeds > 0 and self._left(have, stream)[1] > self._pace.long):
             stream.joined_count = have
-            self.announce(member)
+            self._join(member)
         else:
             stream.look_at = now + stream.pause
             stream.pause = min(_STREAMED_TOGETHER * stream.pause, _LONGEST_PAUSE_SECONDS)
+
+    def _is_nearly_done(self, have: int, stream: _Stream) -> bool:
+        """HTTP has the rest soon."""
+        left_bytes, left_seconds = self._left(have, stream)
+        return left_bytes <= self._members.pieces.size_bytes / _NEARLY_PART or left_seconds <= self._pace.nearly
+
+    def _left(self, have: int, stream: _Stream) -> tuple[float, float]:
+        """Bytes, and seconds at the rate so far."""
+        size = self._members.pieces.size_bytes
+        came = min(have * self._members.pieces.length, size)
+        return size - came, (size - came) * (self._clock() - stream.begun_at) / came if came else math.inf
 
     def _send_torrents(self, room_bytes: float) -> float:
         """One after the other, before anything else: they are small and everybody waits for them."""
@@ -192,6 +218,6 @@ class Ways:
             self._sent_of_first += step
             if self._sent_of_first >= self._torrent_bytes - 0.5:
                 self._sent_of_first = 0.0
-                self.announce(self._torrents.popleft())
+                self._join(self._torrents.popleft())
         self.torrent_bytes += sent
         return sent

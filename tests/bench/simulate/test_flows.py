@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.simulate.flows import fair_rates
+from bench.simulate.flows import evenly_bound, fair_rates
 
 
 def _graph(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -45,3 +45,16 @@ def test_what_a_flow_cannot_use_is_left_to_its_neighbours() -> None:
 def test_nothing_flows_where_there_are_no_flows() -> None:
     none = np.empty(0, np.int64)
     assert fair_rates(none, none, np.ones(3), np.ones(3)).shape == (0,)
+
+
+def test_a_flow_of_two_shares_gets_twice_what_its_neighbour_does() -> None:
+    ends = np.array([9.0, 9.0, 9.0])
+    rates = fair_rates(np.array([0, 1]), np.array([2, 2]), ends, ends, weight=np.array([1.0, 2.0]))
+    assert rates.tolist() == pytest.approx([3.0, 6.0])
+
+
+def test_who_receives_most_is_slowed_down_when_all_together_are_bound() -> None:
+    rates, receiver = np.array([1.0, 2.0, 2.0, 5.0]), np.array([0, 1, 1, 2])
+    assert evenly_bound(rates, receiver, 3, 7.0).tolist() == pytest.approx([1.0, 1.5, 1.5, 3.0])
+    assert evenly_bound(rates, receiver, 3, 3.0).tolist() == pytest.approx([1.0, 0.5, 0.5, 1.0])
+    assert evenly_bound(rates, receiver, 3, 10.0) is rates

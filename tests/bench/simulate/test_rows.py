@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.distribution_chart import distribution, seconds_of
 from bench.result import load
-from bench.simulate.against import hold, row_of, verdicts_of
+from bench.simulate.against import hold, rows_of, verdicts_of
 from bench.simulate.known import KNOWN, KRAKEN, known_of
 from bench.simulate.run import Plan, run
 from imagedist.errors import InputError
@@ -31,7 +31,7 @@ def test_rows_say_nodes_and_series_and_charts_draw_them() -> None:
     assert set(seconds_of(simulated[2])) == {"p50", "p99", "max"}
     assert distribution([(result, row) for row in simulated]) is not None
     assert len(simulated[2].runs) == 2
-    assert simulated[2].summary["upstream sent"] == pytest.approx(1.05)
+    assert simulated[2].summary["upstream sent"] == pytest.approx(1.002)
     shares = [simulated[2].summary[f"% {source}"] for source in ("peer", "seeder", "webseed", "proxy")]
     assert sum(shares) == pytest.approx(100, abs=1)
 
@@ -57,23 +57,29 @@ def test_measured_runs_are_read_with_the_cpu_that_they_had(tmp_path: Path) -> No
     measured["settings"]["registry"] = "links of 8 Mbit/s, the site's 10 times as wide"
     for row in measured["contestants"]:
         for one in row["runs"]:
-            one["figures"]["busy_seconds"] = 10.0
+            one["cpu_seconds"] = 8.0
+            one["figures"] |= {"busy_seconds": 10.0, "idle_seconds": 10.0}
     (tmp_path / "swarm.json").write_text(json.dumps(measured))
     known = known_of(load(tmp_path / "swarm.json"), "swarm.json")
     assert [one.scenario.nodes for one in known] == [1, 16, 256]
     assert known[1].scenario.classes[0].down == 1e6
     assert known[1].scenario.site_egress == 1e7
-    assert known[1].scenario.cpu_rate == pytest.approx(measured["machine"]["cpus"] * 16 * known[1].scenario.size / 10)
+    # Other programs had 2 of the 20 CPU-seconds; what was left carried an image to 16 nodes in 8.
+    left = 0.9 * measured["machine"]["cpus"]
+    assert known[1].scenario.cpu_rate == pytest.approx(left * 16 * known[1].scenario.size / 8)
+    assert known[1].scenario.join_rate == pytest.approx(left / 0.015)
     with pytest.raises(InputError, match="expected a result of imagedist-bench swarm"):
         known_of(load(EXAMPLE), "simulated.json")
 
 
 def test_the_model_is_held_against_what_was_measured_and_near_it() -> None:
-    known = [one for one in KNOWN if one.scenario.nodes <= 16]
-    held = hold(known, _quiet)
-    assert all(abs(one.errors["p50"]) < 0.05 for one in held)
+    held = hold([one for one in KNOWN if one.scenario.nodes in (1, 16)], _quiet)
+    assert all(verdict.value <= 15 for verdict in verdicts_of(held))
     assert {verdict.aim for verdict in verdicts_of(held)} == {"at most 15"}
-    assert row_of(held[0]).summary["p50 known"] == 1.0
+    first = rows_of(held)[0]
+    assert first.name == "1 node, 8 Mbit/s: p50 ÷ plain"
+    assert first.summary["measured"] == 1.0
+    assert first.summary["% off"] == pytest.approx(100 * (first.summary["simulated"] - 1))
     assert KRAKEN.aim_percent is None
 
 
