@@ -31,7 +31,7 @@ _NODES_A_CPU, _MOST_NODES = 16, 64
 def everything(
     image: Image = "reference",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Of everything.")] = 3,
-    cuts: Annotated[str, typer.Option(help="Numbers of layers, comma-separated.")] = "1,2,4,8,16,32",
+    cuts: Annotated[str, typer.Option(help="Numbers of layers, comma-separated.")] = "1,4,16,32",
     nodes: Annotated[str, typer.Option(help="Numbers of nodes. Default: as many as this machine carries.")] = "",
     parts: Annotated[str, typer.Option(help=f"Comma-separated, of: {', '.join(whole.PARTS)}.")] = ",".join(
         whole.CHARTS
