@@ -80,7 +80,7 @@ def _distribution(rows: Rows) -> Chart | None:
 
 
 def _unpack(rows: Rows) -> Chart | None:
-    cuts = [(part, row) for part, row in rows if part.benchmark == "layers" and row.labels]
+    cuts = [(part, row) for part, row in rows if part.benchmark == "layers" and _is_cut(row)]
     if not cuts:
         return None
     part = cuts[0][0]
@@ -98,6 +98,8 @@ def _unpack(rows: Rows) -> Chart | None:
     for (name, count), seconds in pooled.items():
         if (middle := median(seconds)) is not None:
             lines.setdefault(name, []).append(drawing.Point(count, middle, min(seconds), max(seconds)))
+    if not lines:
+        return None
     drawn = drawing.panels(_by_runtime_and_compression(lines), "layers in the image")
     method = (
         f"{_image(part)}, the same files cut into so many layers, pulled from a registry on the same machine into an "
@@ -105,7 +107,8 @@ def _unpack(rows: Rows) -> Chart | None:
         "their range; nobody's daemon starts in the time that counts. gzip -6 unless a line says otherwise. serial: "
         "one layer after the other; staged: all layers decoded at once into a ramdisk, staged-disk: onto the store's "
         "disk, then unpacked one by one; imagedist: everything at once. cri: kubelet's pull by containerd's overlayfs "
-        "snapshotter; cri-imagedist: the same by imagedist's, with agent, proxy and seeder on the same CPUs."
+        "snapshotter; cri-imagedist: the same by imagedist's, with agent, proxy and seeder on the same CPUs (the CPU "
+        "time of proxy and seeder has a column of its own in the table)."
     )
     return Chart("unpack", "Time to unpack, by the number of layers", method, drawn, list(dict.fromkeys(notes)))
 
@@ -127,7 +130,7 @@ def _stages(rows: Rows) -> Chart | None:
     """How long each stage was busy, and what each step costs alone."""
     bars: dict[str, Mapping[str, float]] = {}
     for part, row in rows:
-        if part.benchmark in ("layers", "unpack") and row.labels and (stages := _figures(row, _STAGES)):
+        if part.benchmark in ("layers", "unpack") and _is_cut(row) and (stages := _figures(row, _STAGES)):
             name = str(row.labels["series"])
             if part.benchmark == "unpack" or row.labels["layers"] == _middle(part):
                 bars.setdefault(f"{name}: seconds busy", stages)
@@ -151,7 +154,8 @@ def _stages(rows: Rows) -> Chart | None:
 def _pull(rows: Rows) -> Chart | None:
     pulls = [(part, row) for part, row in rows if part.benchmark == "pull"]
     pulls = pulls or [(part, row) for part, row in rows if part.benchmark == "unpack"]
-    if not pulls:
+    pulls = [(part, row) for part, row in pulls if part is pulls[0][0]]  # others' bars would cover these
+    if not any(row.runs for _, row in pulls):
         return None
     part = pulls[0][0]
     bars = [
@@ -166,9 +170,15 @@ def _pull(rows: Rows) -> Chart | None:
         "(anonymous, and the ramdisk), and megabytes on the disk, of the node. imagedist: `imagedist pull` by itself; "
         "agent: the same through this node's agent and site; cri: kubelet's pull by containerd's overlayfs "
         "snapshotter, cri-imagedist: by imagedist's. Through imagedist: the site and the agent run on the same CPUs, "
-        "and keep a blob each."
+        "and keep a blob each; the site's CPU time is not the node's, and stands in the table. The first of several "
+        "results is drawn."
     )
     return Chart("pull", "One image onto this machine", method, drawing.bars(bars, "seconds"), notes)
+
+
+def _is_cut(row: Contestant) -> bool:
+    """Whether its labels say who pulled how many layers."""
+    return "series" in row.labels and isinstance(row.labels.get("layers"), int)
 
 
 def _is_ours(name: str) -> bool:
@@ -188,7 +198,7 @@ def _figures(row: Contestant, stages: Sequence[str]) -> dict[str, float]:
 
 def _middle(part: Result) -> int:
     """The number of layers that stands for all."""
-    numbers = sorted({int(row.labels["layers"]) for row in part.contestants if "layers" in row.labels})
+    numbers = sorted({int(row.labels["layers"]) for row in part.contestants if _is_cut(row)})
     return round(median([number for number in numbers if number >= numbers[len(numbers) // 2]][:1]) or 0)
 
 

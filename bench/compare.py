@@ -1,7 +1,8 @@
 """What became faster or slower from one result to another, beyond noise: the rule, and what it says of each row. Pure.
 
-A row changed when three things hold together: the ratio of the medians leaves ``1 ± threshold``; so does, on the same
-side, the whole 95 % bootstrap interval of that ratio (resampled runs of both, ``statistics.ratio_interval``) leave 1;
+A row changed when three things hold together: the ratio of the medians is beyond ``1 + threshold`` or its inverse; on
+the same side, the whole 95 % bootstrap interval of that ratio (resampled runs of both, ``statistics.ratio_interval``)
+does not reach 1;
 and each side has three runs at least. One run alone says nothing about noise.
 """
 
@@ -66,7 +67,7 @@ def differences(old: Result, new: Result) -> list[str]:
 
 
 def compare(old: Result, new: Result, threshold: float = THRESHOLD) -> list[Change]:
-    """Row by row, of every benchmark that both have.
+    """Row by row, of every benchmark that both have; rows of one that is not there any more are gone.
 
     Raises:
         InputError: they have no benchmark in common.
@@ -80,6 +81,10 @@ def compare(old: Result, new: Result, threshold: float = THRESHOLD) -> list[Chan
         changes += [
             _change(other.benchmark, name, one.contestant(name), other.contestant(name), threshold) for name in names
         ]
+    measured = {other.benchmark for _, other in pairs}
+    for part in old.benchmarks:
+        if part.benchmark not in measured:
+            changes += [_change(part.benchmark, row.name, row, None, threshold) for row in part.contestants if row.runs]
     return changes
 
 
@@ -90,6 +95,8 @@ def _change(benchmark: str, name: str, old: Contestant | None, new: Contestant |
     if new is None or after is None:
         why = (new.not_run if new else None) or "has no runs any more"
         return Change(benchmark, name, "gone", before=before, why=why)
+    if min(*old.seconds, *new.seconds) == 0:
+        return Change(benchmark, name, "unknown", before, after, why="a run of no time at all is no measure")
     ratio = after / before
     low, high = statistics.ratio_interval(old.seconds, new.seconds)
     judgement: Judgement = "same"

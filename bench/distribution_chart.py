@@ -28,7 +28,7 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
     times: dict[tuple[str, str, bool], list[Point]] = {}
     sent: dict[tuple[str, str, bool], list[Point]] = {}
     for part, row in rows:
-        is_simulated, series = part.benchmark == SIMULATED, str(row.labels["series"])
+        is_simulated, series = part.benchmark == SIMULATED, str(row.labels.get("series", row.name))
         nodes = float(row.labels["nodes"])
         for name, seconds in seconds_of(row).items():
             if series == STRAIGHT and name not in _OF_STRAIGHT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 3)), (0, (3, 1, 1, 1, 1, 1)))
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo")
+_LONGEST = 48
+"""Characters of a name; the tables have all of it."""
 _APART = 1.025
 """From one line's points to the next one's, on a logarithmic axis."""
 _SETTINGS: Any = {
@@ -135,13 +138,19 @@ def _draw(axes: Axes, line: Line, look: Mapping[str, Any], aside: float) -> None
         [point.x * aside for point in points],
         [point.y for point in points],
         yerr=[below, above],
-        label=line.name,
+        label=_short(line.name),
         capsize=2,
         linewidth=0.8 if line.is_continued else 1.4,
         markersize=6,
         markerfacecolor="white" if line.is_continued else look["color"],
         **look,
     )
+
+
+def _short(name: str) -> str:
+    """matplotlib leaves names out of a legend that begin with an underscore."""
+    cut = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return f" {cut}" if cut.startswith("_") else cut
 
 
 def _looks() -> Iterator[Mapping[str, Any]]:
@@ -173,8 +182,11 @@ def stacked(rows: Mapping[str, Mapping[str, float]], parts: Sequence[str], x_lab
         left = [0.0] * len(names)
         for part, hatch, colour in zip(parts, cycle(_HATCHES), cycle(_COLOURS[1:]), strict=False):
             widths = [rows[name].get(part, 0.0) for name in names]
-            axes.barh(names, widths, left=left, label=part, hatch=hatch, color=f"{colour}66", edgecolor="black")
+            axes.barh(
+                range(len(names)), widths, left=left, label=part, hatch=hatch, color=f"{colour}66", edgecolor="black"
+            )
             left = [begun + width for begun, width in zip(left, widths, strict=True)]
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
         axes.set_xlabel(x_label)
         axes.legend(fontsize=7, ncols=len(parts), loc="lower center", bbox_to_anchor=(0.5, 1.0))
         return _drawn(figure)
@@ -184,12 +196,13 @@ def bars(rows: Sequence[Bar], x_label: str) -> Drawn:
     """A bar for each row, with the range of its runs and a note at its end."""
     shown = [row for row in rows if row.value is not None][::-1]
     with _figure(1, 0.8 + 0.35 * len(shown)) as (figure, (axes,)):
-        for row in shown:
+        for place, row in enumerate(shown):
             value = row.value or 0.0
             ends = [[max(value - min(row.runs), 0.0)], [max(max(row.runs) - value, 0.0)]]
             hatch = "///" if row.is_ours else ""
-            axes.barh(row.name, value, xerr=ends, color="#cccccc", edgecolor="black", hatch=hatch, capsize=2)
-            axes.annotate(f" {value:.1f} s; {row.note}", (max(row.runs), row.name), fontsize=7, va="center")
+            axes.barh(place, value, xerr=ends, color="#cccccc", edgecolor="black", hatch=hatch, capsize=2)
+            axes.annotate(f" {value:.1f} s; {row.note}", (max(row.runs), place), fontsize=7, va="center")
+        axes.set_yticks(range(len(shown)), [_short(row.name) for row in shown])
         axes.set_xlim(right=1.8 * max((max(row.runs) for row in shown), default=1.0))
         axes.set_xlabel(x_label)
         return _drawn(figure)
@@ -209,6 +222,8 @@ def _drawn(figure: Figure) -> Drawn:
     pictures = []
     for kind, nobody in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         output = io.BytesIO()
-        figure.savefig(output, format=kind, dpi=130, bbox_inches="tight", metadata=nobody)
+        with warnings.catch_warnings():  # a box stands for a character that the font has not
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(output, format=kind, dpi=130, bbox_inches="tight", metadata=nobody)
         pictures.append(output.getvalue())
     return Drawn(*pictures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench.bursts import BY_IMAGEDIST, SIMULATED, STRAIGHT, seconds_of
 from bench.result import Contestant, Result
@@ -39,30 +39,35 @@ def _distributed(part: Result) -> Iterator[str]:
     ours, straight = _largest(part, BY_IMAGEDIST), _largest(part, STRAIGHT)
     if ours is None:
         return
-    times, nodes = seconds_of(ours), ours.labels["nodes"]
+    times, nodes = seconds_of(ours), int(ours.labels["nodes"])
     simulated = ", simulated" if part.benchmark == SIMULATED else ""
     said = (
         f"{nodes} node{'' if nodes == 1 else 's'}{simulated}: half had a new image of "
-        f"{part.image.compressed_bytes / 1e6:.0f} MB in {times['p50']:.1f} s, all in {times['max']:.1f} s"
+        f"{part.image.compressed_bytes / 1e6:.0f} MB in {_seconds(times, 'p50')}, all in {_seconds(times, 'max')}"
     )
     if straight is not None and straight.labels["nodes"] == nodes:
-        said += f" (straight from the registry: {seconds_of(straight)['max']:.1f} s)"
+        said += f" (straight from the registry: {_seconds(seconds_of(straight), 'max')})"
     if "upstream sent" in ours.summary and "site sent" in ours.summary:
-        instead = straight.summary.get("upstream sent") if straight is not None else None
+        is_beside = straight is not None and straight.labels["nodes"] == nodes
+        instead = straight.summary.get("upstream sent") if straight is not None and is_beside else None
         said += (
             f". The registry sent {ours.summary['upstream sent']:.2f} copies"
             f"{f' instead of {instead:.0f}' if instead is not None else ''}, the site {ours.summary['site sent']:.1f}"
         )
-    if "CPU-s a node" in ours.summary:
+    if "CPU-s a node" in ours.summary and "MB an agent" in ours.summary:
         said += (
             f". A node's cost: {ours.summary['CPU-s a node']:.2f} CPU-seconds, {ours.summary['MB an agent']:.0f} MB "
-            f"of memory, {part.image.compressed_bytes / 1e6:.0f} MB on its disk"
+            f"of memory, {part.image.compressed_bytes / 1e6:.0f} MB on its disk, not unpacked"
         )
     yield f"{said}."
 
 
 def _largest(part: Result, series: str) -> Contestant | None:
-    rows = [row for row in part.contestants if row.labels.get("series") == series and seconds_of(row)]
+    rows = [
+        row
+        for row in part.contestants
+        if row.labels.get("series") == series and isinstance(row.labels.get("nodes"), int) and seconds_of(row)
+    ]
     return max(rows, key=lambda row: int(row.labels["nodes"]), default=None)
 
 
@@ -70,11 +75,16 @@ def _pulled(part: Result) -> Iterator[str]:
     ours = part.contestant(_OURS)
     if ours is None or ours.median_seconds is None:
         return
-    others = "; ".join(f"{one.slower} {one.median:.1f}×" for one in part.comparisons)
+    others = "; ".join(f"{one.slower} {one.median:.1f}" for one in part.comparisons)
     yield (
         f"One node had image {part.image.name} ({part.image.compressed_bytes / 1e6:.0f} MB) ready by {_OURS} pull in "
-        f"{ours.median_seconds:.1f} s, for {_cost(ours)}{f'. Others took, of that time: {others}' if others else ''}."
+        f"{ours.median_seconds:.1f} s, for {_cost(ours)}{f'. Times as long took: {others}' if others else ''}."
     )
+
+
+def _seconds(times: Mapping[str, float], name: str) -> str:
+    """A percentile that falls on a node which did not get the image is not there."""
+    return f"{times[name]:.1f} s" if name in times else "no time that is known"
 
 
 def _cost(row: Contestant) -> str:

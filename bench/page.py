@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -23,14 +24,15 @@ def write_page(results: Sequence[Result], charts: Sequence[Chart], path: Path) -
     """
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template.globals.update(report=report, headlines=headlines)
-    text = (files("bench") / "page.html").read_text()
+    text = (files("bench") / "page.html").read_text(encoding="utf-8")
     pictures = [base64.b64encode(chart.drawn.svg).decode() for chart in charts]
     page = template.from_string(text).render(results=results, charts=list(zip(charts, pictures, strict=True)))
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(page)
+        aside.write_text(page, encoding="utf-8")
         aside.rename(path)
     except OSError as error:
         raise storage_error(f"write the report {path}", error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()

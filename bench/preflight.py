@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench.contestant import Contestant
@@ -28,6 +29,13 @@ def check_file(file: Path | None) -> None:
     directory = file.absolute().parent
     if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
         raise InputError(f"cannot write the result {file}: expected a file in a directory that is there and writable")
+
+
+def check_report(page: Path | None) -> None:
+    """Raises InputError: what draws it is not installed, or it cannot be written."""
+    if absent := [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]:
+        raise InputError(f"a report needs {' and '.join(absent)}: pip install 'imagedist[bench]'")
+    check_file(page)
 
 
 def check_root(what: str) -> None:

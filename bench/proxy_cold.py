@@ -86,7 +86,7 @@ def _download(client: Node, number: int, small_url: str, blob: Digest) -> Run:
     if told["errors"]:
         raise ImagedistError(f"{small_url} did not send {blob}")
     figures = {"first_byte_seconds": told["first_byte_seconds"]}
-    return Run(round=number, seconds=told["whole_seconds"], cpu_seconds=0.0, figures=figures)
+    return Run(round=number, seconds=told["whole_seconds"], figures=figures)
 
 
 @contextmanager

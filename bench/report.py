@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.headlines import headlines
 from bench.result import Contestant, Result, Verdict
-from bench.statistics import CONFIDENCE
+from bench.statistics import ALL_RATIOS, CONFIDENCE
 
 _NAMED = 4
 """Noisy rows; all of them are in the result."""
@@ -119,10 +119,11 @@ def table(result: Result) -> tuple[list[str], list[list[str]]]:
     faster = {one.faster for one in result.comparisons}
     is_synced = any(row.median_cost("written_bytes") is not None for row in result.contestants)
     titles = ["", "SECONDS", "SPREAD", "CPU-SECONDS", "MEMORY MB", "WRITTEN MB" if is_synced else "STORED MB"]
-    titles.append("OF THE REGISTRY")
+    titles += ["CPU-S OF ITS SITE", "CPU-S OF THE REGISTRY"]
     if ratios:
         measure = faster.pop().upper() if len(faster) == 1 else "OURS"
-        titles += [f"÷ {measure}", f"{CONFIDENCE:.0%} INTERVAL"]
+        fewest = min(len(one.ratios) for one in ratios.values())
+        titles += [f"÷ {measure}", "ALL RATIOS" if fewest <= ALL_RATIOS else f"{CONFIDENCE:.0%} INTERVAL"]
     rows = []
     for row in result.contestants:
         cells = [row.name, *_cells(row, is_synced)]
@@ -153,14 +154,20 @@ def summary(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def _cells(row: Contestant, is_synced: bool) -> list[str]:
-    cpu_seconds = row.median_cost("cpu_seconds")
-    if row.median_seconds is None or cpu_seconds is None:
-        return ["–"] * 6
+    if row.median_seconds is None:
+        return ["–"] * 7
     memory, disk = row.median_cost("memory_bytes"), row.median_cost("written_bytes" if is_synced else "stored_bytes")
     megabytes = [f"{count / 1e6:.0f}" if count is not None else "" for count in (memory, disk)]
-    registry = row.median_cost("registry_cpu_seconds")
-    of_registry = f"{registry:.2f}" if registry is not None else ""
-    return [f"{row.median_seconds:.2f}", f"{row.spread:.0%}", f"{cpu_seconds:.2f}", *megabytes, of_registry]
+    cpu, site, registry = (
+        f"{seconds:.2f}" if seconds is not None else ""
+        for seconds in (
+            row.median_cost("cpu_seconds"),
+            row.figure("site_cpu_seconds"),
+            row.median_cost("registry_cpu_seconds"),
+        )
+    )
+    spread = f"{row.spread:.0%}" if len(row.runs) > 1 else "–"  # one run says nothing of it
+    return [f"{row.median_seconds:.2f}", spread, cpu, *megabytes, site, registry]
 
 
 def drawn(titles: list[str], rows: list[list[str]]) -> Table:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
 
 from bench import statistics
 from imagedist.errors import InputError, storage_error
@@ -15,36 +25,52 @@ from imagedist.errors import InputError, storage_error
 FORMAT = 3
 """Of the file; ``Result.format`` says so."""
 
+_LINE_ENDS = re.compile(r"[\t\r\n]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+
+
+def _printable(text: str) -> str:
+    """What a program said, with colours in it, must neither steer a terminal nor break a picture."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _LINE_ENDS.sub(" ", text))
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+"""One line that is shown."""
+
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """JSON has neither infinity nor NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     told: ClassVar[frozenset[str]] = frozenset()
     """What the file says for its readers and we reckon again."""
 
     @model_validator(mode="before")
     @classmethod
     def _without_told(cls, values: Any) -> Any:
-        return {name: value for name, value in values.items() if name not in cls.told} if cls.told else values
+        if not cls.told or not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in cls.told}
 
 
 class Machine(_Model):
     """What figures depend on."""
 
-    processor: str
-    cpus: int
+    processor: Text
+    cpus: NonNegativeInt
     """Those this process may use."""
-    memory_bytes: int
-    kernel: str
-    store_file_system: str
-    cgroup_limits: dict[str, str]
+    memory_bytes: NonNegativeInt
+    kernel: Text
+    store_file_system: Text
+    cgroup_limits: dict[Text, Text]
     """Of the benchmark's own cgroup; empty where there are none."""
 
 
 class ImageFacts(_Model):
-    name: str
-    manifest_digest: str
-    layers: int
-    compressed_bytes: int
+    name: Text
+    manifest_digest: Text
+    layers: NonNegativeInt
+    compressed_bytes: NonNegativeInt
 
 
 class Run(_Model):
@@ -52,7 +78,7 @@ class Run(_Model):
 
     Attributes:
         seconds: from the start of the client to its end; where ``syncfs`` is timed, to the return of that.
-        cpu_seconds: of the client, its daemon and their children; the registry's is apart.
+        cpu_seconds: of the client, its daemon and their children; the registry's is apart. None: not measured.
         memory_bytes: the most at one time: anonymous memory of the same processes, and what their ramdisk held.
         stored_bytes: on the file system of the store afterwards, compressed blobs and unpacked layers.
         written_bytes: given to the store's disk until ``syncfs`` returned, journal and what was removed again in it;
@@ -61,13 +87,13 @@ class Run(_Model):
     """
 
     round: int
-    seconds: float
-    cpu_seconds: float
-    registry_cpu_seconds: float | None = None
-    memory_bytes: float | None = None
-    stored_bytes: float | None = None
-    written_bytes: float | None = None
-    figures: dict[str, float] = {}
+    seconds: NonNegativeFloat
+    cpu_seconds: NonNegativeFloat | None = None
+    registry_cpu_seconds: NonNegativeFloat | None = None
+    memory_bytes: NonNegativeFloat | None = None
+    stored_bytes: NonNegativeFloat | None = None
+    written_bytes: NonNegativeFloat | None = None
+    figures: dict[Text, float] = {}
 
 
 class Contestant(_Model):
@@ -80,11 +106,11 @@ class Contestant(_Model):
 
     told = frozenset({"median_seconds", "spread"})
 
-    name: str
-    labels: dict[str, int | str] = {}
+    name: Text
+    labels: dict[Text, int | Text] = {}
     runs: tuple[Run, ...] = ()
-    not_run: str | None = None
-    summary: dict[str, float] = {}
+    not_run: Text | None = None
+    summary: dict[Text, float] = {}
 
     @property
     def seconds(self) -> tuple[float, ...]:
@@ -114,8 +140,8 @@ class Contestant(_Model):
 class Comparison(_Model):
     """How many times longer ``slower`` took than ``faster``: medians of pairs run in the same round."""
 
-    faster: str
-    slower: str
+    faster: Text
+    slower: Text
     ratios: tuple[float, ...]
     median: float
     low: float
@@ -128,10 +154,10 @@ _AIM = re.compile(r"at (most|least) ([0-9.]+)$")
 class Verdict(_Model):
     """A figure the benchmark exists for: what, how much, and what was aimed at in words."""
 
-    what: str
+    what: Text
     value: float
-    unit: str
-    aim: str
+    unit: Text
+    aim: Text
 
     @property
     def is_met(self) -> bool | None:
@@ -154,15 +180,15 @@ class Result(_Model):
     told = frozenset({"noisy"})
 
     format: Literal[3] = 3
-    benchmark: str
-    command: str = ""
-    started: str
+    benchmark: Text
+    command: Text = ""
+    started: Text
     partial: bool = False
-    stopped: str = ""
+    stopped: Text = ""
     machine: Machine
-    versions: dict[str, str]
+    versions: dict[Text, Text]
     image: ImageFacts
-    settings: dict[str, str]
+    settings: dict[Text, Text]
     contestants: tuple[Contestant, ...]
     comparisons: tuple[Comparison, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
@@ -177,7 +203,9 @@ class Result(_Model):
     @property
     def is_busy(self) -> bool:
         """Whether other programs ran when it began."""
-        return float(self.settings.get("load_at_start", 0)) > self.machine.cpus / 2
+        with contextlib.suppress(ValueError):
+            return float(self.settings.get("load_at_start", 0)) > self.machine.cpus / 2
+        return False
 
     @property
     def benchmarks(self) -> tuple[Result, ...]:
@@ -234,9 +262,10 @@ def save(result: Result, path: Path) -> None:
     """
     aside = path.with_name(f".{path.name}.new")
     try:
-        aside.write_text(result.model_dump_json(indent=2) + "\n")
+        aside.write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         aside.rename(path)
     except OSError as error:
         raise storage_error(f"write the result {path}", error) from error
     finally:  # an interrupted one leaves nothing either
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()

@@ -138,4 +138,4 @@ def _pull(name: str, agents: Sequence[Agent], reference: str) -> Contestant:
         begun = time.monotonic()
         seconds = list(threads.map(one, agents))
     figures = {f"node_{number}_seconds": each for number, each in enumerate(seconds)}
-    return Contestant(name=name, runs=(Run(round=0, seconds=max(seconds), cpu_seconds=0.0, figures=figures),))
+    return Contestant(name=name, runs=(Run(round=0, seconds=max(seconds), figures=figures),))

@@ -109,7 +109,7 @@ def run(scale: Scale, say: Say, keep: Keep) -> Result:
 
 
 def _run(number: int, seconds: float) -> Run:
-    return Run(round=number, seconds=seconds, cpu_seconds=0.0)
+    return Run(round=number, seconds=seconds)
 
 
 def verdicts_of(runs: Runs, tags: TagsTimes | None) -> tuple[Verdict, ...]:

@@ -13,6 +13,8 @@ T = TypeVar("T")
 CONFIDENCE = 0.95
 NOISY_SPREAD = 1 / 3
 """Above it the machine was not quiet."""
+ALL_RATIOS = 5
+"""Of so many values the bootstrap interval of the median is the range."""
 _RESAMPLES = 10_000
 _SEED = 20_260_101
 
@@ -57,7 +59,8 @@ def pair_ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The percentile bootstrap interval of the median; always the same for the same values.
 
-    With five values it is hardly narrower than their range; it is honest, not small.
+    Up to ``ALL_RATIOS`` values it is their range, which holds the median of all that there could be with a probability
+    of 1 - 2^(1 - n): 75 % for three, 94 % for five (Conover, Practical Nonparametric Statistics, on quantiles).
 
     Raises:
         ValueError: no values.

@@ -162,7 +162,7 @@ def _round(
 
 
 def _plain_row(plain: Sequence[float]) -> Contestant:
-    runs = tuple(Run(round=number, seconds=seconds, cpu_seconds=0.0) for number, seconds in enumerate(plain))
+    runs = tuple(Run(round=number, seconds=seconds) for number, seconds in enumerate(plain))
     return Contestant(name=_PLAIN, runs=runs)
 
 
@@ -177,14 +177,15 @@ def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
     summary["site sent"] = sum(burst.site_bytes for burst in row.bursts) / every_byte
     summary["upstream sent"] = sum(burst.upstream_bytes for burst in row.bursts) / every_byte
     summary |= {f"% {source}": 100 * received[source] / (row.count * every_byte) for source in _SOURCES}
-    summary["CPU-s a node"] = sum(burst.cpu_seconds for burst in row.bursts) / (row.count * len(row.bursts))
-    summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
+    if not row.is_straight:  # its nodes only read: no agent and no site works for them
+        summary["CPU-s a node"] = sum(burst.cpu_seconds for burst in row.bursts) / (row.count * len(row.bursts))
+        summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
     summary["% CPU idle"] = 100 * row.idle_share
-    runs = tuple(_run(number, burst) for number, burst in enumerate(row.bursts))
+    runs = tuple(_run(number, burst, row.is_straight) for number, burst in enumerate(row.bursts))
     return Contestant(name=row.name, labels=row.labels, runs=runs, summary=summary)
 
 
-def _run(number: int, burst: Burst) -> Run:
+def _run(number: int, burst: Burst, is_straight: bool) -> Run:
     figures: dict[str, float] = {
         "site_bytes": burst.site_bytes,
         "upstream_bytes": burst.upstream_bytes,
@@ -194,7 +195,8 @@ def _run(number: int, burst: Burst) -> Run:
     }
     figures |= {f"node_{index}_seconds": one.seconds for index, one in enumerate(burst.pulled)}
     figures |= {f"{source}_bytes": float(count) for source, count in burst.received_bytes.items()}
-    return Run(round=number, seconds=burst.seconds, cpu_seconds=burst.cpu_seconds, figures=figures)
+    cpu_seconds = None if is_straight else burst.cpu_seconds
+    return Run(round=number, seconds=burst.seconds, cpu_seconds=cpu_seconds, figures=figures)
 
 
 def verdicts_of(rows: Sequence[Bursts], ideal_seconds: float, image_bytes: int) -> tuple[Verdict, ...]:

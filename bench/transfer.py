@@ -109,7 +109,7 @@ def verdicts_of(runs: Runs) -> tuple[Verdict, ...]:
     for name in (NODE, SEEDER):
         for beside in (HTTP, HASHED):
             speed = ratio(runs[beside], runs[name])
-            cpu = ratio(runs[name], runs[beside], lambda run: run.cpu_seconds)
+            cpu = ratio(runs[name], runs[beside], lambda run: run.cpu_seconds or 0.0)
             aims = (f"at least {_LEAST_SPEED}", f"at most {_MOST_CPU:g}") if beside == HTTP else ("", "")
             found.append(Verdict(what=f"speed: {name} ÷ {beside}", value=speed, unit="×", aim=aims[0]))
             found.append(Verdict(what=f"CPU of the leecher: {name} ÷ {beside}", value=cpu, unit="×", aim=aims[1]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench import layers, limit, preflight, proxy, pull, runtimes, sites, swarm, update
 from bench.contestant import Contestant
-from bench.machine import described
+from bench.machine import Start, described
 from bench.result import Contestant as Measured
 from bench.result import ImageFacts, Keep, Result
 from bench.session import Settings
@@ -144,12 +144,19 @@ def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
         found = described("all", plan.settings.cache, image, facts, failed)
         return found.model_copy(update={"parts": tuple(parts), "started": started or found.started})
 
+    def quiet(part: Result) -> Result:
+        """As busy as the machine was when all began: later its load is that of the parts before."""
+        if "load_at_start" not in part.settings:
+            return part
+        return part.model_copy(update={"settings": {**part.settings, "load_at_start": f"{load:.2f}"}})
+
+    load = Start.now().load
     started = ""
     started = whole([]).started
     for name, part in parts.items():
         plan.settings.say(f"{name}:")
         try:
-            done.append(part(plan, tuple(done), lambda known: keep(whole([*done, known]))))
+            done.append(quiet(part(plan, tuple(done), lambda known: keep(whole([*done, quiet(known)])))))
         except ImagedistError as error:
             plan.settings.say(f"{name} failed: {error}")
             failed.append(Measured(name=name, not_run=str(error)))

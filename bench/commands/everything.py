@@ -12,7 +12,7 @@ from bench import swarm, whole
 from bench.commands.command import app, console, counts, endpoints, explained, measured, names
 from bench.commands.options import CACHE, Asked, Cache, Dragonfly, Image, Json, Kraken, Spegel
 from bench.image_choice import ImageChoice
-from bench.preflight import check_file, check_root
+from bench.preflight import check_report, check_root
 from bench.result import Keep, Result, load
 from imagedist.config import parse_size
 from imagedist.errors import ImagedistError, InputError
@@ -51,7 +51,7 @@ def everything(
     check_root("imagedist-bench all")
     if json is None or str(json) == "-":
         raise InputError("--json of all is a file: the report is made of it")
-    check_file(html)
+    check_report(html)
     chosen = names(parts)
     if unknown := [name for name in chosen if name not in whole.PARTS]:
         raise InputError(f"--parts {unknown[0]!r}: expected {', '.join(whole.PARTS)}")

@@ -11,6 +11,7 @@ import typer
 
 from bench.commands.command import app, console, explained
 from bench.compare import THRESHOLD, Change, compare, differences
+from bench.preflight import check_report
 from bench.report import drawn, remarks, show
 from bench.report import markdown as lines_of
 from bench.result import Result, load
@@ -38,6 +39,7 @@ def report(
         return
     if html is None and charts is None:
         return
+    check_report(html)
     from bench.charts import charts_of, write_charts  # matplotlib and jinja2 only where they are needed
     from bench.page import write_page
 

@@ -42,14 +42,25 @@ def row_of(simulated: Simulated) -> Contestant:
         summary[f"% {source}"] = 100 * _middle(shares)
     summary["announces"] = _middle([float(one.announces) for one in outcomes])
     summary["wait s"] = _middle([one.announce_wait_seconds for one in outcomes])
-    if any(one.unfinished for one in outcomes):
-        summary["unfinished"] = float(max(one.unfinished for one in outcomes))
+    unfinished = max(one.unfinished for one in outcomes)
+    if unfinished:
+        summary["unfinished"] = float(unfinished)
     runs = tuple(
-        Run(round=number, seconds=_finite(one.percentile(100)), cpu_seconds=took, figures=_run_figures(one))
+        Run(
+            round=number,
+            seconds=one.percentile(100),
+            figures=_run_figures(one) | {"simulator_seconds": took},
+        )
         for number, (one, took) in enumerate(zip(outcomes, simulated.took_seconds, strict=True))
+        if not one.unfinished
     )
+    not_run = f"{unfinished} nodes never had the whole image" if unfinished and not runs else None
     return Contestant(
-        name=nodes_of(nodes), labels={"series": BY_IMAGEDIST, "nodes": nodes}, runs=runs, summary=_all_finite(summary)
+        name=nodes_of(nodes),
+        labels={"series": BY_IMAGEDIST, "nodes": nodes},
+        runs=runs,
+        not_run=not_run,
+        summary=_all_finite(summary),
     )
 
 
@@ -60,7 +71,7 @@ def straight_row(scenario: Scenario) -> Contestant:
     return Contestant(
         name=f"{nodes_of(scenario.nodes)}, straight",
         labels={"series": STRAIGHT, "nodes": scenario.nodes},
-        runs=(Run(round=0, seconds=seconds, cpu_seconds=0.0),),
+        runs=(Run(round=0, seconds=seconds),),
         summary={"p50 s": seconds, "p99 s": seconds, "max s": seconds, "upstream sent": copies},
     )
 
@@ -91,10 +102,6 @@ def _run_figures(outcome: Outcome) -> dict[str, float]:
 def _all_finite(figures: dict[str, float]) -> dict[str, float]:
     """JSON has no infinity: a percentile that falls on an unfinished node is left out."""
     return {name: value for name, value in figures.items() if value != float("inf")}
-
-
-def _finite(seconds: float) -> float:
-    return 0.0 if seconds == float("inf") else seconds
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -39,7 +39,7 @@ def tell(plan: Plan, say: Say, keep: Keep) -> Result:
 
     if plan.scenarios:
         first = plan.scenarios[0]
-        only = Run(round=0, seconds=plain_seconds(first), cpu_seconds=0.0)
+        only = Run(round=0, seconds=plain_seconds(first))
         rows, sizes = [Contestant(name="a plain download", runs=(only,))], []
         for scenario in plan.scenarios:
             simulated = _simulated(scenario, plan.runs, say)

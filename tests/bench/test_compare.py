@@ -14,7 +14,7 @@ from bench.compare import compare, differences
 from bench.result import Contestant, Result, save
 from bench.statistics import ratio_interval
 from imagedist.errors import InputError
-from tests.bench.test_result import contestant, result
+from tests.bench.test_result import OURS, contestant, result
 
 STEADY = (1.00, 1.01, 0.99, 1.02, 1.00)
 NOISY = (0.7, 1.3, 1.0, 1.5, 0.8)
@@ -81,6 +81,17 @@ def test_parts_are_compared_with_the_parts_of_their_name() -> None:
     assert [(one.benchmark, one.row, one.judgement) for one in compare(old, new)] == [("unpack", "a", "slower")]
     with pytest.raises(InputError, match="nothing to compare"):
         compare(result(benchmark="pull"), result(benchmark="unpack"))
+
+
+def test_rows_of_a_benchmark_that_failed_are_gone() -> None:
+    old = result(benchmark="all", parts=(result(contestant("a", *STEADY)), result(OURS, benchmark="pull")))
+    new = result(benchmark="all", parts=(result(contestant("a", *STEADY)),))
+    said = [(one.benchmark, one.row, one.judgement) for one in compare(old, new)]
+    assert said == [("unpack", "a", "same"), ("pull", "imagedist", "gone")]
+
+
+def test_runs_of_no_time_are_no_measure() -> None:
+    assert judged((0.0, 0.0, 0.0), STEADY) == judged(STEADY, (1.0, 0.0, 1.0)) == "unknown"
 
 
 def test_other_machines_images_and_settings_are_named() -> None:

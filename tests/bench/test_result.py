@@ -74,6 +74,48 @@ def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"contestants": [1]}, "contestants.0"),
+        ({"contestants": [{"name": "a", "runs": [{"round": 0, "seconds": -1}]}]}, "contestants.0.runs.0.seconds"),
+        ({"contestants": [{"name": "a", "runs": [{"round": 0, "seconds": float("nan")}]}]}, "runs.0.seconds"),
+        ({"verdicts": [{"what": "a", "value": float("inf"), "unit": "s", "aim": ""}]}, "verdicts.0.value"),
+    ],
+)
+def test_a_broken_result_is_refused_with_the_place(changes: dict[str, object], where: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(json.loads(result(OURS).model_dump_json()) | changes))
+    with pytest.raises(InputError, match=rf"no benchmark result of format 3: \S*{where}"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"parts":[', '{"parts":[' * 5000])
+def test_what_is_no_result_at_all_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(InputError, match="no benchmark result"):
+        load(tmp_path / "result.json")
+
+
+def test_what_a_program_said_steers_no_terminal() -> None:
+    row = Contestant(name="podman", not_run="\x1b[31mError:\x1b[0m\nno space\x00")
+    assert row.not_run == "�[31mError:�[0m no space�"
+
+
+def test_one_run_says_nothing_of_noise_and_few_pairs_have_no_interval_but_their_range() -> None:
+    text = shown(result(contestant("imagedist", 1.0), contestant("docker", 2.0)))
+    assert "SPREAD" not in text
+    assert "ALL RATIOS" in text
+    assert "95% INTERVAL" in shown(result(contestant("imagedist", *[1.0] * 6), contestant("docker", *[2.0] * 6)))
+
+
+def test_what_works_for_a_row_on_other_hosts_has_a_column_of_its_own() -> None:
+    run = Run(round=0, seconds=1, cpu_seconds=2, registry_cpu_seconds=0.5, figures={"site_cpu_seconds": 0.75})
+    text = shown(result(Contestant(name="agent", runs=(run,)), THEIRS))
+    assert "CPU-S OF ITS SITE" in text
+    assert [line.split()[3:] for line in text.splitlines() if line.startswith("agent")] == [["2.00", "0.75", "0.50"]]
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="read the result"):
         load(tmp_path / "none.json")
@@ -122,7 +164,7 @@ def test_a_file_tells_medians_and_noise_for_those_who_do_not_reckon(tmp_path: Pa
 def test_costs_stand_beside_times() -> None:
     runs = (Run(round=0, seconds=1, cpu_seconds=2, memory_bytes=3e6, stored_bytes=4e6, written_bytes=5e6),)
     assert "WRITTEN MB" in (text := shown(result(Contestant(name="imagedist", runs=runs))))
-    assert [line.split()[3:6] for line in text.splitlines() if line.startswith("imagedist")] == [["2.00", "3", "5"]]
+    assert [line.split()[2:5] for line in text.splitlines() if line.startswith("imagedist")] == [["2.00", "3", "5"]]
 
 
 def test_what_was_kept_says_that_it_is_partial_until_the_end(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_a_part_that_fails_is_a_row_with_the_reason_and_the_others_go_on(tmp_pat
     assert remarks(found) == []
 
 
+def test_parts_are_as_busy_as_the_machine_was_before_them_all(tmp_path: Path) -> None:
+    def part(plan: whole.Plan, done: Sequence[Result], keep: Keep) -> Result:
+        return result(OURS, settings={"load_at_start": "9999.00"})
+
+    (found,) = whole.run(plan(tmp_path), {"unpack": part}, lambda known: None).parts
+    assert float(found.settings["load_at_start"]) < 9999
+
+
 @pytest.mark.root
 @pytest.mark.e2e("docker-registry", "skopeo")
 def test_the_command_writes_a_result_and_a_page(tmp_path: Path) -> None:
