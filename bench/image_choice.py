@@ -56,8 +56,11 @@ class ImageChoice:
         """Raises InputError: not of ``SYNTAX``."""
         base, *options = (part.strip() for part in text.split(","))
         if sized := _SIZED.fullmatch(base):
-            parse_size(sized[2])
+            if parse_size(sized[2]) == 0:
+                raise InputError(f"no image {base!r}: expected a size above 0")
         elif base not in _APPROXIMATE_BYTES:
+            if not set(base) & set("/:@"):  # rather one of ours, misspelt, than a repository of Docker Hub
+                raise InputError(f"no image {base!r}: expected {SYNTAX}")
             Reference.parse(base)
         choice = cls(base)
         for option in options:

@@ -13,7 +13,7 @@ from bench.recut import recut
 from bench.result import Contestant as Measured
 from bench.result import Result, Verdict
 from bench.rounds import Job
-from bench.session import Session, Settings, image_of, session
+from bench.session import Session, Settings, aim_with, image_of, session
 from imagedist.demo.layout import BuiltImage
 from imagedist.repack.recipe import Compression, Recipe
 
@@ -46,9 +46,9 @@ def run(
 
         def result_of(rows: Sequence[Measured]) -> Result:
             series = [_OURS.name, *(f"{_OURS.name}, {form}" for form in forms), *(one.name for one in beside)]
-            aims = {_OURS.name: settings.aim("at most 1.2")}
+            aims = {_OURS.name: aim_with(image, "at most 1.2")}
             said = [_slowest_to_fastest(rows, name, aims.get(name, "for comparison")) for name in series]
-            said.append(_speedup(rows, settings.aim("at least 1.6")))
+            said.append(_speedup(rows, aim_with(image, "at least 1.6")))
             verdicts = tuple(verdict for verdict in said if verdict is not None)
             forms_told = f"gzip -6; pgzip and zstd are {_OURS.name}'s way alone" if forms else "gzip -6"
             who = [_OURS, *beside]

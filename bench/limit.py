@@ -18,7 +18,7 @@ from bench.processes import run as run_program
 from bench.registry import Registry
 from bench.result import Contestant, Result, Run, Verdict, comparisons
 from bench.rounds import Job, cold_run
-from bench.session import Settings, image_of, session
+from bench.session import Settings, aim_with, image_of, session
 from bench.statistics import median
 from imagedist.demo.layout import BuiltImage
 from imagedist.errors import ImagedistError
@@ -52,7 +52,7 @@ def run(settings: Settings) -> Result:
             runs.append(cold_run(job, under_way.place, under_way.registry, number))
             measured = (Contestant(name=LIMIT, runs=tuple(limits)), Contestant(name=ours.name, runs=tuple(runs)))
             compared = comparisons(measured, LIMIT)
-            aim = settings.aim("at most 1.15")
+            aim = aim_with(image, "at most 1.15")
             verdict = Verdict(what="imagedist ÷ limit", value=compared[0].median, unit="×", aim=aim)
             parts = [
                 Verdict(what=f"of it: {name.removesuffix('_cpu_seconds')}", value=value, unit="CPU s", aim="")

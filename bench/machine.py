@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.account import own_cgroup
 from bench.contestant import Contestant, own_version
+from bench.images import DEBIAN
 from bench.places import file_system
 from bench.result import Contestant as Measured
 from bench.result import ImageFacts, Machine, Result, Verdict
@@ -97,8 +98,13 @@ def _version(contestant: Contestant) -> str | None:
 
 
 def describe_image(built: BuiltImage, name: str) -> ImageFacts:
+    """
+    Args:
+        name: as it was asked for; when own files stand in for packages, the result says so.
+    """
+    stands_in = name.partition(",")[0] in DEBIAN and built.layout.name.startswith("own-")
     return ImageFacts(
-        name=name,
+        name=f"own files, for want of {name}" if stands_in else name,
         manifest_digest=str(built.image.manifest_digest),
         layers=len(built.image.layers),
         compressed_bytes=built.size_bytes,

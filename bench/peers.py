@@ -92,6 +92,7 @@ class Docker:
                 "--iptables=false",
                 "--ip6tables=false",
                 "--bridge=none",
+                "--ip-forward=false",  # net.ipv4.ip_forward is the machine's
             ]
             client = ["docker", "--config", str(directory / "home"), "--host", host]
             with daemon(command, directory / "dockerd.log", lambda: succeeds([*client, "version"]), account):
@@ -169,7 +170,7 @@ class SkopeoUmoci:
 
 @dataclass(frozen=True, slots=True)
 class Podman:
-    """podman with the overlay driver."""
+    """podman with the overlay driver. Its blobs on their way lie in memory, and count as such; a user's are on disk."""
 
     name: str = "podman"
     is_ours: bool = False
@@ -183,11 +184,13 @@ class Podman:
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
         with short_directory() as directory:
-            config = directory / "containers.conf"
+            config, ramdisk = directory / "containers.conf", directory / "blobs"
             config.write_text(_PODMAN)
+            ramdisk.mkdir()
             roots = ["--root", f"{store}/podman", "--runroot", f"{directory}/run", "--storage-driver", "overlay"]
             flags = ["--quiet", "--tls-verify=false"]
             yield Ready(
                 lambda reference: ["podman", *roots, "pull", *flags, reference],
-                environment={"CONTAINERS_CONF": str(config), "TMPDIR": str(directory)},
+                environment={"CONTAINERS_CONF": str(config), "TMPDIR": str(ramdisk)},
+                ramdisk=ramdisk,
             )

@@ -44,11 +44,6 @@ class Settings:
     say: Callable[[str], None]
     keep: Keep = forget
 
-    def aim(self, aim: str) -> str:
-        """An aim that was set with the reference image; with others it is told, and neither met nor missed: what a
-        pull costs whatever it pulls weighs more the smaller the image is."""
-        return aim if self.image.partition(",")[0] == _REFERENCE else f"{aim} with {_REFERENCE}"
-
     def facts(self) -> dict[str, str]:
         """For the result."""
         synced = f"fresh ext4 of {self.ext4_bytes} bytes, timed until syncfs returned" if self.ext4_bytes else ""
@@ -115,6 +110,12 @@ def session(settings: Settings) -> Iterator[Session]:
         with registry(directory / "registry") as running:
             warm_up = images.tiny(settings.cache)
             yield Session(settings, running, where, running.add(warm_up, "bench/warm-up:1"), start)
+
+
+def aim_with(image: ImageFacts, aim: str) -> str:
+    """An aim that was set with the reference image; with others it is told, and neither met nor missed: what a pull
+    costs whatever it pulls weighs more the smaller the image is."""
+    return aim if image.name.partition(",")[0] == _REFERENCE else f"{aim} with {_REFERENCE}"
 
 
 def image_of(settings: Settings) -> BuiltImage:

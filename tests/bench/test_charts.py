@@ -15,8 +15,8 @@ from bench.charts import charts_of
 from bench.cli import app
 from bench.headlines import aims, headlines
 from bench.report import table
-from bench.result import Contestant, Result, Run, Verdict, save
-from bench.session import Settings
+from bench.result import Contestant, ImageFacts, Result, Run, Verdict, save
+from bench.session import aim_with
 from imagedist.errors import InputError
 from tests.bench.test_result import ABSENT, OURS, THEIRS, result
 
@@ -182,7 +182,8 @@ def test_aims_that_a_number_meets_are_listed_with_the_figure() -> None:
 
 def test_aims_are_those_of_the_reference_image() -> None:
     def aim(image: str) -> str:
-        return Settings(Path(), Path(), None, image, 1, print).aim("at most 1.15")
+        facts = ImageFacts(name=image, manifest_digest="", layers=1, compressed_bytes=1)
+        return aim_with(facts, "at most 1.15")
 
     assert aim("reference,layers=1") == "at most 1.15"
     assert aim("small") == "at most 1.15 with reference"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import generated
 from bench.image_choice import ImageChoice, recompressed
+from bench.machine import describe_image
+from bench.session import aim_with
 from imagedist.errors import InputError
 from imagedist.repack.recipe import Recipe
 
@@ -30,10 +33,20 @@ def test_a_name_says_files_cut_and_compression() -> None:
     assert ImageChoice.parse("python:3.12,layers=1").registry_reference is None
 
 
-@pytest.mark.parametrize("text", ["small,layers=128", "small,layers", "small,lzma", "small,gzip=fast", "A"])
+@pytest.mark.parametrize(
+    "text", ["small,layers=128", "small,layers", "small,lzma", "small,gzip=fast", "A", "refrence", "own-", "random-0"]
+)
 def test_a_name_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         ImageChoice.parse(text)
+
+
+def test_own_files_that_stand_in_for_packages_are_named_and_have_no_aim(tmp_path: Path) -> None:
+    built = generated.random_bytes(tmp_path, 4000)
+    stand_in = replace(built, layout=built.layout.with_name("own-300000000-4"))
+    assert describe_image(stand_in, "reference,layers=4").name == "own files, for want of reference,layers=4"
+    assert describe_image(built, "reference").name == "reference"
+    assert aim_with(describe_image(stand_in, "reference"), "at most 1.2") == "at most 1.2 with reference"
 
 
 def test_generated_images_are_the_same_everywhere(tmp_path: Path) -> None:
