@@ -64,7 +64,7 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def wait_until(self, is_ready: Callable[[], bool], what: str, timeout_seconds: float = 30.0) -> None:
+    def wait_until(self, is_ready: Callable[[], bool], what: str, timeout_seconds: float = 60.0) -> None:
         """Polls until ready; fails with the end of the log when the process ends or the time is up."""
         deadline = time.monotonic() + timeout_seconds
         while not is_ready():

@@ -56,7 +56,7 @@ class Docker:
         flags = ["--host=unix:///run/docker.sock", "--storage-driver=overlay2", "--iptables=false", "--bridge=none"]
         self._process = node.start(["dockerd", f"--config-file={config}", *flags], "dockerd")
         try:
-            self._process.wait_until(lambda: self.run("version").returncode == 0, "dockerd", timeout_seconds=60)
+            self._process.wait_until(lambda: self.run("version").returncode == 0, "dockerd")
         except AssertionError:
             self._process.stop()
             raise

@@ -63,7 +63,7 @@ ramdisk = "{base}/ramdisk"
 ramdisk_budget = "512MiB"
 [snapshotter]
 socket = "{base}/snapshotter.sock"
-patience = "5s"
+patience = "30s"
 """
 
 SWARM = ("peer", "seeder")

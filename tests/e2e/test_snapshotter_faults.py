@@ -92,7 +92,7 @@ def assert_pulled_by_containerd(cri: CriContainerd, image: BuiltImage, name: str
 
 
 def test_an_agent_that_takes_too_long_is_not_waited_for(base: Path, site: Site, images: dict[str, BuiltImage]) -> None:
-    slow = {'patience = "5s"\n': 'wait = "500ms"\n[limits]\ndownload = "8MiB/s"\n'}
+    slow = {'patience = "30s"\n': 'wait = "500ms"\n[limits]\ndownload = "8MiB/s"\n'}
     with faulty(base, "slow", site, slow) as node:
         assert_pulled_by_containerd(node.start(), images["team/app:1"])
 
@@ -100,7 +100,7 @@ def test_an_agent_that_takes_too_long_is_not_waited_for(base: Path, site: Site, 
 def test_an_agent_that_stands_still_is_not_waited_for(
     base: Path, site: Site, second: Agent, images: dict[str, BuiltImage]
 ) -> None:
-    with faulty(base, "still", site, {'patience = "5s"': 'patience = "1s"'}, mirror=second) as node:
+    with faulty(base, "still", site, {'patience = "30s"': 'patience = "1s"'}, mirror=second) as node:
         cri = node.start()
         assert node.agent.pid is not None
         os.kill(node.agent.pid, signal.SIGSTOP)
