@@ -206,9 +206,17 @@ class CriContainerd:
     def run(
         self, name: str, *command: str, container: str = "test", namespace: str = NAMESPACE
     ) -> CompletedProcess[str]:
-        """A container of an image that is here, on the host's network."""
-        options = ["--rm", "--snapshotter", "imagedist", "--net-host"]
-        return self.node.run(["ctr", "--namespace", namespace, "run", *options, name, _own(container), *command])
+        """A container of an image that is here, on the host's network; what it printed is the output.
+
+        It prints to a file: ctr loses what a container writes that has ended before ctr has opened its pipes.
+        """
+        printed = self.node.base / "printed"
+        printed.unlink(missing_ok=True)
+        options = ["--rm", "--snapshotter", "imagedist", "--net-host", "--log-uri", f"file://{printed}"]
+        done = self.node.run(["ctr", "--namespace", namespace, "run", *options, name, _own(container), *command])
+        return CompletedProcess(
+            done.args, done.returncode, printed.read_text() if printed.exists() else "", done.stderr
+        )
 
     def begin(self, name: str, container: str) -> str:
         """A container that does nothing, and does not end; the name of its snapshot."""
