@@ -63,7 +63,7 @@ class Helping:
         is_alone = ~is_connected & ~self.is_introduced & (now - joined_at >= TRACKER_SECONDS)
         is_coming = now - self.came_at < _COMING_SECONDS
         limit = self._limits[is_connected * 1, is_alone * 1, is_coming * 1, self._is_busy(is_coming) * 1]
-        limit = np.where(is_alone, limit, limit * self._slowness)
+        limit = np.where(is_connected, limit * self._slowness, limit)
         begins = np.flatnonzero(is_swarming & ~has_help & (now - self._members.moved_at >= limit))
         begins = begins[~self._streams.of(begins)]
         if len(begins):

@@ -21,9 +21,9 @@ PATIENCE = Patience()
 class _Node:
     """One node and two blobs, of which it gets nothing unless a test says so; both joined at 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: int | None = None) -> None:
         self.now = 0.0
-        self.members = Members(2, pieces_of(2_200_000, 2), np.random.default_rng(1))
+        self.members = Members(2, pieces_of(8_800_000, 2, pieces), np.random.default_rng(1))
         self.streams = Streams(self.members, Trading(self.members, Links(self.members)))
         self.helping = Helping(self.members, self.streams, 1, lambda: self.now)
 
@@ -54,6 +54,12 @@ def test_one_that_was_introduced_is_not_alone_for_it_knows_the_sites_seeder() ->
     node = _Node()
     node.helping.is_introduced[:] = True
     assert node.helped_at(NONE) == PATIENCE.stalled
+
+
+def test_one_that_nobody_has_been_introduced_to_is_not_the_more_patient_for_coarse_pieces() -> None:
+    node = _Node(pieces=8)
+    assert node.helped_at(NONE) == PATIENCE.stalled
+    assert _Node(pieces=8).helped_at(ALL) > PATIENCE.stalled
 
 
 def test_while_other_blobs_come_to_the_node_it_waits_four_times_as_long() -> None:
