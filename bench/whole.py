@@ -72,7 +72,7 @@ def _simulate(plan: Plan, done: Sequence[Result], keep: Keep) -> Result:
         )
         for count in (max(bursts.nodes), *(count for count in plan.simulated if count > max(bursts.nodes)))
     ]
-    # Kraken's run takes some minutes: it is simulated where as many nodes are anyway.
+    # Kraken's run takes a minute: it is simulated where as many nodes are anyway.
     published = [KRAKEN] if max(plan.simulated, default=0) >= KRAKEN.scenario.nodes else []
     model = simulation.Plan(scenarios, known=[*measured, *published], torrents=_TORRENTS)
     return simulation.run(model, plan.settings.say, keep)

@@ -51,8 +51,9 @@ one piece by each of its slots in one: what is asked for next moves in the next 
 one, and links would stay empty meanwhile."""
 _END_GAME_STEPS = 4
 """Whether idle peers can help is looked at each so many steps."""
-_LONGEST_TIMES = 30.0
-"""So many times the ideal, and a minute: then a run ends, whoever is not done."""
+_LONGEST_TIMES = 10.0
+"""So many times as long as the slowest node's link or the site's takes for one image, and a minute: then a run ends,
+whoever is not done."""
 
 
 @dataclass
@@ -142,7 +143,9 @@ class Burst:
     def run(self) -> Outcome:
         """Until every node that is there is done."""
         self._preheat()
-        longest = _LONGEST_TIMES * self._ideal + 60 + self._supply.ends_at + self._scenario.arrival
+        scenario = self._scenario
+        slowest = min(float(self._population.down.min()), self._egress * scenario.seeders)
+        longest = _LONGEST_TIMES * scenario.size / slowest + 60 + self._supply.ends_at + scenario.arrival
         step = 0
         while self.now < longest and not self._is_over():
             self._come_and_go()

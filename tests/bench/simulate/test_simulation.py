@@ -50,6 +50,12 @@ def test_stragglers_are_late_and_hold_up_nobody_else() -> None:
     assert outcome.percentile(85) < 1.6 * plain
 
 
+def test_the_slowest_straggler_is_waited_for() -> None:
+    outcome = simulate(small(10, state="warm", steps=50, stragglers={"share": 0.1, "rate": RATE / 40}))
+    assert outcome.unfinished == 0
+    assert outcome.percentile(100) > 40 * SIZE * HEADERS / RATE
+
+
 def test_nodes_that_are_switched_off_are_back_and_get_the_image() -> None:
     outcome = simulate(small(12, churn={"per_minute": 0.9, "back": 10}))
     assert outcome.unfinished == 0
