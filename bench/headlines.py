@@ -63,10 +63,11 @@ def _distributed(part: Result) -> Iterator[str]:
 
 
 def _largest(part: Result, series: str) -> Contestant | None:
+    """Of those rows of which every node had the image in the end."""
     rows = [
         row
         for row in part.contestants
-        if row.labels.get("series") == series and isinstance(row.labels.get("nodes"), int) and seconds_of(row)
+        if row.labels.get("series") == series and isinstance(row.labels.get("nodes"), int) and "max" in seconds_of(row)
     ]
     return max(rows, key=lambda row: int(row.labels["nodes"]), default=None)
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.distribution_chart import distribution, seconds_of
+from bench.headlines import headlines
 from bench.result import load
 from bench.simulate.against import hold, rows_of, verdicts_of
 from bench.simulate.known import KNOWN, KRAKEN, known_of
+from bench.simulate.outcome import SOURCES, Outcome
+from bench.simulate.rows import Simulated
+from bench.simulate.rows import row_of as simulated_row
 from bench.simulate.run import Plan, run
 from imagedist.errors import InputError
 from tests.bench.simulate.scenarios import small
@@ -43,6 +48,17 @@ def test_a_site_for_so_many_nodes_is_named() -> None:
     assert sized is not None
     assert sized.summary["seeders"] == 2
     assert sized.summary["tracker MB"] == pytest.approx(6 * 20 * 400 / 1e6)
+
+
+def test_a_burst_that_did_not_end_is_told_as_far_as_it_went_and_heads_no_report() -> None:
+    result = run(Plan([small(1)]), _quiet)
+    late = Outcome(np.full(3, 20.0), 1, dict.fromkeys(SOURCES, 0.0), 1e6, 0.0, 0.0, 0, 0.0, 0, 1.0)
+    row = simulated_row(Simulated(small(4), (late,), (1.0,)))
+    assert row.summary["p50 s"] == 20
+    assert row.summary["unfinished"] == 1
+    assert "max s" not in row.summary
+    (said,) = headlines([result.model_copy(update={"contestants": (*result.contestants, row)})])
+    assert said.startswith("1 node, simulated")
 
 
 def test_the_example_is_a_result_of_this_format() -> None:
