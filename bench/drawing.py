@@ -108,7 +108,7 @@ def panels(each: Sequence[Panel], x_label: str, continued: str = "") -> Drawn:
                 _draw(one, line, looks[line.name], _APART**beside)
             _scale(one, [point for line in panel.lines for point in line.points])
             one.set_xlabel(x_label)
-            one.set_ylabel(panel.y_label)
+            one.set_ylabel(_short(panel.y_label))
             _legend(one, continued if any(line.is_continued for line in panel.lines) else "", len(each))
         return _drawn(figure)
 

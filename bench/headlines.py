@@ -76,7 +76,7 @@ def _pulled(part: Result) -> Iterator[str]:
     ours = part.contestant(_OURS)
     if ours is None or ours.median_seconds is None:
         return
-    others = "; ".join(f"{one.slower} {one.median:.1f}" for one in part.comparisons)
+    others = "; ".join(f"{one.slower} {one.median:.1f} ({one.low:.1f} to {one.high:.1f})" for one in part.comparisons)
     yield (
         f"One node had image {part.image.name} ({part.image.compressed_bytes / 1e6:.0f} MB) ready by {_OURS} pull in "
         f"{ours.median_seconds:.1f} s, for {_cost(ours)}{f'. Times as long took: {others}' if others else ''}."

@@ -166,6 +166,7 @@ def test_a_report_begins_with_what_a_user_decides_by(whole: Result) -> None:
     assert said[1].startswith("1000 nodes, simulated: half had")
     assert said[2].startswith("One node had image")
     assert "docker" in said[2]
+    assert "docker 5.0 (5.0 to 5.0)" in said[2]
     assert headlines([result(ABSENT)]) == []
 
 
