@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bench.commands.command import app, console, explained
-from bench.compare import THRESHOLD, Change, compare, differences
+from bench.compare import LEAST_RUNS, THRESHOLD, Change, compare, differences
 from bench.preflight import check_report
 from bench.report import drawn, remarks, show
 from bench.report import markdown as lines_of
@@ -76,6 +76,10 @@ def compare_results(
         _show(before, after, found, changes)
     if any(change.judgement == "slower" for change in changes):
         raise typer.Exit(_REGRESSION)
+    if not any(change.judgement in ("faster", "same") for change in changes):
+        raise InputError(
+            f"nothing can be told: no row has {LEAST_RUNS} runs in both results; measure with more --rounds"
+        )
 
 
 def _show(before: Result, after: Result, found: list[str], changes: list[Change]) -> None:
@@ -88,18 +92,27 @@ def _show(before: Result, after: Result, found: list[str], changes: list[Change]
             out.print(f"{name}: {line}")
     titles = ["", "BEFORE", "AFTER", "AFTER ÷ BEFORE", "95% INTERVAL", ""]
     out.print(drawn(titles, [_cells(change, after.benchmark == "all") for change in changes]))
-    for judgement in ("slower", "faster"):
-        rows = [change.row for change in changes if change.judgement == judgement]
+    for judgement in ("slower", "faster", "gone"):
+        rows = [_name(change, after.benchmark == "all") for change in changes if change.judgement == judgement]
         out.print(f"{judgement}: {', '.join(rows) or 'nothing'}")
     for name in sorted(before.versions.keys() | after.versions.keys()):
         if before.versions.get(name) != after.versions.get(name):
             out.print(f"{name}: {before.versions.get(name, 'none')} → {after.versions.get(name, 'none')}")
 
 
+def _name(change: Change, is_one_of_several: bool) -> str:
+    return f"{change.benchmark}: {change.row}" if is_one_of_several else change.row
+
+
 def _cells(change: Change, is_one_of_several: bool) -> list[str]:
     numbers = [f"{value:.2f}" if value is not None else "–" for value in (change.before, change.after)]
     ratio = f"{change.ratio:.2f}×" if change.ratio is not None else "–"
     interval = f"{change.low:.2f} to {change.high:.2f}" if change.low is not None else ""
-    name = f"{change.benchmark}: {change.row}" if is_one_of_several else change.row
     said = change.judgement if change.judgement != "same" else ""
-    return [name, *numbers, ratio, interval, f"{said}{f': {change.why}' if change.why else ''}"]
+    return [
+        _name(change, is_one_of_several),
+        *numbers,
+        ratio,
+        interval,
+        f"{said}{f': {change.why}' if change.why else ''}",
+    ]

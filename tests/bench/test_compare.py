@@ -125,6 +125,12 @@ def test_a_regression_is_named_and_ends_with_one(tmp_path: Path) -> None:
     assert run(tmp_path, old, new, "--threshold", "2")[0] == 0
 
 
+def test_results_that_tell_nothing_are_no_success(tmp_path: Path) -> None:
+    few = result(contestant("imagedist", 1.0, 1.0))
+    code, text = run(tmp_path, few, few)
+    assert (code, "no row has 3 runs in both results" in text) == (InputError.exit_code, True)
+
+
 def test_another_image_is_no_comparison_unless_asked_for(tmp_path: Path) -> None:
     old = result(contestant("imagedist", *STEADY))
     new = old.model_copy(update={"image": old.image.model_copy(update={"layers": 8})})
