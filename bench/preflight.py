@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +27,13 @@ def check_file(file: Path | None) -> None:
     """Raises InputError: no result can be written there."""
     if file is None or str(file) == "-":
         return
-    directory = file.absolute().parent
-    if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK):
-        raise InputError(f"cannot write the result {file}: expected a file in a directory that is there and writable")
+    expected = f"cannot write the result {file}: expected a file in a directory that is there and writable"
+    if file.is_dir():
+        raise InputError(expected)
+    try:
+        tempfile.TemporaryFile(dir=file.absolute().parent).close()
+    except OSError as error:
+        raise InputError(expected) from error
 
 
 def check_report(page: Path | None) -> None:
@@ -86,10 +91,9 @@ def check(settings: Settings, contestants: Sequence[Contestant], images: int = 1
     if _is_memory(settings.store):
         in_memory += store_bytes
     check_memory(in_memory, f"measuring {settings.image}", "take a smaller image, or a --store on a disk")
-    remedy = f"{settings.image} needs {{}}; take a smaller image or another --store or --cache"
+    remedy = f"{settings.image} needs {{}}; take a smaller image or another --store"
     check_disk(settings.store, store_bytes, "stores", remedy)
-    if not (settings.cache / choice.base).exists():
-        check_disk(settings.cache, _BUILD_TIMES * size_bytes, "images", remedy)
+    check_images(choice, settings.cache)
 
 
 def check_memory(need_bytes: int, what: str, remedy: str) -> None:
@@ -98,6 +102,13 @@ def check_memory(need_bytes: int, what: str, remedy: str) -> None:
         available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     if need_bytes > available:
         raise InputError(f"{what} needs {_gb(need_bytes)} of memory, {_gb(available)} are available: {remedy}")
+
+
+def check_images(choice: ImageChoice, cache: Path) -> None:
+    """Raises InputError: too little disk to build it."""
+    if choice.approximate_bytes is not None and not (cache / choice.base).exists():
+        remedy = f"{choice.base} needs {{}}; take a smaller image or another --cache"
+        check_disk(cache, _BUILD_TIMES * choice.approximate_bytes, "images", remedy)
 
 
 def check_disk(directory: Path, need_bytes: int, what: str, remedy: str) -> None:

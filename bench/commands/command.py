@@ -22,6 +22,7 @@ from bench.journal import Journal
 from bench.preflight import check_file
 from bench.report import show
 from bench.result import Keep, Result
+from imagedist.config import parse_size
 from imagedist.errors import ImagedistError, InputError
 
 P = ParamSpec("P")
@@ -37,6 +38,8 @@ app = typer.Typer(
 
 _PIPE_WIDTH = 200
 _KILLED = 130
+_LEAST_BYTES = 4_000_000
+"""Four layers that are worth a torrent."""
 
 
 def explained(command: Callable[P, None]) -> Callable[P, None]:
@@ -116,6 +119,13 @@ def endpoints(kraken: str | None, dragonfly: str | None, spegel: str | None) -> 
 def names(text: str) -> list[str]:
     """Comma-separated."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def size_of(text: str, option: str = "--size") -> int:
+    """Of something that the swarm carries. Raises InputError: no size, or a smaller one than that."""
+    if (size_bytes := parse_size(text)) < _LEAST_BYTES:
+        raise InputError(f"{option} {text} is too small: expected 4MB at least")
+    return size_bytes
 
 
 def counts(text: str, option: str) -> tuple[int, ...]:

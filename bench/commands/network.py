@@ -15,11 +15,10 @@ from bench import scaleout as scaleout_benchmark
 from bench import sites as sites_benchmark
 from bench import swarm as swarm_benchmark
 from bench import transfer as transfer_benchmark
-from bench.commands.command import counts, say
+from bench.commands.command import counts, say, size_of
 from bench.commands.options import CACHE, STORE, Asked, benchmark
 from bench.result import Result
 from bench.swarm_network import Configuration
-from imagedist.config import parse_size
 from imagedist.config.values import parse_rate
 from imagedist.errors import InputError
 
@@ -42,7 +41,7 @@ def swarm(
     ] = False,
 ) -> Result:
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
-    scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), parse_size(size), cap * 1_000_000, asked.rounds)
+    scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), size_of(size), cap * 1_000_000, asked.rounds)
     scale = swarm_benchmark.QUICK if asked.quick else scale
     scale = replace(scale, configuration=Configuration(proxy, seeder, agent), is_straight_too=straight)
     return swarm_benchmark.run(scale, say, asked.keep)
@@ -69,7 +68,7 @@ def lone(
     agent: AgentLine = "",
 ) -> Result:
     """Hold one node, two, a small layer and skopeo against plain downloads, on links of 1 Gbit/s; needs root."""
-    scale = lone_benchmark.Scale(parse_size(size), asked.rounds)
+    scale = lone_benchmark.Scale(size_of(size), asked.rounds)
     scale = replace(lone_benchmark.QUICK if asked.quick else scale, configuration=Configuration(proxy, agent=agent))
     return lone_benchmark.run(scale, say, asked.keep)
 
@@ -91,7 +90,7 @@ def transfer(
     size: Annotated[str, typer.Option(help="Of the blob.")] = "400MB",
 ) -> Result:
     """Give one peer a blob on loopback without caps, by the swarm's session and by aiohttp."""
-    scale = transfer_benchmark.Scale(parse_size(size), asked.rounds)
+    scale = transfer_benchmark.Scale(size_of(size), asked.rounds)
     return transfer_benchmark.run(transfer_benchmark.QUICK if asked.quick else scale, say, asked.keep)
 
 
@@ -116,7 +115,7 @@ def sites(
     tags: Annotated[int, typer.Option(min=0, max=100_000, help="That have not changed; 0 leaves them out.")] = 10_000,
 ) -> Result:
     """Sync an image between two sites beside one curl of its bytes; webhooks, and many tags unchanged; needs root."""
-    scale = sites_benchmark.Scale(parse_size(size), cap * 1_000_000, asked.rounds, tags=tags)
+    scale = sites_benchmark.Scale(size_of(size), cap * 1_000_000, asked.rounds, tags=tags)
     return sites_benchmark.run(sites_benchmark.QUICK if asked.quick else scale, say, asked.keep)
 
 
@@ -129,7 +128,7 @@ def scaleout(
     layer: Annotated[str, typer.Option(help="Compressed size of the application's layer.")] = "20MB",
 ) -> Result:
     """Pull an application image onto many nodes: with its base preheated, beside the same with nothing there."""
-    scale = scaleout_benchmark.Scale(nodes, parse_size(base), parse_size(layer))
+    scale = scaleout_benchmark.Scale(nodes, size_of(base, "--base"), size_of(layer, "--layer"))
     scale = replace(scaleout_benchmark.QUICK if asked.quick else scale, bits_per_second=8 * _rate(cap, "--cap"))
     return scaleout_benchmark.run(scale, asked.cache.absolute(), say, asked.keep)
 

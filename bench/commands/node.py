@@ -14,7 +14,7 @@ from bench import pull as pull_benchmark
 from bench import runtimes as runtimes_benchmark
 from bench import unpack as unpack_benchmark
 from bench import update as update_benchmark
-from bench.commands.command import app, counts, endpoints, explained, names, say
+from bench.commands.command import app, counts, endpoints, explained, names, say, size_of
 from bench.commands.options import (
     CACHE,
     Asked,
@@ -28,7 +28,7 @@ from bench.commands.options import (
 )
 from bench.contestant import Contestant
 from bench.image_choice import ImageChoice
-from bench.preflight import check
+from bench.preflight import check, check_images
 from bench.result import Result
 from bench.unpack import CONTESTANTS, named
 from imagedist.config import parse_size
@@ -83,8 +83,9 @@ def layers(
     """Pull the same files cut into 1 to 32 layers, and one fat layer with one CPU and with two."""
     settings, beside = asked.settings(), [named(name) for name in names(peers)]
     wanted = _QUICK_CUTS if asked.quick else counts(cuts, "--cuts")
-    check(settings, beside, images=len(wanted) * (1 + len(names(forms))))
-    return layers_benchmark.run(settings, wanted, beside, _forms(forms))
+    forms_wanted = _forms(forms)
+    check(settings, beside, images=len(wanted) * (1 + len(forms_wanted)))
+    return layers_benchmark.run(settings, wanted, beside, forms_wanted)
 
 
 def _forms(text: str) -> list[Compression]:
@@ -139,7 +140,7 @@ def decoders(
     size: Annotated[str, typer.Option(help="Of the tar that is decoded, at most.")] = "300MB",
 ) -> Result:
     """Inflate, hash and write one tar by every decoder: the engine's own, zlib, and rapidgzip if it is installed."""
-    settings, size_bytes = asked.settings(), parse_size(size)
+    settings, size_bytes = asked.settings(), size_of(size)
     check(settings, ())
     return decoders_benchmark.run(settings, size_bytes)
 
@@ -148,4 +149,6 @@ def decoders(
 @explained
 def image(image: Image = "reference", cache: Cache = CACHE) -> None:
     """Build or copy an image into the cache, and print its OCI layout."""
-    print(ImageChoice.parse(image).build(cache.absolute(), say).layout)
+    choice, place = ImageChoice.parse(image), cache.absolute()
+    check_images(choice, place)
+    print(choice.build(place, say).layout)

@@ -67,6 +67,10 @@ def test_options_of_an_image_are_the_same_everywhere(command: str) -> None:
         (["transfer", "--size", "1000TB"], "measuring a transfer needs 3000000.5 GB of memory"),
         (["caps", "--upload", "100GB/s"], "measuring caps needs"),
         (["transfer", "--size", "much"], "'much'"),
+        (["swarm", "--size", "0"], "--size 0 is too small: expected 4MB at least"),
+        (["scaleout", "--layer", "1"], "--layer 1 is too small"),
+        (["image", "--image", "random-100TB"], "free for images: random-100TB needs 500000.0 GB"),
+        (["transfer", "--json", "/proc/result.json"], "cannot write the result /proc/result.json"),
     ],
 )
 def test_wrong_words_are_told_in_a_line_with_the_code_for_usage(arguments: list[str], said: str) -> None:

@@ -87,7 +87,7 @@ async def test_a_stopped_benchmark_keeps_what_it_measured_and_leaves_nothing(
     ("arguments", "message"),
     [
         (["unpack", "--image", "random-10000GB"], "random-10000GB needs"),
-        (["unpack", "--image", "random-"], "invalid reference"),
+        (["unpack", "--image", "random-"], "no image 'random-'"),
         (["unpack", "--image", "small,layers=0"], "'layers=0' is not understood"),
         (["unpack", "--image", "small,zstd=99"], "bad level 99 for zstd"),
         (["unpack", "--image", "small", "--ext4", "1MB"], "too small"),
