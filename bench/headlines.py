@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.bursts import BY_IMAGEDIST, SIMULATED, STRAIGHT, seconds_of
 from bench.result import Contestant, Result
@@ -43,10 +43,10 @@ def _distributed(part: Result) -> Iterator[str]:
     simulated = ", simulated" if part.benchmark == SIMULATED else ""
     said = (
         f"{nodes} node{'' if nodes == 1 else 's'}{simulated}: half had a new image of "
-        f"{part.image.compressed_bytes / 1e6:.0f} MB in {_seconds(times, 'p50')}, all in {_seconds(times, 'max')}"
+        f"{part.image.compressed_bytes / 1e6:.0f} MB in {times['p50']:.1f} s, all in {times['max']:.1f} s"
     )
     if straight is not None and straight.labels["nodes"] == nodes:
-        said += f" (straight from the registry: {_seconds(seconds_of(straight), 'max')})"
+        said += f" (straight from the registry: {seconds_of(straight)['max']:.1f} s)"
     if "upstream sent" in ours.summary and "site sent" in ours.summary:
         is_beside = straight is not None and straight.labels["nodes"] == nodes
         instead = straight.summary.get("upstream sent") if straight is not None and is_beside else None
@@ -67,7 +67,9 @@ def _largest(part: Result, series: str) -> Contestant | None:
     rows = [
         row
         for row in part.contestants
-        if row.labels.get("series") == series and isinstance(row.labels.get("nodes"), int) and "max" in seconds_of(row)
+        if row.labels.get("series") == series
+        and isinstance(row.labels.get("nodes"), int)
+        and seconds_of(row).keys() >= {"p50", "max"}
     ]
     return max(rows, key=lambda row: int(row.labels["nodes"]), default=None)
 
@@ -81,11 +83,6 @@ def _pulled(part: Result) -> Iterator[str]:
         f"One node had image {part.image.name} ({part.image.compressed_bytes / 1e6:.0f} MB) ready by {_OURS} pull in "
         f"{ours.median_seconds:.1f} s, for {_cost(ours)}{f'. Times as long took: {others}' if others else ''}."
     )
-
-
-def _seconds(times: Mapping[str, float], name: str) -> str:
-    """A percentile that falls on a node which did not get the image is not there."""
-    return f"{times[name]:.1f} s" if name in times else "no time that is known"
 
 
 def _cost(row: Contestant) -> str:

@@ -130,9 +130,9 @@ def test_the_first_of_two_results_is_drawn_alone() -> None:
     assert chart.drawn.svg == charts_of([result(OURS, benchmark="pull")])[0].drawn.svg
 
 
-def test_nodes_that_never_had_the_image_have_no_time_in_the_sentence() -> None:
+def test_a_burst_in_which_nodes_never_had_the_image_makes_no_sentence() -> None:
     row = simulated(1000).model_copy(update={"summary": {"p50 s": 2.0, "p99 s": 3.0}})
-    assert "all in no time that is known" in headlines([result(row, benchmark="simulate", comparisons=())])[0]
+    assert headlines([result(row, benchmark="simulate", comparisons=())]) == []
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
