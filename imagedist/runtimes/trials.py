@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +105,7 @@ def try_containerd(canary: Canary, socket: Path = _CONTAINERD) -> Outcome:
     cri.pull_image(socket, canary.name)
     try:
         unpacked = _unpacked_by_us(canary, socket, "k8s.io")
-        run = [*_ctr(socket, "k8s.io"), "run", "--rm", "--snapshotter", SNAPSHOTTER, canary.name]
-        return Outcome(unpacked, _run(*run, f"imagedist-canary-{canary.reference.tag}", *canary.command))
+        return Outcome(unpacked, _run_by_ctr(canary, socket))
     finally:
         with contextlib.suppress(ImagedistError):
             cri.remove_image(socket, canary.name)
@@ -149,6 +149,17 @@ def _unpacked_by_us(canary: Canary, socket: Path, namespace: str) -> Answer:
 
 def _ctr(socket: Path, namespace: str) -> list[str]:
     return ["ctr", "--address", str(socket), "--namespace", namespace]
+
+
+def _run_by_ctr(canary: Canary, socket: Path) -> str:
+    """To a file that containerd sees: what ends before ctr has opened its pipes has printed for nobody."""
+    with tempfile.TemporaryDirectory(prefix="imagedist-", dir=socket.parent) as directory:
+        printed = Path(directory, "printed")
+        printed.touch()
+        options = ["--rm", "--snapshotter", SNAPSHOTTER, "--log-uri", f"file://{printed}"]
+        name = f"imagedist-canary-{canary.reference.tag}"
+        _run(*_ctr(socket, "k8s.io"), "run", *options, canary.name, name, *canary.command)
+        return printed.read_text(errors="replace")
 
 
 def _hand_over(runtime: Runtime, canary: Canary) -> None:
