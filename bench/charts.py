@@ -133,7 +133,7 @@ def _stages(rows: Rows) -> Chart | None:
         if part.benchmark in ("layers", "unpack") and _is_cut(row) and (stages := _figures(row, _STAGES)):
             name = str(row.labels["series"])
             if part.benchmark == "unpack" or row.labels["layers"] == _middle(part):
-                bars.setdefault(f"{name}: seconds busy", stages)
+                bars.setdefault(f"{name}: busy, in {row.median_seconds or 0.0:.1f} s", stages)
     for part, row in rows:
         if part.benchmark == "limit" and row.name == "limit":
             bars["each step alone: CPU-seconds"] = {
@@ -143,9 +143,9 @@ def _stages(rows: Rows) -> Chart | None:
         return None
     method = (
         "Busy seconds of each stage as imagedist pull --json tells them, summed over layers: stages of several layers "
-        "run at the same time, so they exceed the pull's own time. decode is inflating, both SHA-256 and staging the "
-        "tar. The last bar is CPU time of each step run alone (imagedist-bench limit): curl and registry, isal, "
-        "SHA-256, writing the tars, GNU tar."
+        "run at the same time, so they exceed the pull's own time, which stands beside each name. decode is inflating, "
+        "both SHA-256 and staging the tar. The last bar is CPU time of each step run alone (imagedist-bench limit): "
+        "curl and registry, isal, SHA-256, writing the tars, GNU tar."
     )
     shown = [stage for stage in _IN_ORDER if any(stage in bar for bar in bars.values())]
     return Chart("stages", "Where the time goes", method, drawing.stacked(bars, shown, "seconds"))

@@ -134,9 +134,10 @@ def check(plan: Plan, parts: Sequence[str]) -> None:
 
 
 def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
-    """A part that fails is a row with the reason; the others go on."""
+    """A part that fails is a row with the reason, and keeps what it had measured; the others go on."""
     done: list[Result] = []
     failed: list[Measured] = []
+    unfinished: list[Result] = []
 
     def whole(parts: Sequence[Result]) -> Result:
         image = ImageFacts(name=plan.settings.image, manifest_digest="", layers=0, compressed_bytes=0)
@@ -153,12 +154,19 @@ def run(plan: Plan, parts: Mapping[str, Part], keep: Keep) -> Result:
     load = Start.now().load
     started = ""
     started = whole([]).started
+
+    def keep_part(known: Result) -> None:
+        unfinished[:] = [quiet(known)]
+        keep(whole([*done, *unfinished]))
+
     for name, part in parts.items():
         plan.settings.say(f"{name}:")
         try:
-            done.append(quiet(part(plan, tuple(done), lambda known: keep(whole([*done, quiet(known)])))))
+            done.append(quiet(part(plan, tuple(done), keep_part)))
         except ImagedistError as error:
             plan.settings.say(f"{name} failed: {error}")
             failed.append(Measured(name=name, not_run=str(error)))
+            done += [known.model_copy(update={"partial": True, "stopped": str(error)}) for known in unfinished]
+        unfinished.clear()
         keep(whole(done))
     return whole(done)

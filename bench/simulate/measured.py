@@ -1,4 +1,8 @@
-"""What the model takes from measurements and from other rooms; nothing is fitted to the runs it is held against."""
+"""What the model takes from measurements and from other rooms.
+
+Times it is held against fitted nothing. What the site sends beside the blobs was counted in bursts of 8 and 16 nodes, so
+that their ``site sent`` proves little; other numbers of nodes do.
+"""
 
 from __future__ import annotations
 

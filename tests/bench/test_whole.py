@@ -23,7 +23,7 @@ def plan(tmp_path: Path) -> whole.Plan:
     return whole.Plan(Settings(tmp_path, tmp_path, None, "small", 1, lambda line: None), (1, 2), QUICK, (), {})
 
 
-def test_a_part_that_fails_is_a_row_with_the_reason_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_part_that_fails_is_a_row_with_the_reason_and_keeps_its_rows_and_the_others_go_on(tmp_path: Path) -> None:
     def fails(plan: whole.Plan, done: Sequence[Result], keep: Keep) -> Result:
         keep(result(OURS, benchmark="fails"))
         raise ImagedistError("the registry did not start")
@@ -31,9 +31,10 @@ def test_a_part_that_fails_is_a_row_with_the_reason_and_the_others_go_on(tmp_pat
     kept: list[Result] = []
     parts = {"fails": fails, "unpack": lambda plan, done, keep: result(OURS)}
     found = whole.run(plan(tmp_path), parts, kept.append)
-    assert [part.benchmark for part in found.parts] == ["unpack"]
+    assert [(part.benchmark, part.partial) for part in found.parts] == [("fails", True), ("unpack", False)]
+    assert found.parts[0].stopped == "the registry did not start"
     assert [(row.name, row.not_run) for row in found.contestants] == [("fails", "the registry did not start")]
-    assert [[part.benchmark for part in one.parts] for one in kept] == [["fails"], [], ["unpack"]]
+    assert [[part.benchmark for part in one.parts] for one in kept] == [["fails"], ["fails"], ["fails", "unpack"]]
     assert remarks(found) == []
 
 
