@@ -1,7 +1,7 @@
 """What the model takes from measurements and from other rooms.
 
-Times it is held against fitted nothing. What the site sends beside the blobs was counted in bursts of 8 and 16 nodes, so
-that their ``site sent`` proves little; other numbers of nodes do.
+Times it is held against fitted nothing. What the site sends beside the blobs was counted in bursts of 8 and 16 nodes,
+so that their ``site sent`` proves little; other numbers of nodes do.
 """
 
 from __future__ import annotations
