@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 import threading
@@ -16,6 +17,9 @@ from pathlib import Path
 from imagedist.errors import StorageError, storage_error
 
 _FLOCK = "hhqqi0q"  # struct flock of a 64-bit Linux: type, whence, start, len, pid
+_PRIVATE_BYTES = 16
+_PRIVATE = re.compile(rf"[0-9a-f]{{{2 * _PRIVATE_BYTES}}}\Z")
+"""Names that ``PrivateDirectory`` gives: whatever else has a lock file beside it is somebody else's."""
 _POLL_SECONDS = 0.01
 LOCK_TIMEOUT_SECONDS = 600.0
 
@@ -124,7 +128,7 @@ class PrivateDirectory:
             refuse_strangers(parent)
             with locked(parent / ".lock"):
                 remove_abandoned(parent)
-                name = os.urandom(16).hex()
+                name = os.urandom(_PRIVATE_BYTES).hex()
                 self.lock = LockFile(parent / f"{name}.lock")
                 self.lock.acquire()
                 self.path = parent / name
@@ -181,6 +185,8 @@ def _locks_of_the_dead(parent: Path) -> Iterator[LockFile]:
 def private_locks(parent: Path) -> Iterator[LockFile]:
     """The lock files of all private directories there are, dead or alive; the caller closes them."""
     for path in sorted(parent.glob("?*.lock")):
+        if not _PRIVATE.match(path.stem):
+            continue
         with contextlib.suppress(FileNotFoundError):  # its owner is done meanwhile
             yield LockFile(path, create=False)
 

@@ -204,7 +204,8 @@ class Torrents:
     def _drop_orphans(self) -> None:
         """Torrents of blobs that are not here: a process was killed between the two, or somebody removed a blob."""
         for path in self._directory.glob("*.torrent"):
-            if not (self._cache.store.root / "blobs" / "sha256" / path.stem).exists():
+            digest = Digest.of_name("sha256", path.stem)
+            if digest is not None and not self._cache.store.path(digest).exists():
                 self._cache.store.ledger.unlink(path)
 
     def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:

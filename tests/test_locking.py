@@ -9,13 +9,16 @@ import pytest
 from imagedist.errors import StorageError
 from imagedist.locking import LockFile, PrivateDirectory, private_locks, remove_tree
 
+DEAD, GONE = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+"""Names of private directories."""
+
 
 def test_what_cannot_be_removed_keeps_its_lock_and_goes_with_a_later_owner(tmp_path: Path) -> None:
-    (tmp_path / "0123.lock").touch()
-    stubborn = tmp_path / "0123"
+    (tmp_path / f"{DEAD}.lock").touch()
+    stubborn = tmp_path / DEAD
     stubborn.touch()  # no directory: rmtree fails, as beside a worker that still writes
     PrivateDirectory(tmp_path).close()
-    assert sorted(os.listdir(tmp_path)) == [".lock", "0123", "0123.lock"]
+    assert sorted(os.listdir(tmp_path)) == [".lock", DEAD, f"{DEAD}.lock"]
     stubborn.unlink()
     stubborn.mkdir()
     PrivateDirectory(tmp_path).close()
@@ -23,15 +26,25 @@ def test_what_cannot_be_removed_keeps_its_lock_and_goes_with_a_later_owner(tmp_p
 
 
 def test_looking_at_locks_does_not_bring_back_one_that_was_just_removed(tmp_path: Path) -> None:
-    (tmp_path / "a.lock").touch()
-    (tmp_path / "b.lock").touch()
+    (tmp_path / f"{DEAD}.lock").touch()
+    (tmp_path / f"{GONE}.lock").touch()
     seen = []
     for lock in private_locks(tmp_path):
         seen.append(lock.path.name)
-        (tmp_path / "b.lock").unlink(missing_ok=True)
+        (tmp_path / f"{GONE}.lock").unlink(missing_ok=True)
         lock.close()
-    assert seen == ["a.lock"]
-    assert os.listdir(tmp_path) == ["a.lock"]
+    assert seen == [f"{DEAD}.lock"]
+    assert os.listdir(tmp_path) == [f"{DEAD}.lock"]
+
+
+def test_lock_files_of_others_and_what_lies_beside_them_stay(tmp_path: Path) -> None:
+    (tmp_path / "Cargo.lock").touch()
+    (tmp_path / "work.lock").touch()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/precious").touch()
+    before = sorted(tmp_path.rglob("*"))
+    PrivateDirectory(tmp_path).close()
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root removes anything")

@@ -28,6 +28,9 @@ from imagedist.oci.manifest import (
 )
 from imagedist.oci.platform import Platform
 
+_RECIPE = "recipe.json"
+"""In a layout of ours: what it was built from."""
+
 REFERENCE_NAME = "org.opencontainers.image.ref.name"
 """The index annotation that names an image inside a layout (annotations.md); skopeo's ``oci:DIR:NAME``."""
 
@@ -61,13 +64,16 @@ def built_once(directory: Path, recipe: Mapping[str, object], write: Callable[[P
     """The image of a recipe: the complete one that is in ``directory``, else a new one, complete or not there.
 
     Args:
-        directory: the layout; replaced if it holds another recipe's image. Its parent must be writable.
+        directory: the layout; replaced if it holds another recipe's image, and nothing else. Its parent must be
+            writable.
         recipe: whatever the image's bytes depend on; JSON values.
         write: fills a fresh directory (with ``blobs/sha256`` in it); one writer at a time.
 
     Raises:
-        StorageError: no space or no permission.
+        InputError: there is something else in the directory. StorageError: no space or no permission.
     """
+    if directory.exists() and any(directory.iterdir()) and not (directory / _RECIPE).exists():
+        raise InputError(f"cannot build an image in {directory}: there is something else in it; name another place")
     try:
         with _building(directory) as fresh:
             built = _reuse(directory, recipe)
@@ -75,7 +81,7 @@ def built_once(directory: Path, recipe: Mapping[str, object], write: Callable[[P
                 return built
             (fresh / "blobs/sha256").mkdir(parents=True)
             write(fresh)
-            (fresh / "recipe.json").write_text(json.dumps(recipe))
+            (fresh / _RECIPE).write_text(json.dumps(recipe))
             if directory.exists():
                 shutil.rmtree(directory)
             fresh.rename(directory)
@@ -101,7 +107,7 @@ def _building(directory: Path) -> Iterator[Path]:
 
 def _reuse(directory: Path, recipe: Mapping[str, object]) -> BuiltImage | None:
     try:
-        if json.loads((directory / "recipe.json").read_text()) != json.loads(json.dumps(recipe)):
+        if json.loads((directory / _RECIPE).read_text()) != json.loads(json.dumps(recipe)):
             return None
         return open_layout(directory)
     except (OSError, ValueError, ImagedistError):

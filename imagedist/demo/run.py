@@ -103,7 +103,7 @@ def _scratch(directory: Path, built: BuiltImage) -> Path:
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * wanted_bytes:
         return memory / f"imagedist-demo-{os.getpid()}"
-    return directory / "run"
+    return directory / f".run-{os.getpid()}"
 
 
 async def _made_image(directory: Path, size_bytes: int, report: Report) -> BuiltImage:

@@ -73,12 +73,14 @@ class Seeding:
             for folder in (self._swarm, self._torrents):
                 folder.mkdir(parents=True, exist_ok=True)
             for path in self._swarm.iterdir():
-                digest = Digest("sha256", path.name)
-                if not self._store.has(digest):
+                digest = Digest.of_name("sha256", path.name)
+                if digest is not None and not self._store.has(digest):
                     self._unfinished.keep(digest, path)
             cached = []
             for path in sorted(self._torrents.glob("*.torrent")):
-                digest = Digest("sha256", path.stem)
+                digest = Digest.of_name("sha256", path.stem)
+                if digest is None:
+                    continue
                 if self._store.has(digest):
                     cached.append((digest, path.read_bytes()))
                 elif not self._unfinished.has(digest):

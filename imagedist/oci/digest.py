@@ -43,6 +43,14 @@ class Digest:
         return cls(algorithm, hexadecimal)
 
     @classmethod
+    def of_name(cls, algorithm: str, name: str) -> Digest | None:
+        """That of a file named by its hex part; None: it has another name."""
+        try:
+            return cls.parse(f"{algorithm}:{name}")
+        except InputError:
+            return None
+
+    @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 

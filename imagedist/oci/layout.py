@@ -88,17 +88,20 @@ class Layout:
             descriptor: in wire form.
 
         Raises:
-            StorageError: the disk failed.
+            InputError: the directory has another program's index.json. StorageError: the disk failed.
         """
         try:
             with locked(self.directory / _LOCK):
-                kept: list[dict[str, Any]] = []
+                before: dict[str, Any] = {}
                 if (self.directory / _INDEX).exists():
+                    if not (self.directory / _MARKER).exists():
+                        raise InputError(f"{self.directory} has an index.json and is no OCI image layout: name another")
                     self._index()
-                    kept = json.loads((self.directory / _INDEX).read_bytes()).get("manifests") or []
+                    before = json.loads((self.directory / _INDEX).read_bytes())
+                kept: list[dict[str, Any]] = before.get("manifests") or []
                 kept = [entry for entry in kept if (entry.get("annotations") or {}).get(REFERENCE_NAME) != name]
                 named = {**descriptor, "annotations": {REFERENCE_NAME: name}}
-                index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*kept, named]}
+                index = {**before, "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*kept, named]}
                 _write(self.directory / _MARKER, _VERSION)
                 _write(self.directory / _INDEX, json.dumps(index, separators=(",", ":")).encode())
         except OSError as error:

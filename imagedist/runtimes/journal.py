@@ -84,7 +84,8 @@ def write_aside(path: Path, content: bytes, like: Path | None = None) -> None:
     aside = aside_of(path)
     try:
         aside.unlink(missing_ok=True)  # a killed process's
-        with aside.open("xb") as file:
+        # For nobody else before it has the mode that it is to have: there may be logins in it.
+        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(content)
             if like is not None:
                 status = like.stat()

@@ -35,6 +35,11 @@ class Directories:
         with _mapped("prepare the directory of the snapshots"):
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def has_any(self) -> bool:
+        """Whether snapshots lie here. Raises StorageError."""
+        with _mapped("look at the directories of the snapshots"):
+            return any(name.isdecimal() for name in os.listdir(self.directory))
+
     def at(self, number: int) -> Path:
         return self.directory / str(number)
 

@@ -46,12 +46,13 @@ class Records:
 
     Args:
         path: of the database; created if missing. is_read_only: only look; it must be there.
+        may_be_new: False: there are snapshots, and without their records they would all be taken for left-overs.
 
     Raises:
         StorageError: damaged, not readable, or written by a newer version. So do all methods.
     """
 
-    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, is_read_only: bool = False, may_be_new: bool = True) -> None:
         self._lock = threading.RLock()
         self._path = path
         with _mapped(path):
@@ -63,12 +64,12 @@ class Records:
                 check_same_thread=False,
             )
             try:
-                self._prepare(is_read_only)
+                self._prepare(is_read_only, may_be_new)
             except BaseException:
                 self._database.close()
                 raise
 
-    def _prepare(self, is_read_only: bool) -> None:
+    def _prepare(self, is_read_only: bool, may_be_new: bool) -> None:
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise StorageError(
@@ -76,6 +77,11 @@ class Records:
             )
         if is_read_only:
             return
+        if version == 0 and not may_be_new:  # before tables are made, or the next start would trust them
+            raise StorageError(
+                f"{self._path} is gone or empty, and snapshots lie beside it: put it back, or remove the numbered "
+                "directories there (containers' own files) if nobody wants them"
+            )
         # One fsync for each change (FULL), and readers that never wait.
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")

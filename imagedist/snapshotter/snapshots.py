@@ -50,7 +50,8 @@ class Snapshots:
         self._lending = lending
         self._directories = Directories(lending.own / DIRECTORY, lending.links)
         self._directories.prepare()
-        self.records = Records(lending.own / DIRECTORY / DATABASE)
+        may_be_new = not self._directories.has_any()
+        self.records = Records(lending.own / DIRECTORY / DATABASE, may_be_new=may_be_new)
         self.returned = threading.Event()
         self.returned.set()  # by a process before us that was killed, perhaps
         self._lock = threading.RLock()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from imagedist.errors import IntegrityError, NotFoundError, storage_error
 from imagedist.oci.digest import Digest
-from imagedist.store.format import claim_format
+from imagedist.store.format import claim_format, refuse_foreign
 from imagedist.store.inventory import ALGORITHMS
 from imagedist.store.ledger import Ledger
 from imagedist.store.partial import Partial
@@ -70,7 +70,7 @@ class BlobStore:
         removed: those are told after a blob was unlinked, so that what lies beside it can go, too.
 
     Raises:
-        StorageError: the directory cannot be made or read, or a newer version made it.
+        StorageError: the directory cannot be made or read, is somebody else's, or a newer version made it.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class BlobStore:
     ) -> None:
         self.root = root
         self.removed: list[Removed] = []
+        refuse_foreign(root)
         try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o750)  # private images are in it
             for algorithm in ALGORITHMS:
                 (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
             for folder in ("partial", "unsynced"):

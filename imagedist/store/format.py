@@ -8,12 +8,56 @@ version, and a rollback needs nothing. Directories without the file are of befor
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from imagedist.errors import StorageError, storage_error
 from imagedist.store.files import write_aside
 
 VERSION = (1, 0)
+
+
+_OURS = frozenset(
+    (
+        "blobs",
+        "format",
+        "lost+found",
+        "manifests",
+        "partial",
+        "pins",
+        "preheat.json",
+        "private",
+        "scrub",
+        "scrub.lock",
+        "scrub.wanted",
+        "seeds.json",
+        "swarm",
+        "synced",
+        "tags",
+        "torrents",
+        "unfinished",
+        "unsynced",
+        "usage",
+    )
+)
+"""What a store of before versions were recorded, or one that was never finished, may have."""
+
+
+def refuse_foreign(root: Path) -> None:
+    """A store removes what it does not know, so nobody else's files may lie where it begins.
+
+    Raises:
+        StorageError: this is no store, and not empty.
+    """
+    try:
+        names = set(os.listdir(root))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(f"look into blob store {root}", error) from error
+    foreign = sorted(name for name in names - _OURS if not name.startswith("."))
+    if "format" not in names and foreign:
+        raise StorageError(f"{root} is no blob store: there is {foreign[0]} in it; give a directory of its own")
 
 
 def claim_format(root: Path) -> None:

@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from imagedist.errors import InputError
 from imagedist.oci.digest import Digest
 from imagedist.store.partial import SIZE_SUFFIX, stated_size
 
@@ -152,10 +151,7 @@ def _arriving(directory: Path) -> list[Path]:
 
 def _blobs(directory: Path, algorithm: str, now: float) -> Iterator[tuple[Digest, os.stat_result]]:
     for entry in os.scandir(directory):
-        try:
-            digest = Digest.parse(f"{algorithm}:{entry.name}")
-        except InputError:
-            digest = None
+        digest = Digest.of_name(algorithm, entry.name)
         if digest is None or not entry.is_file(follow_symlinks=False):
             log.warning("dropping %s: not a blob", entry.path)
             if not entry.is_dir(follow_symlinks=False):

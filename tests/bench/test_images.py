@@ -17,7 +17,7 @@ from bench.merged import merged
 from bench.recut import recut, with_application
 from imagedist.demo.layer import WrittenLayer
 from imagedist.demo.layout import BuiltImage, built_once, write_image
-from imagedist.errors import UnacceptableError
+from imagedist.errors import InputError, UnacceptableError
 from tests.support.layers import Member, tar
 
 Tree = dict[str, tuple[bytes, int, int, float, str, str]]
@@ -122,6 +122,14 @@ def test_an_image_is_not_built_twice(source: BuiltImage, tmp_path: Path) -> None
     cut = recut(source, 2, tmp_path)
     inode = (cut.layout / "index.json").stat().st_ino
     assert (recut(source, 2, tmp_path).layout / "index.json").stat().st_ino == inode
+
+
+def test_a_directory_with_something_else_is_not_replaced_by_an_image(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious").touch()
+    with pytest.raises(InputError, match="there is something else in it; name another place"):
+        image(tmp_path / "mine", files(0, 1, 100))
+    assert (tmp_path / "mine/precious").exists()
 
 
 def test_a_damaged_image_is_built_again(source: BuiltImage, tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_name_moves_and_other_entries_stay_as_they_are(layout: Layout) -> None:
     assert other in json.loads((layout.directory / "index.json").read_bytes())["manifests"]
 
 
+def test_another_programs_index_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text('{"mine": 1}')
+    with pytest.raises(InputError, match=r"has an index\.json and is no OCI image layout"):
+        Layout(tmp_path).name("1", ENTRY)
+    assert (tmp_path / "index.json").read_text() == '{"mine": 1}'
+
+
+def test_what_others_say_of_the_whole_layout_stays(layout: Layout) -> None:
+    index = json.loads((layout.directory / "index.json").read_bytes())
+    (layout.directory / "index.json").write_text(json.dumps({**index, "annotations": {"kept": "yes"}}))
+    layout.name("2", ENTRY)
+    assert json.loads((layout.directory / "index.json").read_bytes())["annotations"] == {"kept": "yes"}
+
+
 def test_several_images_need_a_name(layout: Layout) -> None:
     layout.name("2", {**ENTRY, "digest": str(Digest.of(b"new"))})
     with pytest.raises(NotFoundError, match="2 images; name one as oci:DIR:NAME, there are: 1, 2"):

@@ -16,6 +16,7 @@ from imagedist.errors import InputError, NotFoundError, StorageError
 from imagedist.oci.image import layer_ids
 from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.store import OverlayStore
+from tests.overlay.stores import DEAD
 from tests.support import layers, unpacking
 from tests.support.layers import BuiltImage, directory, file
 
@@ -156,9 +157,9 @@ def test_record_without_its_layer_directory_is_built_again(store: OverlayStore) 
 
 
 def test_private_directories_of_dead_builders_are_removed(store: OverlayStore) -> None:
-    left = store.root / "imagedist/building/0123/0"
+    left = store.root / "imagedist/building" / DEAD / "0"
     left.mkdir(parents=True)
-    (store.root / "imagedist/building/0123.lock").touch()
+    (store.root / f"imagedist/building/{DEAD}.lock").touch()
     put(store, BASE)
     assert not left.exists()
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import socket
 import sqlite3
@@ -290,6 +291,19 @@ def test_a_newer_versions_database_makes_the_service_unavailable_until_it_is_gon
         client.prepare("key")
     assert "is of version 99" in caplog.text
     path.unlink()
+    client.prepare("key")
+
+
+def test_a_lost_database_costs_no_container_its_files(
+    base: Path, client: Client, config: AgentConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot = base / "storage/imagedist/snapshots/7"
+    (snapshot / "fs/precious").mkdir(parents=True)
+    with failing(grpc.StatusCode.UNAVAILABLE):
+        client.prepare("key")
+    assert "is gone or empty, and snapshots lie beside it" in caplog.text
+    assert (snapshot / "fs/precious").exists()
+    shutil.rmtree(snapshot)
     client.prepare("key")
 
 
