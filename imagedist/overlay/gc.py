@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from imagedist.locking import abandoned, locked, refuse_strangers, remove_abando
 from imagedist.overlay.footprint import footprint_bytes
 from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.parts import Parts
-from imagedist.overlay.records import ASIDE
+from imagedist.overlay.records import ASIDE, Record
 from imagedist.overlay.removal import discard_unneeded, distrust_lost
 from imagedist.overlay.usage import Usage, container_layers
 
@@ -90,16 +90,23 @@ class _Collection:
         layers = self._parts.layers
         with self._parts.locks() as locks, self._trash() as trash:
             free = self._free(locks)
-            # Locked first, looked at then: no build can make an image of them any more.
             recorded = {str(record.get("id")): record for record in layers.records.read()}
-            needed = {layer_id for image in self._parts.stored() for layer_id in image.layer_ids}
-            needed |= container_layers(self._parts.root, recorded) | self._parts.loans.lent()
-            candidates = [one for one in recorded if one not in needed and layers.is_ours(one) and free(one)]
+            needed = self._needed(recorded)
+            held = [one for one in recorded if one not in needed and layers.is_ours(one) and free(one)]
+            # Again, now that they are locked: a build that ended in between has made an image of some, perhaps.
+            needed = self._needed(recorded)
+            candidates = [one for one in held if one not in needed]
             usage = self._parts.usage()
             unused = [one for one in candidates if usage.by("", self._parts.marks([one])) is None]
             sizes = {one: layers.size_bytes(one) for one in unused}
             for layer_id in unused if self._dry_run else discard_unneeded(self._parts, unused, trash):
                 self._found("layer", layer_id, sizes[layer_id])
+
+    def _needed(self, recorded: Mapping[str, Record]) -> set[str]:
+        """Layers of images, of this store's own containers, and those lent to others."""
+        known = {**recorded, **self._parts.layers.volatile()}
+        needed = {layer_id for image in self._parts.stored() for layer_id in image.layer_ids}
+        return needed | container_layers(self._parts.root, known) | self._parts.loans.lent()
 
     def unrecorded_layers(self) -> None:
         """Directories, short links and tar-splits of layers that were never recorded, or are not any more.
@@ -108,7 +115,7 @@ class _Collection:
         """
         layers = self._parts.layers
         with self._parts.locks() as locks, self._trash() as trash, layers.records.reading() as records:
-            free, recorded = self._free(locks), {record.get("id") for record in records}
+            free, recorded = self._free(locks), {record.get("id") for record in records} | layers.volatile().keys()
             usage, lent = self._parts.usage(), self._parts.loans.lent()
             for path in sorted(layers.overlay.iterdir()):
                 is_known = path.name in recorded or path.name in lent

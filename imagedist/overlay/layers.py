@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagedist.errors import storage_error
+from imagedist.errors import StorageError, storage_error
 from imagedist.locking import remove_tree
 from imagedist.oci.image import Layer
 from imagedist.overlay.footprint import footprint_bytes
@@ -48,6 +49,25 @@ class Layers:
             for record in self.records.read()
             if record.get("id") and not _is_incomplete(record) and self.diff(str(record["id"])).is_dir()
         }
+
+    def volatile(self) -> dict[str, Record]:
+        """By id, the layers of others' volatile containers (``podman run --rm``, Buildah's): a list of their own.
+
+        containers/storage, store.go and layers.go: ``volatile-layers.json`` beside ``layers.json``.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        path = self.splits / "volatile-layers.json"
+        try:
+            records = json.loads(path.read_bytes() or b"[]")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise storage_error("read the layers of volatile containers", error) from error
+        except ValueError as error:
+            raise StorageError(f"{path} is no list of layers: {error}") from error
+        return {str(one["id"]): one for one in records or () if isinstance(one, dict) and one.get("id")}
 
     def link(self, layer_id: str) -> str:
         """The layer's name below ``overlay/l``."""

@@ -59,7 +59,8 @@ def discard_unneeded(parts: Parts, layer_ids: Collection[str], trash: Path) -> l
     Returns:
         What is gone.
     """
-    parents = {str(record.get("id")): record.get("parent") for record in parts.layers.records.read()}
+    records = [*parts.layers.records.read(), *parts.layers.volatile().values()]
+    parents = {str(record.get("id")): record.get("parent") for record in records}
     gone: list[str] = []
     waiting = set(layer_ids) - parts.loans.lent()
     while leaves := waiting.difference(filter(None, parents.values())):

@@ -108,7 +108,11 @@ class OverlayStore:
         try:
             quota.hold(self._parts, quota_bytes, image, ids)
         except StorageError:
-            discard_unneeded(self._parts, [one for one in missing if locks.try_remove(one)], trash)
+            held = [one for one in missing if locks.try_remove(one)]
+            # Looked at now that they are locked: another build has made an image of some meanwhile, perhaps.
+            others = [other for other in self._parts.stored() if other.id != image.id.hex]
+            kept = {layer_id for other in others for layer_id in other.layer_ids}
+            discard_unneeded(self._parts, [one for one in held if one not in kept], trash)
             raise
 
     def _lock_missing(

@@ -7,14 +7,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from imagedist.errors import StorageError
 from imagedist.locking import PrivateDirectory
+from imagedist.oci.image import layer_ids
+from imagedist.overlay.gc import collect
+from imagedist.overlay.images import StoredImage
+from imagedist.overlay.parts import Parts
 from imagedist.overlay.store import OverlayStore
-from tests.overlay.stores import APP, BASE, NAME, OTHER, SECOND, begin, build, put
+from tests.overlay.stores import APP, BASE, DEAD, NAME, OTHER, SECOND, begin, build, put
 from tests.support import unpacking
+from tests.support.layers import BuiltImage
 
 
 @pytest.fixture
@@ -86,13 +92,13 @@ def test_what_a_kill_in_the_middle_of_a_commit_or_a_removal_left_goes(store: Ove
 def test_directories_of_dead_owners_go_and_those_of_living_ones_stay(store: OverlayStore, tmp_path: Path) -> None:
     alive = PrivateDirectory(store.root / "imagedist/spill")
     for parent in (*(store.root / "imagedist" / name for name in ("building", "spill", "discarded")), tmp_path / "ram"):
-        (parent / "0123").mkdir(parents=True)
-        (parent / "0123/left").write_bytes(b"x" * 10_000)
-        (parent / "0123.lock").touch()
+        (parent / DEAD).mkdir(parents=True)
+        (parent / DEAD / "left").write_bytes(b"x" * 10_000)
+        (parent / f"{DEAD}.lock").touch()
     collected = store.gc(scratch=[tmp_path / "ram"])
     assert [one.kind for one in collected] == ["private directory"] * 4
     assert all(one.size_bytes >= 10_000 for one in collected)
-    assert not list(tmp_path.rglob("0123*"))
+    assert not list(tmp_path.rglob(f"{DEAD}*"))
     assert alive.path.exists()
     alive.close()
 
@@ -164,6 +170,49 @@ def test_layers_that_another_tool_put_into_the_store_are_its_own(store: OverlayS
     store.remove(built.image.id.hex)
     assert kinds(store) == []
     assert len(json.loads(lists.read_bytes())) == 3
+
+
+def test_layers_of_volatile_containers_and_those_below_stay(store: OverlayStore) -> None:
+    """``podman run --rm`` and Buildah's containers have lists of their own."""
+    built = put(store, BASE)
+    (base,) = layer_ids(built.image.config.diff_ids)
+    container = "c" * 64
+    (store.root / "overlay" / container / "diff").mkdir(parents=True)
+    (store.root / "overlay-containers").mkdir()
+    lists = {
+        store.root / "overlay-layers/volatile-layers.json": {"id": container, "parent": base},
+        store.root / "overlay-containers/volatile-containers.json": {"id": "c0", "layer": container},
+    }
+    for path, record in lists.items():
+        path.write_text(json.dumps([record]))
+    store.remove(built.image.id.hex)
+    assert kinds(store) == []
+    assert {base, container} <= set(os.listdir(store.root / "overlay"))
+    for path in lists:
+        path.write_text("[]")
+    assert kinds(store) == ["layer", "layer directory"]
+    assert os.listdir(store.root / "overlay") == ["l"]
+
+
+class EndsMeanwhile(Parts):
+    """A build ends just after the images were read for the first time."""
+
+    ended: ClassVar[list[BuiltImage]] = []
+
+    def stored(self) -> list[StoredImage]:
+        found = super().stored()
+        if not self.ended:
+            self.ended.append(put(OverlayStore(self.root, durability="none"), BASE))
+        return found
+
+
+def test_layers_of_an_image_that_was_made_during_a_collection_stay(store: OverlayStore) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        begin(store, build(BASE, APP), BASE)
+    collected = collect(EndsMeanwhile.at(store.root, is_durable=False, used_by=()))
+    assert len(EndsMeanwhile.ended) == 1
+    assert [one.kind for one in collected] == []
+    assert set(store.tree(store.find(NAME))) == {"d", "d/base"}
 
 
 def test_notes_of_dead_builds_are_settled(tmp_path: Path) -> None:

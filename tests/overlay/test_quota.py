@@ -9,7 +9,7 @@ import pytest
 from imagedist.errors import NotFoundError, StorageError
 from imagedist.overlay.footprint import footprint_bytes
 from imagedist.overlay.locks import ChainLocks
-from imagedist.overlay.store import OverlayStore
+from imagedist.overlay.store import Chain, OverlayStore
 from tests.overlay.stores import BASE, begin, build, put, random_layer
 from tests.support import layers, unpacking
 from tests.support.layers import file, hardlink
@@ -108,6 +108,26 @@ def test_an_image_that_turns_out_too_large_gives_its_space_back(store: OverlaySt
         put(store, layers.tar([file("zeros", bytes(12 * MIB))]), names=[name(2)])
     assert numbers(store) == {1}
     assert store.used_bytes() == before
+    assert len(os.listdir(store.root / "overlay")) == 2
+
+
+def test_what_another_image_has_meanwhile_is_not_given_back(store: OverlayStore) -> None:
+    large = layers.tar([file("zeros", bytes(12 * MIB))])
+
+    def merge(chain: Chain, number: int, tar: bytes) -> None:
+        private = chain.directory(chain.missing[number])
+        private.rmdir()
+        chain.merge(unpacking.extract(tar, private))
+
+    def build_large() -> None:
+        with store.building(build(BASE, large).image, [name(2)]) as chain:
+            merge(chain, 0, BASE)
+            put(store, BASE, names=[name(1)])
+            merge(chain, 1, large)
+
+    with pytest.raises(StorageError, match=r"raise storage\.quota"):
+        build_large()
+    assert set(store.tree(store.find(name(1)))) == {"d", "d/base"}
     assert len(os.listdir(store.root / "overlay")) == 2
 
 
