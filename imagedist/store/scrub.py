@@ -7,6 +7,7 @@ a round goes on after a restart; ``scrub.wanted`` asks whoever has the lock for 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from imagedist.errors import InputError, storage_error
+from imagedist.errors import storage_error
 from imagedist.locking import LockFile
 from imagedist.metrics import ROTTEN, SCRUBBED_BYTES
 from imagedist.oci.digest import Digest
@@ -59,6 +60,7 @@ class Scrub:
         pace: waits until so many bytes may be read.
         dropped: told of each blob that was dropped.
         clock: seconds since the epoch.
+        read: as ``os.pread``.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Scrub:
         *,
         clock: Callable[[], float] = time.time,
         poll_seconds: float = POLL_SECONDS,
+        read: Callable[[int, int, int], bytes] = os.pread,
     ) -> None:
         self._store = store
         self._interval_seconds = interval_seconds
@@ -77,6 +80,8 @@ class Scrub:
         self._dropped = dropped
         self._clock = clock
         self._poll_seconds = poll_seconds
+        self._read = read
+        self._has_dropped_unread = False
         self._state_path, self._wanted_path = (store.root / name for name in ("scrub", "scrub.wanted"))
         self._wanted = asyncio.Event()
 
@@ -132,7 +137,7 @@ class Scrub:
         """One round, or the rest of one; False: not due, or another process is at it.
 
         Raises:
-            StorageError: the disk failed in more than one blob.
+            StorageError: how far it came cannot be read or written.
         """
         next_at = await asyncio.to_thread(self.next_at)
         if not self.is_wanted() and (next_at is None or self._clock() < next_at):
@@ -150,6 +155,7 @@ class Scrub:
     async def _round(self) -> None:
         state = await asyncio.to_thread(self.state)
         if state.position is None:
+            self._has_dropped_unread = False
             state = ScrubState(position="", started_at=self._clock(), finished_at=state.finished_at)
             log.info("scrubbing %s", self._store.root)
         saved_at = self._clock()
@@ -181,24 +187,30 @@ class Scrub:
 
     def _behind(self, position: str) -> list[Digest]:
         """The blobs after a position, in the order of their digests."""
-        found = []
-        for algorithm in ALGORITHMS:
-            for name in os.listdir(self._store.root / "blobs" / algorithm):
-                if f"{algorithm}:{name}" > position:
-                    try:
-                        found.append(Digest.parse(f"{algorithm}:{name}"))
-                    except InputError:
-                        continue
-        return sorted(found)
+        named = [
+            Digest.of_name(algorithm, name)
+            for algorithm in ALGORITHMS
+            for name in os.listdir(self._store.root / "blobs" / algorithm)
+            if f"{algorithm}:{name}" > position
+        ]
+        return sorted(digest for digest in named if digest is not None)
 
     async def _check(self, digest: Digest) -> int | None:
-        """The blob's bytes, 0 when it was evicted meanwhile, None when it was rotten and is gone."""
+        """The blob's bytes, 0 when it was evicted meanwhile or is left alone, None when it was rotten and is gone."""
         try:
             descriptor = await settled(asyncio.to_thread(_open, self._store.path(digest)), os.close)
         except FileNotFoundError:
             return 0
         try:
             is_right, size_bytes = await self._is_right(digest, descriptor)
+        except OSError as error:
+            # A bad sector is one blob's. A disk that fails in more of them says nothing of what lies on it, and an
+            # outage of one that hangs on a network would cost all.
+            if error.errno != errno.EIO or self._has_dropped_unread:
+                log.error("%s cannot be read, and is left as it is: %s", digest, error)
+                return 0
+            log.error("%s cannot be read: %s", digest, error)
+            self._has_dropped_unread, is_right, size_bytes = True, False, 0
         finally:
             os.close(descriptor)
         if is_right:
@@ -215,11 +227,7 @@ class Scrub:
     async def _is_right(self, digest: Digest, descriptor: int) -> tuple[bool, int]:
         hasher, offset = digest.hasher(), 0
         while True:
-            try:
-                chunk = await asyncio.to_thread(os.pread, descriptor, HASH_STEP_BYTES, offset)
-            except OSError as error:
-                log.error("%s cannot be read: %s", digest, error)
-                return False, offset
+            chunk = await asyncio.to_thread(self._read, descriptor, HASH_STEP_BYTES, offset)
             if not chunk:
                 break
             await asyncio.to_thread(hasher.update, chunk)

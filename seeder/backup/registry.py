@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from imagedist.config import Backup, read_secret
 from imagedist.errors import InputError, NotFoundError, SourceError, UnacceptableError, UnauthorizedError
 from imagedist.oci.auth import Credentials
 from imagedist.oci.client import FetchedManifest
+from imagedist.oci.contents import parse_contents
 from imagedist.oci.credentials import LookedUp
 from imagedist.oci.digest import Digest
 from imagedist.oci.http_aiohttp import AiohttpClient
@@ -21,6 +23,8 @@ from imagedist.oci.retries import TransientError
 from imagedist.oci.tls import Tls
 
 _PAGE = 1000
+_INDEX_DEPTH = 4
+"""Indexes in indexes that are looked into."""
 _MAX_PAGES = 1000
 """A million names: a registry that goes on for ever is cut off."""
 
@@ -116,6 +120,8 @@ class BackupRegistry:
             found += tags
             if page.link is None or not tags:
                 break
+        else:  # half a list would not know what tags that stay need
+            raise SourceError(f"{self} comes to no end of the tags of {name}")
         return found
 
     async def send_blob(
@@ -180,12 +186,32 @@ class BackupRegistry:
         except SourceError as error:
             # Whoever set them: another site may keep its images in the same place.
             for other in set(await self.tags(name)) - {tag, *going}:
-                if await self.means(name, other) == digest:
+                if await self._needs(name, other, digest):
                     raise SourceError(
-                        f"{self} deletes by digest only, and {name}:{other} means the same as {tag}: it stays until "
-                        f"that goes ({error})"
+                        f"{self} deletes by digest only, and {name}:{other} means the same as {tag}, or an index with "
+                        f"it: it stays until that goes ({error})"
                     ) from error
             await self._client.delete_manifest(repository, str(digest))
+
+    async def _needs(self, name: str, tag: str, digest: Digest) -> bool:
+        """Whether a tag means a manifest, or an index that names it. Raises SourceError, IntegrityError."""
+        references = [tag]
+        for _ in range(_INDEX_DEPTH):
+            children: list[str] = []
+            for each in references:
+                try:
+                    found = await self._client.manifest(self.repository(name), each)
+                except NotFoundError:
+                    continue
+                if found.digest == digest:
+                    return True
+                with suppress(UnacceptableError):  # of no form that names others
+                    contents = parse_contents(found.body, f"{name}:{each}")
+                    children += [str(child.digest) for child in contents.children]
+            if str(digest) in children:
+                return True
+            references = children
+        return False
 
 
 def _login(username: str, path: Path | None) -> Credentials:

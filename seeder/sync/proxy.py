@@ -67,6 +67,7 @@ class SiteProxy:
             if page.last is None:
                 return
             query["last"] = page.last
+        raise SourceError(f"registry {upstream} comes to no end of its repositories")
 
     async def tags(self, upstream: str, repository: str) -> list[str]:
         """Every tag that the registry has there now; none of a repository that it does not know. Raises SourceError."""
@@ -87,7 +88,7 @@ class SiteProxy:
             found += tags
             if page.link is None or not tags:
                 return found
-        return found
+        raise SourceError(f"registry {upstream} comes to no end of the tags of {repository}")
 
     async def _tags_page(self, target: Target, query: dict[str, str]) -> Page:
         return await self._proxies.first(lambda url: self._clients.of(url, target).tags(target.name, query))

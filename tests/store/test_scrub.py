@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,13 +21,15 @@ DAY = 24 * 3600.0
 class Scrubbed:
     """A store with a few blobs, and its scrubbing with a clock of ours."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, read: Callable[[int, int, int], bytes] = os.pread) -> None:
         self.store = BlobStore(root)
         self.now = 1_000_000.0
         self.paced_bytes = 0
         self.dropped: list[Digest] = []
         self.on_pace: Callable[[], Awaitable[None]] | None = None
-        self.scrub = Scrub(self.store, 30 * DAY, self._pace, self._drop, clock=lambda: self.now, poll_seconds=0.01)
+        self.scrub = Scrub(
+            self.store, 30 * DAY, self._pace, self._drop, clock=lambda: self.now, poll_seconds=0.01, read=read
+        )
 
     async def _pace(self, size_bytes: int) -> None:
         self.paced_bytes += size_bytes
@@ -55,6 +58,25 @@ async def test_a_round_reads_every_blob_at_the_given_pace(scrubbed: Scrubbed) ->
     assert (state.checked_blobs, state.checked_bytes, state.rotten_blobs) == (5, 7_500_000, 0)
     assert scrubbed.paced_bytes == 7_500_000
     assert (state.position, state.finished_at) == (None, scrubbed.now)
+
+
+async def test_one_unreadable_blob_is_dropped_and_a_failing_disk_costs_no_more(tmp_path: Path) -> None:
+    def read(descriptor: int, count: int, offset: int) -> bytes:
+        raise OSError(error, os.strerror(error))
+
+    scrubbed = Scrubbed(tmp_path, read)
+    blobs = sorted(scrubbed.put(bytes([n])) for n in range(5))
+    error = errno.ESTALE
+    assert await scrubbed.scrub.run_if_due()
+    assert scrubbed.dropped == []
+    error = errno.EIO
+    scrubbed.now += 30 * DAY
+    assert await scrubbed.scrub.run_if_due()
+    assert scrubbed.dropped == blobs[:1]
+    assert all(scrubbed.store.path(digest).exists() for digest in blobs[1:])
+    scrubbed.now += 30 * DAY
+    assert await scrubbed.scrub.run_if_due()
+    assert scrubbed.dropped == blobs[:2]
 
 
 async def test_next_round_is_due_an_interval_after_the_last_began(scrubbed: Scrubbed) -> None:

@@ -132,16 +132,21 @@ async def test_a_seeder_that_is_restarted_goes_on(bj: SyncSite, vault: Registry)
         await until_means(vault, "team/app", "1", digest)
 
 
-async def test_an_index_goes_with_its_children_and_one_that_is_not_whole_is_told(bj: SyncSite, vault: Registry) -> None:
-    child = bj.registry.add_image("team/app", "child", LAYER)
-    bj.registry.delete_tag("team/app", "child")
+def add_index(registry: Registry, repository: str, tag: str, child: Digest) -> Digest:
+    """Of one image that is there."""
     entry = {
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "digest": str(child),
-        "size": len(bj.registry.manifests["team/app", str(child)][1]),
+        "size": len(registry.manifests[repository, str(child)][1]),
     }
     body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}).encode()
-    digest = bj.registry.add_manifest("team/app", "1", body, OCI_INDEX)
+    return registry.add_manifest(repository, tag, body, OCI_INDEX)
+
+
+async def test_an_index_goes_with_its_children_and_one_that_is_not_whole_is_told(bj: SyncSite, vault: Registry) -> None:
+    child = bj.registry.add_image("team/app", "child", LAYER)
+    bj.registry.delete_tag("team/app", "child")
+    digest = add_index(bj.registry, "team/app", "1", child)
     async with bj:
         await until_means(vault, "team/app", "1", digest)
         assert means(vault, "team/app", str(child)) == child
@@ -179,7 +184,7 @@ async def test_of_what_came_from_another_site_the_newest_is_kept_and_the_others_
         assert await bj.told("team/app", "1.0.0") == first
 
 
-async def test_a_registry_that_deletes_by_digest_only_keeps_a_tag_while_another_means_the_same(
+async def test_a_registry_that_deletes_by_digest_only_keeps_a_tag_while_another_needs_what_it_means(
     bj: SyncSite, vault: Registry
 ) -> None:
     vault.deletes_tags = False
@@ -205,6 +210,11 @@ async def test_a_registry_that_deletes_by_digest_only_keeps_a_tag_while_another_
         await until(lambda: is_told("team/app:of-another-site means the same"), "the status says why both stay")
         assert means(vault, "team/app", "of-another-site") == digest
         del vault.manifests[repository, "of-another-site"]
+        add_index(vault, repository, "index", digest)
+        await bj.run()
+        await until(lambda: is_told("team/app:index means the same as same, or an index with it"), "an index has it")
+        assert vault.manifests[repository, str(digest)]
+        del vault.manifests[repository, "index"]
         await bj.run()
         await until_means(vault, "team/app", "same", None)
         await until_quiet([bj])
