@@ -8,9 +8,7 @@ import pytest
 
 from imagedist.errors import StorageError
 from imagedist.locking import LockFile, PrivateDirectory, private_locks, remove_tree
-
-DEAD, GONE = "0123456789abcdef" * 2, "fedcba9876543210" * 2
-"""Names of private directories."""
+from tests.support.dead import DEAD, GONE
 
 
 def test_what_cannot_be_removed_keeps_its_lock_and_goes_with_a_later_owner(tmp_path: Path) -> None:

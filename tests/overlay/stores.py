@@ -12,8 +12,6 @@ from tests.support.layers import BuiltImage, directory, file
 BASE = layers.tar([directory("d"), file("d/base", b"base")])
 APP = layers.tar([file("d/app", b"app")])
 OTHER = layers.tar([file("d/other", b"other")])
-DEAD = "0123456789abcdef" * 2
-"""A private directory's name."""
 NAME = "registry.example/app:1"
 SECOND = "registry.example/other:1"
 

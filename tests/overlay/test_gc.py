@@ -18,8 +18,9 @@ from imagedist.overlay.gc import collect
 from imagedist.overlay.images import StoredImage
 from imagedist.overlay.parts import Parts
 from imagedist.overlay.store import OverlayStore
-from tests.overlay.stores import APP, BASE, DEAD, NAME, OTHER, SECOND, begin, build, put
+from tests.overlay.stores import APP, BASE, NAME, OTHER, SECOND, begin, build, put
 from tests.support import unpacking
+from tests.support.dead import DEAD
 from tests.support.layers import BuiltImage
 
 

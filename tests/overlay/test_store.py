@@ -16,8 +16,8 @@ from imagedist.errors import InputError, NotFoundError, StorageError
 from imagedist.oci.image import layer_ids
 from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.store import OverlayStore
-from tests.overlay.stores import DEAD
 from tests.support import layers, unpacking
+from tests.support.dead import DEAD
 from tests.support.layers import BuiltImage, directory, file
 
 BASE = layers.tar([directory("d"), file("d/base", b"base")])

@@ -27,6 +27,7 @@ from imagedist.repack.image import repack
 from imagedist.repack.place import parse_place
 from imagedist.repack.recipe import Recipe
 from tests.support import layers, layouts
+from tests.support.dead import DEAD
 from tests.support.registry import FaultyRegistry
 
 PGZIP, ZSTD = Recipe.of("pgzip", 1), Recipe.of("zstd")
@@ -169,7 +170,7 @@ async def test_nothing_is_written_when_one_layer_is_not_its_diff_id(registry: Fa
 
 
 async def test_what_a_killed_repack_left_is_removed_by_the_next(registry: FaultyRegistry, tmp_path: Path) -> None:
-    left = tmp_path / ".repacking" / "0123"
+    left = tmp_path / ".repacking" / DEAD
     left.mkdir(parents=True)
     (left / "layer").write_bytes(b"half")
     left.with_suffix(".lock").touch()
@@ -182,8 +183,8 @@ async def test_what_a_killed_repack_into_a_registry_left_is_removed_by_the_next(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     mine = tmp_path / f"imagedist-repack-{os.geteuid()}"
-    (mine / "0123").mkdir(parents=True)
-    (mine / "0123.lock").touch()
+    (mine / DEAD).mkdir(parents=True)
+    (mine / f"{DEAD}.lock").touch()
     await run(named(registry, "team/app:1"), named(registry, "team/app:2"))
     assert [path.name for path in mine.iterdir()] == [".lock"]
 

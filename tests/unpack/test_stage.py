@@ -19,6 +19,7 @@ from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.stage import LayerStage
 from imagedist.unpack.window import UNLIMITED, StagedTar, Window
 from tests.support import layers
+from tests.support.dead import DEAD
 
 TAR = layers.tar([layers.file(f"f{number}", bytes([number]) * 70_000) for number in range(40)])
 
@@ -322,7 +323,7 @@ def test_two_processes_share_one_budget(tmp_path: Path) -> None:
 
 def test_budget_of_a_process_that_died_meanwhile_is_taken_back(tmp_path: Path) -> None:
     ramdisk = Ramdisk(tmp_path / "ramdisk", 1000, tmp_path / "spill", wait_seconds=0)
-    dead = tmp_path / "ramdisk" / "0123"
+    dead = tmp_path / "ramdisk" / DEAD
     dead.mkdir()
     dead.with_suffix(".lock").write_bytes(b"900")
     assert ramdisk.reserve(1000)
@@ -331,7 +332,7 @@ def test_budget_of_a_process_that_died_meanwhile_is_taken_back(tmp_path: Path) -
 
 
 def test_opening_removes_what_a_dead_process_left(tmp_path: Path) -> None:
-    dead = tmp_path / "ramdisk" / "0123"
+    dead = tmp_path / "ramdisk" / DEAD
     dead.mkdir(parents=True)
     (dead / "staged").write_bytes(b"x")
     dead.with_suffix(".lock").write_bytes(b"5000")
