@@ -44,6 +44,8 @@ class SeederTable(Table):
     takeover_after: Duration = timedelta(seconds=15)
     """Of several seeders on one PostgreSQL: when one is not heard of for so long, the others take its work."""
     site_token_file: AbsolutePath | None = None
+    site_ca_file: AbsolutePath | None = None
+    """Authorities that certificates of proxies and of siblings' seeders may come from, besides the system's."""
     siblings_token_file: AbsolutePath | None = None
     """What other sites show to follow this one's journal; good for nothing else. None: the site token."""
     open_reads: bool = False

@@ -13,6 +13,7 @@ from imagedist.errors import NotFoundError, SourceError
 from imagedist.oci.client import FetchedManifest
 from imagedist.oci.digest import Digest
 from imagedist.oci.page import Page
+from imagedist.oci.tls import Tls
 from imagedist.site.clients import Clients
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
@@ -37,13 +38,13 @@ _MAX_PAGES = 1000
 class SiteProxy:
     """
     Args:
-        urls: the site's proxies; the first that answers does. token: the site's.
+        urls: the site's proxies; the first that answers does. token: the site's. tls: for https ones.
     """
 
-    def __init__(self, urls: Sequence[str], site: str, token: str | None) -> None:
+    def __init__(self, urls: Sequence[str], site: str, token: str | None, tls: Tls | None = None) -> None:
         self._proxies = Proxies(urls)
-        self._questions = Questions(f"seeder of {site}", token, None)
-        self._clients = Clients(None)
+        self._questions = Questions(f"seeder of {site}", token, tls)
+        self._clients = Clients(tls)
 
     async def close(self) -> None:
         await self._clients.close()

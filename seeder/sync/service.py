@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from imagedist.config import SeederConfig, read_secret
 from imagedist.errors import ConfigError, ImagedistError, OverloadedError
+from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
 from imagedist.site_sync import (
     BackupList,
@@ -78,9 +79,10 @@ class Sync:
         self._journal = journal
         self._leading = leading
         self._leases = leases
-        self._proxy = SiteProxy(settings.site_proxies, settings.site, read_secret(settings.site_token_file))
+        tls = Tls(settings.site_ca_file) if settings.site_ca_file is not None else None
+        self._proxy = SiteProxy(settings.site_proxies, settings.site, read_secret(settings.site_token_file), tls)
         self._ledger = Ledger(database, journal, hold_seconds=leases.seconds)
-        self._siblings = {name: Sibling(name, table, settings.site) for name, table in config.sites.items()}
+        self._siblings = {name: Sibling(name, table, settings.site, tls) for name, table in config.sites.items()}
         transfer = config.transfer
         self._brings = Brings(self._proxy, transfer.blobs_at_once, self._cap)
         self._work = Work(self._ledger, self._proxy, self._brings, transfer.images_at_once)

@@ -11,6 +11,7 @@ from imagedist.config import Site, read_secret
 from imagedist.errors import SourceError, UnauthorizedError
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name, is_tag
+from imagedist.oci.tls import Tls
 from imagedist.site.proxies import Proxies
 from imagedist.site.questions import Questions
 from imagedist.site_sync import SyncStatus
@@ -30,12 +31,12 @@ class Sibling:
         name: what our configuration calls it, and what it must call itself.
     """
 
-    def __init__(self, name: str, table: Site, own: str) -> None:
+    def __init__(self, name: str, table: Site, own: str, tls: Tls | None = None) -> None:
         self.name = name
         self._table = table
-        self._questions = Questions(f"seeder of {own}", None, None)
+        self._questions = Questions(f"seeder of {own}", None, tls)
         self._seeders = Proxies([table.seeder, *table.more_seeders])
-        self._asking_seeder = Questions(f"seeder of {own}", read_secret(table.token_file), None)
+        self._asking_seeder = Questions(f"seeder of {own}", read_secret(table.token_file), tls)
 
     async def close(self) -> None:
         await self._questions.close()

@@ -11,12 +11,14 @@ import aiohttp
 import pytest
 
 from imagedist.config import Address, ProxyConfig
-from imagedist.errors import ImagedistError
+from imagedist.errors import ImagedistError, SourceError
+from imagedist.oci.tls import Tls
 from imagedist.service import ServerTls, serving
 from registry_proxy.app import create_app
+from seeder.sync.proxy import SiteProxy
 from tests.integration.test_site import BUILT, REFERENCE, check_tree, pull
 from tests.support.certificates import Authority
-from tests.support.site import Site
+from tests.support.site import REGISTRY, Site
 
 
 @pytest.fixture
@@ -81,6 +83,22 @@ async def test_the_command_line_takes_the_authority_from_the_environment(
             else:
                 assert process.returncode == 0, output
                 check_tree(root)
+
+
+async def test_a_seeder_asks_an_https_proxy_what_there_is(site: Site, authority: Authority) -> None:
+    async with site:
+        site.put(BUILT, "team/app", "1")
+        for tls in (Tls(authority.ca), None):
+            proxy = SiteProxy([f"https://{site.proxy}"], "bj", None, tls)
+            try:
+                if tls is None:
+                    with pytest.raises(SourceError, match="certificate verify failed"):
+                        await proxy.tags(REGISTRY, "team/app")
+                else:
+                    assert await proxy.tags(REGISTRY, "team/app") == ["a", "b"]  # as the fake registry lists
+                    assert (await proxy.upstreams()).upstreams
+            finally:
+                await proxy.close()
 
 
 async def test_a_node_that_is_alone_uses_the_https_proxy_as_a_web_seed(site: Site, authority: Authority) -> None:
