@@ -125,7 +125,7 @@ def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequen
             "rounds": str(scale.rounds),
             "order": "rotated each round; every burst has an image of its own",
             "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
-            "cpu": "of the site's processes and all agents; idle: the whole machine",
+            "cpu": "of the site's processes and the agents of these nodes; idle: the whole machine",
             **scale.configuration.facts(),
         },
         (_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),

@@ -56,7 +56,7 @@ class Burst:
         pulled: of each node.
         site_bytes, upstream_bytes: left the site's host; came from the upstream. As links count, headers in it.
         received_bytes: of all nodes, by source.
-        cpu_seconds: of the site's processes and all agents.
+        cpu_seconds: of the site's processes and the agents of those nodes; the others' agents only wait.
         busy_seconds, idle_seconds: of all CPUs of this machine.
         agent_bytes: anonymous memory of each agent, afterwards; the mean.
     """
@@ -89,8 +89,6 @@ class SwarmNetwork:
         self._site = site
         self._agents = agents
         self._image_bytes = image_bytes
-        self._account = ProcessAccount()
-        self._account.roots = {site.proxy_process, site.seeder_process, *(agent.process for agent in agents)}
         self.paths: list[str] = []
         self.manifest_digest: Digest | None = None
 
@@ -104,7 +102,12 @@ class SwarmNetwork:
 
     def cpu_seconds(self) -> float:
         """Of the site's processes and all agents, so far."""
-        return self._account.cpu_seconds()
+        return self._account(self._agents).cpu_seconds()
+
+    def _account(self, agents: Sequence[Agent]) -> ProcessAccount:
+        account = ProcessAccount()
+        account.roots = {self._site.proxy_process, self._site.seeder_process, *(agent.process for agent in agents)}
+        return account
 
     def warm_up(self) -> None:
         """Every agent has once done all it will do. Raises ImagedistError: one failed."""
@@ -142,7 +145,8 @@ class SwarmNetwork:
         agents = self._agents[:count]
         site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
         received = received_bytes(agents)
-        cpu_seconds, (busy, idle) = self._account.cpu_seconds(), machine_cpu_seconds()
+        account = self._account(agents)
+        cpu_seconds, (busy, idle) = account.cpu_seconds(), machine_cpu_seconds()
         pulled = (self.ask_straight if is_straight else self.ask)(agents)
         busy_after, idle_after = machine_cpu_seconds()
         return Burst(
@@ -150,7 +154,7 @@ class SwarmNetwork:
             self._site.node.up.bytes - site_bytes,
             self._uplink.back.bytes - upstream_bytes,
             received_bytes(agents) - received,
-            self._account.cpu_seconds() - cpu_seconds,
+            account.cpu_seconds() - cpu_seconds,
             busy_after - busy,
             idle_after - idle,
             sum(anonymous_bytes(agent.process) for agent in agents) // count,
