@@ -132,7 +132,7 @@ def _stages(rows: Rows) -> Chart | None:
     for part, row in rows:
         if part.benchmark in ("layers", "unpack") and _is_cut(row) and (stages := _figures(row, _STAGES)):
             name = str(row.labels["series"])
-            if part.benchmark == "unpack" or row.labels["layers"] == _middle(part):
+            if part.benchmark == "unpack" or row.labels["layers"] == _fewest(part):
                 bars.setdefault(f"{name}: busy, in {row.median_seconds or 0.0:.1f} s", stages)
     for part, row in rows:
         if part.benchmark == "limit" and row.name == "limit":
@@ -142,10 +142,10 @@ def _stages(rows: Rows) -> Chart | None:
     if not bars:
         return None
     method = (
-        "Busy seconds of each stage as imagedist pull --json tells them, summed over layers: stages of several layers "
-        "run at the same time, so they exceed the pull's own time, which stands beside each name. decode is inflating, "
-        "both SHA-256 and staging the tar. The last bar is CPU time of each step run alone (imagedist-bench limit): "
-        "curl and registry, isal, SHA-256, writing the tars, GNU tar."
+        "Busy seconds of each stage, of the image in the fewest layers, as imagedist pull --json tells them: but for "
+        "serial, stages run at the same time, so together they exceed the pull's own time, which stands beside each "
+        "name. decode is inflating, both SHA-256 and staging the tar. The last bar is CPU time of each step run alone "
+        "(imagedist-bench limit): curl and registry, isal, SHA-256, writing the tars, GNU tar."
     )
     shown = [stage for stage in _IN_ORDER if any(stage in bar for bar in bars.values())]
     return Chart("stages", "Where the time goes", method, drawing.stacked(bars, shown, "seconds"))
@@ -196,10 +196,9 @@ def _figures(row: Contestant, stages: Sequence[str]) -> dict[str, float]:
     return {stage: seconds for stage, seconds in found.items() if seconds is not None}
 
 
-def _middle(part: Result) -> int:
-    """The number of layers that stands for all."""
-    numbers = sorted({int(row.labels["layers"]) for row in part.contestants if _is_cut(row)})
-    return round(median([number for number in numbers if number >= numbers[len(numbers) // 2]][:1]) or 0)
+def _fewest(part: Result) -> int:
+    """Of many layers, some wait until others are decoded, and to wait counts as busy."""
+    return min(int(row.labels["layers"]) for row in part.contestants if _is_cut(row))
 
 
 def _image(part: Result) -> str:
