@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from imagedist.errors import ImagedistError, OverloadedError
 from imagedist.site_sync import RuleStatus
@@ -22,9 +23,18 @@ _MAX_HINTS = 10_000
 _AGAIN_SECONDS = 30.0
 """After the registry could not be asked."""
 _MAX_AGAIN = 10
+_SETTLED_SECONDS = 2.0
+"""docker-registry notifies of a manifest before it has set the tag (2.8: both in one PUT, 4 ms were seen between)."""
 _LONGEST_SLEEP_SECONDS = 60.0
 
 _Place = tuple[str, str, str | None]
+
+
+class _Look(NamedTuple):
+    """``failures``: of earlier ones. ``is_second``: the first one found nothing new."""
+
+    failures: int = 0
+    is_second: bool = False
 
 
 class Looking:
@@ -48,7 +58,7 @@ class Looking:
         self._now = now
         self._found = found
         self._leads = leads
-        self._hints: dict[_Place, int] = {}
+        self._hints: dict[_Place, _Look] = {}
         self._hinted = asyncio.Event()
         self._called = asyncio.Event()
         self._wanted: set[int] = {rule.number for rule in rules} if leads() else set()
@@ -78,7 +88,7 @@ class Looking:
         self._called.set()
 
     def hint(self, upstream: str, hint: Hint) -> bool:
-        """A webhook's: whether a rule covers the repository.
+        """A webhook's: whether a rule covers the repository. If nothing is new there, it is looked at once more.
 
         Raises:
             OverloadedError: too many wait.
@@ -87,7 +97,7 @@ class Looking:
             return False
         if len(self._hints) >= _MAX_HINTS:
             raise OverloadedError(f"{_MAX_HINTS} notifications wait already: send this one again later")
-        self._hints[(upstream, hint.repository, hint.tag)] = 0
+        self._hints[(upstream, hint.repository, hint.tag)] = _Look()
         self._hinted.set()
         return True
 
@@ -107,29 +117,34 @@ class Looking:
                 self._hinted.clear()
                 await self._hinted.wait()
                 continue
-            place, attempts = next(iter(self._hints.items()))
+            place, look = next(iter(self._hints.items()))
             self._busy += 1
             del self._hints[place]
             try:
                 if await self._scans.scan(*place):
                     self._found()
+                elif not look.is_second:
+                    self._later(_SETTLED_SECONDS, place, look._replace(is_second=True))
             except ImagedistError as error:
-                self._note_failure(place, attempts, error)
+                self._note_failure(place, look, error)
             finally:
                 self._busy -= 1
 
-    def _note_failure(self, place: _Place, attempts: int, error: ImagedistError) -> None:
+    def _note_failure(self, place: _Place, look: _Look, error: ImagedistError) -> None:
         upstream, repository, tag = place
         log.warning("cannot look at %s/%s:%s: %s", upstream, repository, tag or "*", error)
         for rule in self._rules:
             if rule.has_repository(upstream, repository):
                 self._errors[rule.number] = str(error)
-        if attempts < _MAX_AGAIN:
-            asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._again, place, attempts + 1)
+        if look.failures < _MAX_AGAIN:
+            self._later(_AGAIN_SECONDS, place, look._replace(failures=look.failures + 1))
 
-    def _again(self, place: _Place, attempts: int) -> None:
+    def _later(self, seconds: float, place: _Place, look: _Look) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._again, place, look)
+
+    def _again(self, place: _Place, look: _Look) -> None:
         if len(self._hints) < _MAX_HINTS:
-            self._hints.setdefault(place, attempts)
+            self._hints.setdefault(place, look)
             self._hinted.set()
 
     async def _follow_schedules(self) -> None:

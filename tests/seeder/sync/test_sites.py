@@ -437,6 +437,16 @@ async def test_a_schedule_looks_at_the_registry_by_itself(bj: SyncSite, sh: Sync
         await until_told(sh, "team/app", "1", digest)
 
 
+async def test_a_notification_that_comes_before_its_tag_is_not_lost(bj: SyncSite, sh: SyncSite) -> None:
+    """docker-registry sends it while it stores the manifest, and sets the tag afterwards."""
+    async with bj, sh:
+        await until_quiet([bj, sh])
+        await bj.notify("team/app", "1")
+        await until(lambda: bj.registry.requests["HEAD /v2/team/app/manifests/1"] > 0, "the registry was asked")
+        digest = bj.registry.add_image("team/app", "1", b"layer")
+        await until_told(bj, "team/app", "1", digest)
+
+
 async def test_a_webhook_with_a_token_of_its_own_opens_nothing_else(bj: SyncSite, sh: SyncSite, tmp_path: Path) -> None:
     (tmp_path / "webhook").write_text("hook-secret")
     (tmp_path / "site").write_text("site-secret")
