@@ -443,6 +443,8 @@ async def test_a_notification_that_comes_before_its_tag_is_not_lost(bj: SyncSite
         await until_quiet([bj, sh])
         await bj.notify("team/app", "1")
         await until(lambda: bj.registry.requests["HEAD /v2/team/app/manifests/1"] > 0, "the registry was asked")
+        await until_quiet([bj])
+        assert await bj.told("team/app", "1") is None
         digest = bj.registry.add_image("team/app", "1", b"layer")
         await until_told(bj, "team/app", "1", digest)
 
