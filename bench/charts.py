@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import drawing
 from bench.distribution_chart import distribution
 from bench.drawing import Drawn
+from bench.headlines import costs
 from bench.result import Contestant, Result
 from bench.statistics import median
 from imagedist.errors import storage_error
@@ -186,8 +187,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _costs(row: Contestant) -> str:
-    cpu, memory = row.median_cost("cpu_seconds") or 0.0, row.median_cost("memory_bytes") or 0.0
-    disk = row.median_cost("written_bytes") or row.median_cost("stored_bytes") or 0.0
+    cpu, memory, disk = costs(row)
     return f"{cpu:.1f} CPU-s, {memory / 1e6:.0f} MB, {disk / 1e6:.0f} MB disk"
 
 

@@ -78,14 +78,16 @@ def _pulled(part: Result) -> Iterator[str]:
     ours = part.contestant(_OURS)
     if ours is None or ours.median_seconds is None:
         return
+    cpu, memory, disk = costs(ours)
+    cost = f"{cpu:.1f} CPU-seconds, {memory / 1e6:.0f} MB of memory, {disk / 1e6:.0f} MB on the disk"
     others = "; ".join(f"{one.slower} {one.median:.1f} ({one.low:.1f} to {one.high:.1f})" for one in part.comparisons)
     yield (
         f"One node had image {part.image.name} ({part.image.compressed_bytes / 1e6:.0f} MB) ready by {_OURS} pull in "
-        f"{ours.median_seconds:.1f} s, for {_cost(ours)}{f'. Times as long took: {others}' if others else ''}."
+        f"{ours.median_seconds:.1f} s, for {cost}{f'. Times as long took: {others}' if others else ''}."
     )
 
 
-def _cost(row: Contestant) -> str:
+def costs(row: Contestant) -> tuple[float, float, float]:
+    """CPU-seconds, most bytes of memory, and bytes on the disk: medians."""
     cpu, memory = row.median_cost("cpu_seconds") or 0.0, row.median_cost("memory_bytes") or 0.0
-    disk = row.median_cost("written_bytes") or row.median_cost("stored_bytes") or 0.0
-    return f"{cpu:.1f} CPU-seconds, {memory / 1e6:.0f} MB of memory, {disk / 1e6:.0f} MB on the disk"
+    return cpu, memory, row.median_cost("written_bytes") or row.median_cost("stored_bytes") or 0.0

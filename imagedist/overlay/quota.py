@@ -102,7 +102,7 @@ def _evict(parts: Parts, image: StoredImage, layer_ids: Sequence[str]) -> bool:
         if not locks.try_remove(image.id) or in_use(parts, image, layer_ids, parts.usage()) is not None:
             return False
         unlocked = [layer_id for layer_id in layer_ids if locks.try_remove(layer_id)]
-        kept = layers_of_others(parts, image)
+        kept = layers_of_others(parts, image.id)
         take_out(parts, image, [layer_id for layer_id in unlocked if layer_id not in kept], trash)
         return True
 

@@ -20,7 +20,7 @@ def remove_image(parts: Parts, image: StoredImage) -> None:
     """
     with parts.locks() as locks, parts.trash() as trash:
         unlocked = [layer_id for layer_id in image.layer_ids if locks.try_remove(layer_id)]
-        kept = layers_of_others(parts, image)
+        kept = layers_of_others(parts, image.id)
         ours = [layer_id for layer_id in unlocked if layer_id not in kept]
         user = in_use(parts, image, ours, parts.usage())
         if user is not None:
@@ -47,9 +47,9 @@ def in_use(parts: Parts, image: StoredImage, layer_ids: Collection[str], usage: 
     return usage.by(image.id, {image.id, *parts.marks(layer_ids)})
 
 
-def layers_of_others(parts: Parts, image: StoredImage) -> set[str]:
+def layers_of_others(parts: Parts, image_id: str) -> set[str]:
     """Layers that other images of the store have."""
-    return {layer_id for other in parts.stored() if other.id != image.id for layer_id in other.layer_ids}
+    return {layer_id for other in parts.stored() if other.id != image_id for layer_id in other.layer_ids}
 
 
 def discard_unneeded(parts: Parts, layer_ids: Collection[str], trash: Path) -> list[str]:

@@ -20,7 +20,7 @@ from imagedist.overlay.locks import ChainLocks
 from imagedist.overlay.merge import Extracted, complete
 from imagedist.overlay.parts import Parts, stored_image
 from imagedist.overlay.records import Record
-from imagedist.overlay.removal import discard_unneeded, distrust_lost, remove_image
+from imagedist.overlay.removal import discard_unneeded, distrust_lost, layers_of_others, remove_image
 from imagedist.overlay.tree import TreeEntry, tree
 
 __all__ = ["Chain", "Collected", "OverlayStore", "StoredImage"]
@@ -110,8 +110,7 @@ class OverlayStore:
         except StorageError:
             held = [one for one in missing if locks.try_remove(one)]
             # Looked at now that they are locked: another build has made an image of some meanwhile, perhaps.
-            others = [other for other in self._parts.stored() if other.id != image.id.hex]
-            kept = {layer_id for other in others for layer_id in other.layer_ids}
+            kept = layers_of_others(self._parts, image.id.hex)
             discard_unneeded(self._parts, [one for one in held if one not in kept], trash)
             raise
 
