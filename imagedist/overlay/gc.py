@@ -145,7 +145,7 @@ class _Collection:
 
     def mount_points(self) -> None:
         """rmdir would take the mount away from other mount namespaces, so all of them are asked."""
-        usage = Usage(())
+        usage = Usage(self._parts.root, ())
         with self._parts.locks() as locks:
             free = self._free(locks)
             for path in sorted((self._parts.own / "mounts").iterdir()):

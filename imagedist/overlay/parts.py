@@ -92,7 +92,7 @@ class Parts:
         return [stored_image(record, present) for record in self.images.records.read()]
 
     def usage(self) -> Usage:
-        return Usage(self.used_by)
+        return Usage(self.root, self.used_by)
 
     def marks(self, layer_ids: Collection[str]) -> set[str]:
         """What names these layers in mounts and ``lower`` files."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 _CONTAINER_LISTS = ("containers.json", "volatile-containers.json")
+_WORDS = re.compile(r"[ ,=:]+")  # between the paths of a line of mountinfo, those of overlay's options included
 _outside: list[Callable[[], Iterable[str]]] = []
 
 
@@ -17,10 +19,12 @@ class Usage:
     """What was mounted and stacked when this was made: read once, asked for many layers.
 
     Args:
+        root: our store's directory.
         stores: other containers/storage stores that have ours as an additional image store.
     """
 
-    def __init__(self, stores: Sequence[Path]) -> None:
+    def __init__(self, root: Path, stores: Sequence[Path]) -> None:
+        self._root = root
         self._mounts = [(f"process {process}", line) for process, text in _mount_tables() for line in text.splitlines()]
         self._mounts += [("another namespace", line) for ask in _outside for line in ask()]
         self._stores = [_Store(path) for path in stores]
@@ -34,11 +38,31 @@ class Usage:
         return self.mounted_by(marks) or next(filter(None, (one.needs(image_id, marks) for one in self._stores)), None)
 
     def mounted_by(self, marks: Collection[str]) -> str | None:
-        """Finds a mount whose source, target or options contain one of ``marks``."""
+        """Finds a mount whose source, target or options contain one of ``marks``, and are not of another store.
+
+        Layers have the same names in every store of ours.
+        """
         for where, line in self._mounts:
-            if any(mark in line for mark in marks):
+            if any(mark in line for mark in marks) and not self._is_elsewhere(line, marks):
                 return f"mounted at {line.split(' ')[4]} (seen by {where})"
         return None
+
+    def _is_elsewhere(self, line: str, marks: Collection[str]) -> bool:
+        """Whether a mount's paths with one of ``marks`` name layers of another store.
+
+        For sure, that is: a path that is not there from here may be another name of ours in the mount's namespace, a
+        relative one says nothing, and a bind mount's source (proc(5): the fourth field) is of its file system's root.
+        """
+        if any(mark in line.split(" ")[3] for mark in marks):
+            return False
+        named = [word for word in _WORDS.split(line) if word.startswith("/") and any(mark in word for mark in marks)]
+        return bool(named) and all(self._is_of_another(Path(word)) for word in named)
+
+    def _is_of_another(self, path: Path) -> bool:
+        with contextlib.suppress(OSError):
+            real = path.resolve(strict=True)
+            return not any(above.samefile(self._root) for above in (real, *real.parents))
+        return False
 
 
 def ask_outside(mount_lines: Callable[[], Iterable[str]]) -> None:
