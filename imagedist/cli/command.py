@@ -98,11 +98,14 @@ def store_root(given: Path | None) -> Path:
     """The store: the one given, that of this node's agent if this user may write there, or the user's own.
 
     Raises:
-        InputError, SourceError: the agent to ask does not answer.
+        InputError, SourceError: the agent to ask does not answer; or what was given is no store: only a pull makes one.
     """
     from imagedist.engine import default_root
 
     if given is not None:
+        with contextlib.suppress(PermissionError):  # whoever reads it says that better
+            if not (given / "overlay-images").is_dir():
+                raise InputError(f"no image store at {given}: expected one that `imagedist pull --root` has made")
         return given
     agent = _agent_status()
     is_ours = agent is not None and os.access(agent.storage_root, os.W_OK)

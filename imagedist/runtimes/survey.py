@@ -46,7 +46,11 @@ def need_one_containerd(settings: Settings, chosen: Sequence[Found]) -> None:
         InputError: several containerds are chosen, or one is while another has it already.
     """
     keys = {runtime.key for runtime in chosen if runtime.is_containerd}
-    others = [runtime.key for runtime in found(settings) if runtime.key in keys or _has_snapshotter(runtime)]
+    others = [
+        runtime.key
+        for runtime in found(settings)
+        if runtime.key in keys or (runtime.is_containerd and has_snapshotter(runtime))
+    ]
     if keys and len(others) > 1:
         raise InputError(
             f"{' and '.join(others)} are containerds of their own, and our snapshotter serves one: name that one "
@@ -54,9 +58,8 @@ def need_one_containerd(settings: Settings, chosen: Sequence[Found]) -> None:
         )
 
 
-def _has_snapshotter(runtime: Found) -> bool:
-    if not runtime.is_containerd:
-        return False
+def has_snapshotter(runtime: Found) -> bool:
+    """Whether its files make it depend on our snapshotter."""
     for edit in runtime.edits:
         if edit.is_snapshotters:
             text = glance(edit.path)

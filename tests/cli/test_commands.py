@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from imagedist.cli import app
+from imagedist.overlay.store import OverlayStore
 from imagedist.progress import STAGES, Event
 from tests.support.layers import directory, file, image
 from tests.support.registry import FaultyRegistry
@@ -77,10 +78,25 @@ def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     monkeypatch.delenv("IMAGEDIST_SOCKET", raising=False)
     rootless = ("agent", "swarm", "limit", "purge", "sync", "verify", "frobnicate")
     rooted = arguments[0] not in rootless and "--root" not in arguments
+    if rooted:
+        OverlayStore(tmp_path / "root")
     done = CliRunner().invoke(app, [*arguments, *(("--root", str(tmp_path / "root")) if rooted else ())])
     assert done.exit_code == exit_code
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("images",), ("inspect", "app"), ("mount", "app"), ("umount", "app"), ("rm", "app"), ("gc",), ("diff", "a", "b")],
+)
+def test_a_directory_that_is_no_store_is_called_so_and_not_made_one(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "mistyped").mkdir()
+    for root in (tmp_path / "mistyped", tmp_path / "none"):
+        done = CliRunner().invoke(app, [*arguments, "--root", str(root)])
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert f"no image store at {root}" in done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mistyped"]
 
 
 class AfterTheConfig(asyncio.Event):

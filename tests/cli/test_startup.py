@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from imagedist.overlay.store import OverlayStore
 from tests.support import layers
 from tests.support.registry import FaultyRegistry
 
@@ -31,6 +32,7 @@ def imported(importtime: str) -> set[str]:
     "arguments", [("--version",), ("--help",), ("pull", "--help"), ("images", "--root", "{}"), ("images", "--help")]
 )
 def test_a_small_command_imports_no_big_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    OverlayStore(tmp_path / "root")
     words = [word.format(tmp_path / "root") for word in arguments]
     command = [sys.executable, "-X", "importtime", "-m", "imagedist", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imagedist.config import parse_address
-from imagedist.doctor import runtimes
+from imagedist.doctor import runtimes, snapshotter
 from imagedist.doctor.asking import ask
 from imagedist.doctor.finding import Finding
 from imagedist.runtimes import Settings
@@ -47,6 +47,19 @@ def test_a_runtime_that_is_not_pointed_at_the_mirror_is_named_with_the_command(n
     one = examined(node)["containerd"]
     assert (one.severity, one.code) == ("warn", "runtime-unconfigured")
     assert one.fix == "imagedist runtimes --apply containerd"
+
+
+async def test_a_snapshotter_that_does_not_run_is_bad_only_where_a_runtime_needs_it(
+    node: Settings, tmp_path: Path
+) -> None:
+    socket = tmp_path / "nobody.sock"
+    before = await snapshotter.listens(socket, snapshotter.dependents(node))
+    assert (before.severity, before.code) == ("warn", "snapshotter")
+    assert "no runtime here uses it" in before.why
+    configure(node)
+    after = await snapshotter.listens(socket, snapshotter.dependents(node))
+    assert after.severity == "bad"
+    assert after.why.startswith("containerd wait")
 
 
 def test_a_file_that_the_daemon_read_at_its_start_is_heeded(node: Settings) -> None:
