@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import platform
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from imagedist.threads import settled
 
 _LOG = logging.getLogger(__name__)
 
+_PAUSE_SECONDS = 1.0
 _COUNT_SECONDS = 60.0
 """What is cached and unpacked is counted by reading directories: now and then."""
 _VERSIONS = {"kernel": platform.release(), "python": platform.python_version(), "machine": platform.machine()}
@@ -88,10 +90,17 @@ def disk(path: Path, used_bytes: int = 0, quota_bytes: int | None = None) -> Dis
     )
 
 
-async def keep_beating(seeders: Seeders, vitals: Vitals, every_seconds: float) -> None:
+async def keep_beating(
+    seeders: Seeders, vitals: Vitals, every_seconds: float, pause_seconds: float = _PAUSE_SECONDS
+) -> None:
     """Tells the site that this node lives, until cancelled. A site that does not listen is not the node's trouble, but
-    is said once."""
+    is said once.
+
+    Args:
+        pause_seconds: until the first new try after one that failed; twice as long after each, at most a beat.
+    """
     said = ""
+    pause = pause_seconds
     while True:
         try:
             await seeders.heartbeat(await settled(asyncio.to_thread(vitals.heartbeat)))
@@ -99,6 +108,8 @@ async def keep_beating(seeders: Seeders, vitals: Vitals, every_seconds: float) -
             if str(error) != said:
                 _LOG.warning("the site does not know that this node lives: %s", error)
             said = str(error)
+            await asyncio.sleep(min(pause, every_seconds) * random.uniform(0.5, 1.0))
+            pause *= 2 if pause < every_seconds else 1
         else:
-            said = ""
-        await asyncio.sleep(every_seconds)
+            said, pause = "", pause_seconds
+            await asyncio.sleep(every_seconds)
