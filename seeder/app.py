@@ -140,7 +140,7 @@ def create_app(config: SeederConfig) -> web.Application:
     async def ready() -> str | None:
         if not app[SEEDS_KEY].is_restored:
             return "still adding the seeds of the site's blob store"
-        return await app[_DATABASE].check()
+        return await app[_DATABASE].check() or app[_LEADING].trouble
 
     app.cleanup_ctx.extend([rows, tracking, seeds])
     trace_hops(app, "seeder")

@@ -30,7 +30,13 @@ class Leading:
         self._leases = leases
         self._until = float("-inf")
         self._leader = ""
+        self._trouble = ""
         self._changed = asyncio.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nobody leads, as far as this seeder can see: the database takes no lease, as when its disk is full."""
+        return f"nobody leads the site: {self._trouble}" if self._trouble and not self.leads else None
 
     @property
     def leads(self) -> bool:
@@ -38,6 +44,8 @@ class Leading:
 
     def require(self) -> None:
         """Raises OverloadedError: another one leads, or none; to be asked again, or elsewhere."""
+        if self.trouble is not None:
+            raise OverloadedError(self.trouble)
         if not self.leads:
             leader = f"{self._leader} does: ask that one" if self._leader else "none does now: ask again"
             raise OverloadedError(f"this seeder does not lead the site, {leader}")
@@ -61,7 +69,6 @@ class Leading:
 
     async def keep(self) -> None:
         """Takes the lead when it is free, and renews it; until cancelled, which gives it up."""
-        said = ""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -72,12 +79,12 @@ class Leading:
                 try:
                     async with asyncio.timeout(self._leases.seconds):  # a network that is cut says nothing for long
                         await self.take()
-                    said = ""
+                    self._trouble = ""
                 except (StorageError, TimeoutError) as error:
                     why = str(error) or "the database does not answer"
-                    if why != said:
+                    if why != self._trouble:
                         _LOG.warning("cannot see who leads the site: %s", why)
-                    said = why
+                    self._trouble = why
                     if not self.leads:
                         LEADING.set(0)
                         self._tell()

@@ -59,6 +59,11 @@ def test_ports_are_those_that_the_processes_listen_on() -> None:
         assert f"{asked['host']}:{asked['port']}" == str(AGENT.agent.listen)
 
 
+def test_a_seeder_that_is_not_ready_does_not_take_the_proxy_of_its_pod_away_from_the_nodes() -> None:
+    assert SITE["spec"]["replicas"] == 1
+    assert DOCUMENTS["Service", "imagedist-site"]["spec"]["publishNotReadyAddresses"] is True
+
+
 def test_nodes_find_the_site_by_its_service() -> None:
     service = DOCUMENTS["Service", "imagedist-site"]["metadata"]
     base = f"http://{service['name']}.{service['namespace']}.svc"

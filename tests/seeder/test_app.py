@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -225,3 +226,24 @@ async def test_the_command_shows_and_changes_what_the_sites_host_may_send(tmp_pa
         code, told = await limit("--download", "1MB/s")
         assert (code, "a site has --egress and --upload" in told) == (2, True)
         assert (await limit("--egress", "fast"))[0] == 2
+
+
+async def test_a_database_that_cannot_be_written_is_what_readyz_and_refusals_say(tmp_path: Path) -> None:
+    config = configuration(tmp_path, database=f"sqlite:///{tmp_path}/seeder.db", takeover_after="300ms")
+    async with running(config) as url, aiohttp.ClientSession() as client, asyncio.timeout(60):
+        await ready(client, url)
+        database = sqlite3.connect(tmp_path / "seeder.db", timeout=30)
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON leases BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+        while True:
+            async with client.get(f"{url}/readyz") as response:
+                said = await response.text()
+            if response.status == 503:
+                break
+            await asyncio.sleep(0.05)
+        assert said.startswith("nobody leads the site: the seeder's database failed")
+        assert "disk is full" in said
+        async with client.get(f"{url}/site/v1/nodes") as response:
+            assert (response.status, "disk is full" in await response.text()) == (503, True)
+        database.execute("DROP TRIGGER full")
+        database.close()
+        await ready(client, url)
