@@ -13,10 +13,10 @@ from bench.headlines import costs
 from bench.result import Contestant, Result
 from bench.statistics import median
 from imagedist.errors import storage_error
+from imagedist.progress import STAGES
 
 Rows = Sequence[tuple[Result, Contestant]]
 
-_STAGES = ("fetch", "decode", "extract", "merge")
 _STEPS = {
     "fetch": ("curl_cpu_seconds", "registry_cpu_seconds"),
     "inflate": ("inflate_cpu_seconds",),
@@ -25,7 +25,8 @@ _STEPS = {
     "extract": ("extract_cpu_seconds",),
 }
 """Steps of ``limit``, by what they are for."""
-_IN_ORDER = ("fetch", "inflate", "hash", "stage", "decode", "extract", "merge")
+_TOGETHER = "decode"
+"""Inflating, hashing and staging, in results of versions that did not tell them apart."""
 _NOT_ACCELERATED = (
     "docker, containerd's own snapshotter (cri, containerd, nerdctl), podman and skopeo+umoci unpack by themselves, "
     "one layer after the other: imagedist brings them blobs faster, and does not make their unpacking faster."
@@ -131,7 +132,7 @@ def _stages(rows: Rows) -> Chart | None:
     """How long each stage was busy, and what each step costs alone."""
     bars: dict[str, Mapping[str, float]] = {}
     for part, row in rows:
-        if part.benchmark in ("layers", "unpack") and _is_cut(row) and (stages := _figures(row, _STAGES)):
+        if part.benchmark in ("layers", "unpack") and _is_cut(row) and (stages := _figures(row, (*STAGES, _TOGETHER))):
             name = str(row.labels["series"])
             if part.benchmark == "unpack" or row.labels["layers"] == _fewest(part):
                 bars.setdefault(f"{name}: busy, in {row.median_seconds or 0.0:.1f} s", stages)
@@ -145,10 +146,11 @@ def _stages(rows: Rows) -> Chart | None:
     method = (
         "Busy seconds of each stage, of the image in the fewest layers, as imagedist pull --json tells them: but for "
         "serial, stages run at the same time, so together they exceed the pull's own time, which stands beside each "
-        "name. decode is inflating, both SHA-256 and staging the tar. The last bar is CPU time of each step run alone "
-        "(imagedist-bench limit): curl and registry, isal, SHA-256, writing the tars, GNU tar."
+        "name. hash is SHA-256 of blob and tar, stage is writing the tar to the ramdisk; in results of older versions "
+        "decode is inflating and these two. The last bar is CPU time of each step run alone (imagedist-bench limit): "
+        "curl and registry, isal, SHA-256, writing the tars, GNU tar."
     )
-    shown = [stage for stage in _IN_ORDER if any(stage in bar for bar in bars.values())]
+    shown = [stage for stage in (*STAGES, _TOGETHER) if any(stage in bar for bar in bars.values())]
     return Chart("stages", "Where the time goes", method, drawing.stacked(bars, shown, "seconds"))
 
 
@@ -197,7 +199,7 @@ def _figures(row: Contestant, stages: Sequence[str]) -> dict[str, float]:
 
 
 def _fewest(part: Result) -> int:
-    """Of many layers, some wait until others are decoded, and to wait counts as busy."""
+    """Of many layers, some wait for their bytes and for decoded ones, and that counts as busy."""
     return min(int(row.labels["layers"]) for row in part.contestants if _is_cut(row))
 
 

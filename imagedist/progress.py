@@ -16,8 +16,9 @@ from imagedist.oci.digest import Digest
 Kind = Literal["resolved", "waiting", "fetched", "decoded", "extracted", "merged", "note", "done", "error"]
 _KINDS = frozenset(get_args(Kind))
 
-STAGES = ("fetch", "decode", "extract", "merge")
-"""What a layer goes through, in this order: the keys of ``Event.stages``."""
+STAGES = ("fetch", "inflate", "hash", "stage", "extract", "merge")
+"""What a layer goes through, in this order: the keys of ``Event.stages``. ``hash``: of blob and tar; ``stage``: writing
+the tar to the ramdisk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,15 @@ class Puller:
 
     def _new_stage(self, build: _Build, layer: Layer) -> LayerStage:
         workers, is_verified = self._workers, build.source.is_verified
-        stage = LayerStage(self._ramdisk, layer, workers.limits, workers.spare, self._turns, is_verified=is_verified)
+        stage = LayerStage(
+            self._ramdisk,
+            layer,
+            workers.limits,
+            workers.spare,
+            self._turns,
+            is_verified=is_verified,
+            spent=build.stages.spent,
+        )
         build.closing.callback(stage.close)
         return stage
 
@@ -144,11 +152,10 @@ class Puller:
 
         def consume(chunk: bytes | memoryview) -> None:
             nonlocal before
-            arrived, decoded_bytes = time.monotonic(), stage.tar_bytes
+            stages.spent("fetch", time.monotonic() - before)
+            decoded_bytes = stage.tar_bytes
             stage.feed(chunk)
-            stages.spent("fetch", arrived - before)
             before = time.monotonic()
-            stages.spent("decode", before - arrived)
             stages.counted("fetched", digest, len(chunk))
             stages.counted("decoded", digest, stage.tar_bytes - decoded_bytes)
 

@@ -200,9 +200,9 @@ def summary(event: Event, merged: int = 0) -> str:
     lines = [f"{text} ({by})" if by else text]
     if event.stages and merged:
         lines.append("  busy, all layers together:")
-        amounts = dict(zip(STAGES, (fetched, decoded, decoded, None), strict=True))
+        amounts = {"fetch": fetched, "merge": None}
         for stage in STAGES:
-            lines.append(_stage(stage, event.stages.get(stage, 0.0), amounts[stage], merged))
+            lines.append(_stage(stage, event.stages.get(stage, 0.0), amounts.get(stage, decoded), merged))
     return "\n".join(lines)
 
 

@@ -30,7 +30,7 @@ DONE = Event(
     seconds=0.5,
     bytes=20_000_000,
     decoded_bytes=50_000_000,
-    stages={"fetch": 0.2, "decode": 0.25, "extract": 0.1, "merge": 0.01},
+    stages={"fetch": 0.2, "inflate": 0.25, "hash": 0.1, "stage": 0.05, "extract": 0.1, "merge": 0.01},
     received_bytes={"peer": 15_000_000, "seeder": 5_000_000, "proxy": 0},
 )
 STORY = [
@@ -118,7 +118,9 @@ def test_a_pipe_gets_what_was_here_what_came_and_how_busy_each_stage_was(capsys:
         "registry.example/app:1  0123456789ab  20.0 MB in 0.50 s (15.0 MB from peer, 5.0 MB from seeder)",
         "  busy, all layers together:",
         "  fetch       20.0 MB     0.20 s     100.0 MB/s",
-        "  decode      50.0 MB     0.25 s     200.0 MB/s",
+        "  inflate     50.0 MB     0.25 s     200.0 MB/s",
+        "  hash        50.0 MB     0.10 s     500.0 MB/s",
+        "  stage       50.0 MB     0.05 s       1.0 GB/s",
         "  extract     50.0 MB     0.10 s     500.0 MB/s",
         "  merge      1 layers     0.01 s",
     ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from imagedist.oci.digest import Digest
-from imagedist.progress import Event
+from imagedist.progress import STAGES, Event
 from imagedist.stages import Stages
 
 LAYER = Digest.of(b"layer")
@@ -38,7 +38,7 @@ async def test_many_small_steps_become_few_events_that_add_up() -> None:
 def test_summary_has_every_stage() -> None:
     events: list[Event] = []
     stages = Stages(events.append)
-    stages.spent("decode", 1.5)
-    stages.spent("decode", 0.25)
+    stages.spent("inflate", 1.5)
+    stages.spent("inflate", 0.25)
     stages.done("registry.example/app:1", "00", 2.0)
-    assert events[0].stages == {"fetch": 0.0, "decode": 1.75, "extract": 0.0, "merge": 0.0}
+    assert events[0].stages == dict.fromkeys(STAGES, 0.0) | {"inflate": 1.75}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from imagedist.oci.digest import Hasher
@@ -13,6 +15,8 @@ Chunk = bytes | memoryview
 Make = Callable[[], Chunk]
 Put = Callable[[int, Make], None]
 """``put(size_bytes, make)``: the next ``size_bytes`` of plain; ``make`` gives them, later and in any thread."""
+Spent = Callable[[str, float], None]
+"""``spent(stage, seconds)``, of ``progress.STAGES``; called from any thread."""
 
 STEP_BYTES = 1 << 20
 """At most so many plain bytes in a piece that was streamed. 128 KiB to 1 MiB measure alike (inflate, hash and write
@@ -24,18 +28,36 @@ _WAITING_BYTES = 4 << 20
 """Written pieces that wait for their turn to be hashed, at most."""
 
 
+@contextmanager
+def busy(spent: Spent, stage: str) -> Iterator[None]:
+    """Around the work of a stage."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        spent(stage, time.monotonic() - began)
+
+
 class Pieces:
     """Where a decoder puts its pieces. ``add`` and ``settle`` belong to one thread.
 
     Args:
         write_at: ``(offset, plain)``; called from several threads at once.
         spare: whose idle CPUs to use; None: all is done by the thread that adds.
+        spent: is told how long making, writing and hashing took.
     """
 
-    def __init__(self, write_at: Callable[[int, Chunk], None], hasher: Hasher, spare: SpareCpus | None = None) -> None:
+    def __init__(
+        self,
+        write_at: Callable[[int, Chunk], None],
+        hasher: Hasher,
+        spare: SpareCpus | None = None,
+        spent: Spent = lambda stage, seconds: None,
+    ) -> None:
         self._write_at = write_at
         self._hasher = hasher
         self._spare = spare
+        self._spent = spent
         self._changed = threading.Condition()
         self._end_bytes = 0
         self._hashed_bytes = 0
@@ -85,8 +107,10 @@ class Pieces:
 
     def _place(self, offset: int, make: Make) -> None:
         try:
-            plain = make()
-            self._write_at(offset, plain)
+            with busy(self._spent, "inflate"):
+                plain = make()
+            with busy(self._spent, "stage"):
+                self._write_at(offset, plain)
             self._hash(offset, plain)
         except BaseException as error:  # told to the thread that adds, whichever thread this is
             with self._changed:
@@ -113,7 +137,8 @@ class Pieces:
                 if turn is None:
                     self._is_hashing = False
                     return
-            self._hasher.update(turn)
+            with busy(self._spent, "hash"):
+                self._hasher.update(turn)
             with self._changed:
                 self._hashed_bytes += len(turn)
                 self._waiting_bytes -= len(turn)

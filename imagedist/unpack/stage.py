@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,7 +11,7 @@ from imagedist.errors import IntegrityError, StorageError, UnacceptableError
 from imagedist.oci.image import Layer
 from imagedist.unpack.decode import decoder
 from imagedist.unpack.limits import DEFAULTS, Limits
-from imagedist.unpack.pieces import Chunk, Make, Pieces
+from imagedist.unpack.pieces import Chunk, Make, Pieces, Spent, busy
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.room import Reader, Room
 from imagedist.unpack.spare import SpareCpus
@@ -29,6 +30,7 @@ class LayerStage:
         spare: idle CPUs that may decode, hash and write beside the thread that feeds.
         turns: who may decode; None: whoever feeds.
         is_verified: whoever feeds has checked that all of it has the layer's digest, before the last byte.
+        spent: is told how long inflating, hashing and staging took, waits left out.
 
     Attributes:
         tar_bytes: decoded so far.
@@ -43,6 +45,7 @@ class LayerStage:
         turns: Turns | None = None,
         *,
         is_verified: bool = False,
+        spent: Spent = lambda stage, seconds: None,
     ) -> None:
         self._layer = layer
         self._about = f"layer {layer.descriptor.digest}"
@@ -53,7 +56,9 @@ class LayerStage:
         self._spare = spare
         self._turns = turns
         self._room = Room(ramdisk, self._tell, self._paused)
-        self._pieces = Pieces(self._room.write_at, self._tar_hash, spare)
+        self._spent = spent
+        self._pieces = Pieces(self._room.write_at, self._tar_hash, spare, spent)
+        self._putting_seconds = 0.0
         self._decoder = decoder(layer.descriptor.compression, self._put, self._about)
         self._is_finished = self._is_closed = False
         self.tar_bytes = 0
@@ -89,10 +94,12 @@ class LayerStage:
             raise IntegrityError(f"{self._about} is longer than the {size_bytes} bytes its manifest says")
         with self._turn():
             if self._blob_hash is not None:
-                self._blob_hash.update(chunk)
+                with busy(self._spent, "hash"):
+                    self._blob_hash.update(chunk)
             if self._room.has_failed:
                 return  # why, is told when the digest says whether the layer or its source is to blame
-            self._decoder.feed(chunk)
+            with self._inflating():
+                self._decoder.feed(chunk)
         self._room.tell(self._pieces.contiguous_bytes, self._expected_bytes)
 
     def finish(self) -> None:
@@ -109,7 +116,7 @@ class LayerStage:
         if self._blob_hash is not None and not descriptor.digest.matches(self._blob_hash):
             raise IntegrityError(f"{self._about} has wrong bytes: they hash to {self._blob_hash.hexdigest()}")
         if not self._room.has_failed:
-            with self._turn():
+            with self._turn(), self._inflating():
                 self._decoder.finish()
             self._pieces.settle()
             if not self._layer.diff_id.matches(self._tar_hash):
@@ -156,8 +163,24 @@ class LayerStage:
         self._room.tell(self._pieces.contiguous_bytes, self._expected_bytes)
         return self._pieces.contiguous_bytes
 
+    @contextmanager
+    def _inflating(self) -> Iterator[None]:
+        """Around the decoder: what it puts meanwhile is counted by itself."""
+        began, before = time.monotonic(), self._putting_seconds
+        try:
+            yield
+        finally:
+            self._spent("inflate", time.monotonic() - began - (self._putting_seconds - before))
+
     def _put(self, size_bytes: int, make: Make) -> None:
         """Makes room for the decoder's next piece, which may come into being later and elsewhere."""
+        began = time.monotonic()
+        try:
+            self._place(size_bytes, make)
+        finally:
+            self._putting_seconds += time.monotonic() - began
+
+    def _place(self, size_bytes: int, make: Make) -> None:
         self.tar_bytes += size_bytes
         if self.tar_bytes > self._max_tar_bytes:
             raise UnacceptableError(

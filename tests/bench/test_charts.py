@@ -22,7 +22,13 @@ from tests.bench.test_result import ABSENT, OURS, THEIRS, result
 
 
 def layers(series: str, count: int, seconds: float) -> Contestant:
-    figures = {"fetch_seconds": 0.2, "decode_seconds": 1.0, "extract_seconds": 0.8, "merge_seconds": 0.1}
+    figures = {
+        "fetch_seconds": 0.2,
+        "inflate_seconds": 0.7,
+        "hash_seconds": 0.3,
+        "extract_seconds": 0.8,
+        "merge_seconds": 0.1,
+    }
     run = Run(round=0, seconds=seconds, cpu_seconds=1, figures=figures if series == "imagedist" else {})
     return Contestant(name=f"{series}, {count}", labels={"series": series, "layers": count}, runs=(run,))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -48,6 +49,24 @@ def test_staged_tar_is_the_uncompressed_layer(ramdisk: Ramdisk, compression: str
     assert stage.path.read_bytes() == TAR
     assert (stage.tar_bytes, stage.is_on_ramdisk) == (len(TAR), True)
     stage.close()
+    stage.close()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "indexed gzip", "zstd"])
+def test_each_part_of_the_work_is_told_once(ramdisk: Ramdisk, compression: str) -> None:
+    layer, blob = layers.layer(TAR, compression)
+    busy = dict.fromkeys(("inflate", "hash", "stage"), 0.0)
+
+    def spent(name: str, seconds: float) -> None:
+        assert seconds >= 0
+        busy[name] += seconds
+
+    began = time.monotonic()
+    stage = LayerStage(ramdisk, layer, spent=spent)
+    feed(stage, blob)
+    stage.finish()
+    assert 0 < sum(busy.values()) <= time.monotonic() - began
+    assert all(busy.values())
     stage.close()
 
 
