@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bench.result import Contestant
 from bench.statistics import percentile
 
-STRAIGHT, BY_IMAGEDIST = "straight from the registry", "by imagedist"
+STRAIGHT, BY_IMAGEDIST, KRAKEN = "straight from the registry", "by imagedist", "Kraken"
 """Their ``series``; beside it a row has ``nodes``."""
 SIMULATED = "simulate"
 """The benchmark whose rows continue the measured ones."""

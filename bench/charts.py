@@ -78,7 +78,8 @@ def _distribution(rows: Rows) -> Chart | None:
     found = distribution([(part, row) for part, row in rows if isinstance(row.labels.get("nodes"), int)])
     if found is None:
         return None
-    return Chart("distribution", "Time to give N nodes a new image", found.method, found.drawn, found.notes)
+    notes = [f"not run: {row.name}: {row.not_run}" for part, row in rows if part.benchmark == "swarm" and row.not_run]
+    return Chart("distribution", "Time to give N nodes a new image", found.method, found.drawn, notes)
 
 
 def _unpack(rows: Rows) -> Chart | None:

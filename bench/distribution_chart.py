@@ -1,4 +1,4 @@
-"""Chart 1: nodes that want a new image at once, from the registry and by imagedist; measured, then simulated."""
+"""Chart 1: nodes that want a new image at once: from the registry, by imagedist, by peers; measured, then simulated."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import drawing
-from bench.bursts import SIMULATED, STRAIGHT, seconds_of
+from bench.bursts import BY_IMAGEDIST, SIMULATED, seconds_of
 from bench.drawing import Drawn, Line, Panel, Point
 from bench.result import Contestant, Result
 
 _LEAST_COPIES = 0.1
 """Less is heartbeats: a site past which everybody reads sends no image."""
-_OF_STRAIGHT = ("p50", "max")
-"""Nodes that share one line end together: p99 would lie on the last one."""
+_OF_OTHERS = ("p50", "max")
+"""Nodes that share the registry's line end together: p99 would lie on the last one. Of Kraken's, lines enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
     drawn: Drawn
     method: str
-    notes: Sequence[str]
 
 
 def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | None:
@@ -31,7 +30,7 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
         is_simulated, series = part.benchmark == SIMULATED, str(row.labels.get("series", row.name))
         nodes = float(row.labels["nodes"])
         for name, seconds in seconds_of(row).items():
-            if series == STRAIGHT and name not in _OF_STRAIGHT:
+            if series != BY_IMAGEDIST and name not in _OF_OTHERS:
                 continue
             times.setdefault((series, name, is_simulated), []).append(Point(nodes, seconds, seconds, seconds))
         for title in ("site sent", "upstream sent"):
@@ -46,7 +45,7 @@ def distribution(rows: Sequence[tuple[Result, Contestant]]) -> Distribution | No
     measured = [part for part, _ in rows if part.benchmark != SIMULATED]
     simulated = [part for part, _ in rows if part.benchmark == SIMULATED]
     drawn = drawing.panels(panels, "nodes that ask at once", continued="hollow, thin: simulated")
-    return Distribution(drawn, _method(measured, simulated), ())
+    return Distribution(drawn, _method(measured, simulated))
 
 
 def _lines(found: Mapping[tuple[str, str, bool], Sequence[Point]]) -> list[Line]:
@@ -61,8 +60,8 @@ def _method(measured: Sequence[Result], simulated: Sequence[Result]) -> str:
             f"Filled markers: measured in network namespaces of one machine, {part.settings.get('registry', '')}; "
             f"an image of {part.image.compressed_bytes / 1e6:.0f} MB that nobody in the site has, asked for by all "
             f"nodes at once; {part.settings.get('rounds', '?')} bursts of each, times of all nodes and bursts "
-            "together. Straight: every node reads from the registry, over the site's uplink. Bytes as the links "
-            "count them, headers in them."
+            "together. Straight: every node reads from the registry, over the site's uplink. Kraken: the same by its "
+            "agents, origin and tracker, after imagedist's bursts. Bytes as the links count them, headers in them."
         )
     if simulated:
         said.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.bursts import BY_IMAGEDIST, SIMULATED, STRAIGHT, seconds_of
+from bench.bursts import BY_IMAGEDIST, KRAKEN, SIMULATED, STRAIGHT, seconds_of
 from bench.result import Contestant, Result
 
 _OURS = "imagedist"
@@ -45,8 +45,14 @@ def _distributed(part: Result) -> Iterator[str]:
         f"{nodes} node{'' if nodes == 1 else 's'}{simulated}: half had a new image of "
         f"{part.image.compressed_bytes / 1e6:.0f} MB in {times['p50']:.1f} s, all in {times['max']:.1f} s"
     )
-    if straight is not None and straight.labels["nodes"] == nodes:
-        said += f" (straight from the registry: {seconds_of(straight)['max']:.1f} s)"
+    others = {STRAIGHT: straight, f"by {KRAKEN}": _largest(part, KRAKEN)}
+    beside = [
+        f"{name}: {seconds_of(row)['max']:.1f} s"
+        for name, row in others.items()
+        if row is not None and row.labels["nodes"] == nodes
+    ]
+    if beside:
+        said += f" ({', '.join(beside)})"
     if "upstream sent" in ours.summary and "site sent" in ours.summary:
         is_beside = straight is not None and straight.labels["nodes"] == nodes
         instead = straight.summary.get("upstream sent") if straight is not None and is_beside else None

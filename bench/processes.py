@@ -25,9 +25,12 @@ _NOT_PASSED = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPATH")
 """A developer's settings; users have bytecode beside their modules."""
 
 
+_BUILT_PEERS = Path(__file__).parents[1] / "build/peers/bin"
+
+
 def search_path() -> str:
-    """Debian's own programs first; daemons lie in sbin, which is not in every user's PATH."""
-    return os.pathsep.join(["/usr/bin", "/usr/sbin", "/bin", "/sbin", os.environ.get("PATH", "")])
+    """Debian's own programs first; daemons lie in sbin, which is not in every user's PATH. Last what peers.sh built."""
+    return os.pathsep.join(["/usr/bin", "/usr/sbin", "/bin", "/sbin", os.environ.get("PATH", ""), str(_BUILT_PEERS)])
 
 
 _PACKAGES = {
@@ -40,6 +43,7 @@ _PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "nginx": "nginx",
     "podman": "podman",
+    "redis-cli": "redis-tools",
     "redis-server": "redis-server",
     "runc": "runc",
     "skopeo": "skopeo",
@@ -47,6 +51,13 @@ _PACKAGES = {
     "wrk": "wrk",
 }
 """Debian's, by program; ``nerdctl`` is in none."""
+_BUILT = {
+    "kraken-agent": "kraken",
+    "kraken-build-index": "kraken",
+    "kraken-origin": "kraken",
+    "kraken-tracker": "kraken",
+}
+"""What ``deploy/peers.sh`` builds, by program: Debian has none of them."""
 
 
 def missing(*programs: str) -> str | None:
@@ -54,9 +65,12 @@ def missing(*programs: str) -> str | None:
     absent = [program for program in programs if not shutil.which(program, path=search_path())]
     if not absent:
         return None
-    packages = dict.fromkeys(_PACKAGES[program] for program in absent if program in _PACKAGES)
-    remedy = f" (apt-get install {' '.join(packages)})" if packages else ""
-    return f"{', '.join(absent)} not installed{remedy}"
+    remedies = [
+        f"{how} {' '.join(dict.fromkeys(names[program] for program in absent if program in names))}"
+        for how, names in (("apt-get install", _PACKAGES), ("deploy/peers.sh", _BUILT))
+        if any(program in names for program in absent)
+    ]
+    return f"{', '.join(absent)} not installed" + (f" ({'; '.join(remedies)})" if remedies else "")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

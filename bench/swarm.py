@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bursts import BY_IMAGEDIST, STRAIGHT
+from bench.burst import Burst
+from bench.bursts import KRAKEN, STRAIGHT
 from bench.directories import short_directory
+from bench.kraken_network import kraken_network
 from bench.machine import Start, described
+from bench.network.kraken import PIECE, kraken_missing, kraken_version
 from bench.preflight import check_memory, need
 from bench.processes import run as run_program
-from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
-from bench.statistics import median, percentile, rotated
-from bench.swarm_network import AGENT_BYTES, BLOBS, SITE_TIMES, Burst, Configuration, SwarmNetwork, swarm_network
+from bench.result import Contestant, ImageFacts, Keep, Result
+from bench.statistics import median, rotated
+from bench.swarm_network import AGENT_BYTES, BLOBS, SITE_TIMES, Configuration, SwarmNetwork, swarm_network
+from bench.swarm_rows import PLAIN, Bursts, against, plain_row, row_of, verdicts_of
+from imagedist.errors import ImagedistError
 from imagedist.service.running import raise_open_files_limit
 
 Say = Callable[[str], None]
 
-_CPU_BOUND_SHARE = 0.2
-"""With less of the CPUs' time idle, nodes wait for the CPU now and then, and the times are this machine's."""
-_PLAIN = "a plain download"
 _DEFAULTS = Configuration()
-_SOURCES = ("peer", "seeder", "webseed", "proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Scale:
         node_bits_per_second: a node's link, each way.
         configuration: what the programs have beside their defaults.
         is_straight_too: whether as many nodes also read straight from the registry, which takes long.
+        kraken_pieces: lengths of Kraken's pieces, as it writes sizes; the same bursts for each.
     """
 
     nodes: Sequence[int]
@@ -45,6 +46,7 @@ class Scale:
     rounds: int
     configuration: Configuration = _DEFAULTS
     is_straight_too: bool = False
+    kraken_pieces: Sequence[str] = ()
 
     @property
     def image_seconds(self) -> float:
@@ -52,41 +54,19 @@ class Scale:
 
     @property
     def memory_bytes(self) -> int:
-        """What agents and files will take at most: registry and site keep every image, a node three."""
+        """What agents and files will take at most: registry and site keep every image, a node three, Kraken's all."""
         images = self.rounds * len(self.nodes) * (2 if self.is_straight_too else 1)
-        return max(self.nodes) * (AGENT_BYTES + 3 * self.image_bytes) + 2 * images * self.image_bytes
+        nodes = 3 * max(self.nodes)
+        if self.kraken_pieces:
+            nodes = max(nodes, self.rounds * sum(self.nodes))
+        return max(self.nodes) * AGENT_BYTES + (nodes + 2 * images) * self.image_bytes
 
 
+KRAKEN_PIECES = (PIECE, "64KB")
+"""Its own, and one as small beside a burst's image as its own are beside a large one: images here are small, for links
+are. imagedist's are 64 KiB."""
 FULL = Scale((1, 2, 4, 8), 100_000_000, 32_000_000, 5)
 QUICK = Scale((1, 2, 4), 12_000_000, 32_000_000, 2)
-
-
-@dataclass
-class Bursts:
-    """Of one number of nodes."""
-
-    count: int
-    bursts: list[Burst] = field(default_factory=list)
-    is_straight: bool = False
-
-    @property
-    def name(self) -> str:
-        nodes = "1 node" if self.count == 1 else f"{self.count} nodes"
-        return f"{nodes}, straight" if self.is_straight else nodes
-
-    @property
-    def labels(self) -> dict[str, int | str]:
-        return {"series": STRAIGHT if self.is_straight else BY_IMAGEDIST, "nodes": self.count}
-
-    @property
-    def seconds(self) -> list[float]:
-        """Of every node in every round."""
-        return [one.seconds for burst in self.bursts for one in burst.pulled]
-
-    @property
-    def idle_share(self) -> float:
-        idle = sum(burst.idle_seconds for burst in self.bursts)
-        return idle / (idle + sum(burst.busy_seconds for burst in self.bursts))
 
 
 def run(scale: Scale, say: Say, keep: Keep) -> Result:
@@ -99,24 +79,69 @@ def run(scale: Scale, say: Say, keep: Keep) -> Result:
     check(scale)
     raise_open_files_limit()
     start = Start.now()
-    rows, plain = [Bursts(count) for count in scale.nodes], list[float]()
+    rows, plain, not_run = [Bursts(count) for count in scale.nodes], list[float](), list[Contestant]()
     if scale.is_straight_too:
-        rows += [Bursts(count, is_straight=True) for count in scale.nodes]
+        rows += [Bursts(count, series=STRAIGHT) for count in scale.nodes]
     with short_directory() as directory:
+
+        def known() -> Result:
+            found = _result(scale, directory, rows, plain, not_run, start)
+            keep(found)
+            return found
+
         say(f"starting a registry, a site and {max(scale.nodes)} agents")
         sizes = (max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
-        with swarm_network(directory, *sizes, scale.configuration) as running:
+        with short_directory() as own, swarm_network(own, *sizes, scale.configuration) as running:
             running.warm_up()
             for number in range(scale.rounds):
                 for _ in _round(running, scale, number, rows, plain, say):
-                    result = _result(scale, directory, rows, plain, start)
-                    keep(result)
+                    result = known()
+        if scale.kraken_pieces and (reason := kraken_missing()) is not None:
+            say(f"will not run: {KRAKEN}: {reason}")
+            not_run.append(Contestant(name=KRAKEN, not_run=reason))
+            return known()
+        for piece in scale.kraken_pieces:
+            series = kraken_series(piece)
+            theirs = [Bursts(count, series=series) for count in scale.nodes]
+            rows += theirs
+            try:
+                for _ in _by_kraken(scale, piece, theirs, say):
+                    result = known()
+            except ImagedistError as error:
+                say(f"  {series} failed: {error}")
+                not_run.append(Contestant(name=series, not_run=str(error)))
+                result = known()
     return result
 
 
-def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequence[float], start: Start) -> Result:
+def kraken_series(piece: str) -> str:
+    return KRAKEN if piece == PIECE else f"{KRAKEN}, pieces of {piece}"
+
+
+def _by_kraken(scale: Scale, piece: str, rows: Sequence[Bursts], say: Say) -> Iterator[None]:
+    """Yields after each burst. Raises ImagedistError: something did not start, or a node did not get everything."""
+    say(f"starting {rows[0].series}: {max(scale.nodes)} agents")
+    sizes = (max(scale.nodes), scale.node_bits_per_second, scale.image_bytes)
+    with short_directory() as directory, kraken_network(directory, *sizes, piece) as running:
+        running.warm_up()
+        for number in range(scale.rounds):
+            for row in rotated(rows, number):
+                _begin(scale, number, row, say)
+                _end(row, running.burst(row.count), say)
+                yield
+
+
+def _result(
+    scale: Scale,
+    directory: Path,
+    rows: Sequence[Bursts],
+    plain: Sequence[float],
+    not_run: Sequence[Contestant],
+    start: Start,
+) -> Result:
     """Of the bursts so far."""
     ideal, rows = median(plain) or 0.0, [row for row in rows if row.bursts]
+    ours = [row for row in rows if row.is_ours]
     return described(
         "swarm",
         directory,
@@ -128,9 +153,10 @@ def _result(scale: Scale, directory: Path, rows: Sequence[Bursts], plain: Sequen
             "cpu": "of the site's processes and the agents of these nodes; idle: the whole machine",
             **scale.configuration.facts(),
         },
-        (_plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows)),
-        verdicts_of([row for row in rows if not row.is_straight], ideal, scale.image_bytes),
+        (plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows), *not_run),
+        (*verdicts_of(ours, ideal, scale.image_bytes), *against(ours, [row for row in rows if row not in ours])),
         {
+            **({"kraken": kraken_version()} if any(row.series.startswith(KRAKEN) for row in rows) else {}),
             "libtorrent": importlib.metadata.version("libtorrent"),
             "docker-registry": run_program(["docker-registry", "--version"]).strip(),
         },
@@ -150,84 +176,19 @@ def _round(
 ) -> Iterator[None]:
     """Yields after each burst; the plain download is of the first image that came through the site."""
     for row in rotated(rows, number):
-        say(f"round {number + 1} of {scale.rounds}: {row.name}, at least {scale.image_seconds:.0f} s")
-        burst = network.burst(row.count, is_straight=row.is_straight)
-        row.bursts.append(burst)
-        say(f"  {burst.seconds:.2f} s for all, CPUs idle {burst.idle_share:.0%}")
+        _begin(scale, number, row, say)
+        _end(row, network.burst(row.count, is_straight=row.is_straight), say)
         if len(plain) == number and not row.is_straight:
-            say(f"round {number + 1} of {scale.rounds}: {_PLAIN}")
+            say(f"round {number + 1} of {scale.rounds}: {PLAIN}")
             plain.append(network.plain_seconds())
         if plain:
             yield
 
 
-def _plain_row(plain: Sequence[float]) -> Contestant:
-    runs = tuple(Run(round=number, seconds=seconds) for number, seconds in enumerate(plain))
-    return Contestant(name=_PLAIN, runs=runs)
+def _begin(scale: Scale, number: int, row: Bursts, say: Say) -> None:
+    say(f"round {number + 1} of {scale.rounds}: {row.name}, at least {scale.image_seconds:.0f} s")
 
 
-def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
-    """Times of all nodes and rounds pooled; bytes are means."""
-    ratios = [seconds / ideal_seconds for seconds in row.seconds]
-    received = sum((burst.received_bytes for burst in row.bursts), Counter[str]())
-    every_byte = len(row.bursts) * image_bytes
-    summary = {f"p{percent}": percentile(ratios, percent) for percent in (50, 90, 99)}
-    summary["max"] = max(ratios)
-    summary["first byte s"] = median([one.first_byte_seconds for burst in row.bursts for one in burst.pulled]) or 0.0
-    summary["site sent"] = sum(burst.site_bytes for burst in row.bursts) / every_byte
-    summary["upstream sent"] = sum(burst.upstream_bytes for burst in row.bursts) / every_byte
-    summary |= {f"% {source}": 100 * received[source] / (row.count * every_byte) for source in _SOURCES}
-    if not row.is_straight:  # its nodes only read: no agent and no site works for them
-        summary["CPU-s a node"] = sum(burst.cpu_seconds for burst in row.bursts) / (row.count * len(row.bursts))
-        summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
-    summary["% CPU idle"] = 100 * row.idle_share
-    runs = tuple(_run(number, burst, row.is_straight) for number, burst in enumerate(row.bursts))
-    return Contestant(name=row.name, labels=row.labels, runs=runs, summary=summary)
-
-
-def _run(number: int, burst: Burst, is_straight: bool) -> Run:
-    figures: dict[str, float] = {
-        "site_bytes": burst.site_bytes,
-        "upstream_bytes": burst.upstream_bytes,
-        "busy_seconds": burst.busy_seconds,
-        "idle_seconds": burst.idle_seconds,
-        "agent_bytes": burst.agent_bytes,
-    }
-    figures |= {f"node_{index}_seconds": one.seconds for index, one in enumerate(burst.pulled)}
-    figures |= {f"{source}_bytes": float(count) for source, count in burst.received_bytes.items()}
-    cpu_seconds = None if is_straight else burst.cpu_seconds
-    return Run(round=number, seconds=burst.seconds, cpu_seconds=cpu_seconds, figures=figures)
-
-
-def verdicts_of(rows: Sequence[Bursts], ideal_seconds: float, image_bytes: int) -> tuple[Verdict, ...]:
-    """What the most nodes took."""
-    fewest, most = min(rows, key=lambda row: row.count), max(rows, key=lambda row: row.count)
-    last = row_of(most, ideal_seconds, image_bytes).summary
-    ratio = (median([one.seconds for one in most.bursts]) or 0.0) / (
-        median([one.seconds for one in fewest.bursts]) or 1.0
-    )
-    found = [
-        Verdict(what=f"time for all: {most.name} ÷ {fewest.name}", value=ratio, unit="×", aim="at most 1.25"),
-        *(
-            Verdict(what=f"{most.name}: {what} ÷ {_PLAIN}", value=last[what], unit="×", aim=f"at most {aim}")
-            for what, aim in (("p50", 1.15), ("p99", 1.25), ("max", 1.35))
-        ),
-        Verdict(what=f"{most.name}: site sent ÷ image", value=last["site sent"], unit="×", aim="at most 2.5"),
-        Verdict(
-            what=f"{most.name}: upstream sent ÷ image, headers in it",
-            value=last["upstream sent"],
-            unit="×",
-            aim="1.00 and headers",
-        ),
-    ]
-    found += [
-        Verdict(
-            what=f"CPU-bound: {row.name} left of the CPUs' time idle; the times are this machine's, not the swarm's",
-            value=100 * row.idle_share,
-            unit="%",
-            aim="",
-        )
-        for row in rows
-        if row.idle_share < _CPU_BOUND_SHARE
-    ]
-    return tuple(found)
+def _end(row: Bursts, burst: Burst, say: Say) -> None:
+    row.bursts.append(burst)
+    say(f"  {burst.seconds:.2f} s for all, CPUs idle {burst.idle_share:.0%}")

@@ -8,12 +8,14 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.account import ProcessAccount, descendants, machine_cpu_seconds
+from bench.account import ProcessAccount, descendants
+from bench.burst import Burst, burst_of
 from bench.network import Link, Network, deployment
 from bench.network.deployment import Agent, Registry, Site
 from bench.peaks import anonymous_bytes
@@ -30,8 +32,8 @@ AGENT_BYTES = 130_000_000
 """Memory of one, with its libtorrent."""
 
 _NICENESS = -10
-_STALL_SECONDS = 120.0
-_WARM_UP_BYTES = 3_000_000
+STALL_SECONDS = 120.0
+WARM_UP_BYTES = 3_000_000
 """Two blobs just above ``swarm_min_size``."""
 
 
@@ -46,38 +48,6 @@ class Configuration:
     def facts(self) -> dict[str, str]:
         """Those that there are, by program."""
         return {name: lines for name, lines in asdict(self).items() if lines}
-
-
-@dataclass(frozen=True, slots=True)
-class Burst:
-    """What one image cost.
-
-    Attributes:
-        pulled: of each node.
-        site_bytes, upstream_bytes: left the site's host; came from the upstream. As links count, headers in it.
-        received_bytes: of all nodes, by source.
-        cpu_seconds: of the site's processes and the agents of those nodes; the others' agents only wait.
-        busy_seconds, idle_seconds: of all CPUs of this machine.
-        agent_bytes: anonymous memory of each agent, afterwards; the mean.
-    """
-
-    pulled: Sequence[Pulled]
-    site_bytes: int
-    upstream_bytes: int
-    received_bytes: Counter[str]
-    cpu_seconds: float
-    busy_seconds: float
-    idle_seconds: float
-    agent_bytes: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Until the last node had its last byte."""
-        return max(one.seconds for one in self.pulled)
-
-    @property
-    def idle_share(self) -> float:
-        return self.idle_seconds / (self.busy_seconds + self.idle_seconds)
 
 
 class SwarmNetwork:
@@ -102,35 +72,33 @@ class SwarmNetwork:
 
     def cpu_seconds(self) -> float:
         """Of the site's processes and all agents, so far."""
-        return self._account(self._agents).cpu_seconds()
-
-    def _account(self, agents: Sequence[Agent]) -> ProcessAccount:
         account = ProcessAccount()
-        account.roots = {self._site.proxy_process, self._site.seeder_process, *(agent.process for agent in agents)}
-        return account
+        account.roots = self._processes(self._agents)
+        return account.cpu_seconds()
+
+    def _processes(self, agents: Sequence[Agent]) -> set[int]:
+        return {self._site.proxy_process, self._site.seeder_process, *(agent.process for agent in agents)}
 
     def warm_up(self) -> None:
         """Every agent has once done all it will do. Raises ImagedistError: one failed."""
-        self.offer([_WARM_UP_BYTES // BLOBS] * BLOBS)
+        self.offer([WARM_UP_BYTES // BLOBS] * BLOBS)
         self.ask(self._agents)
 
     def offer(self, sizes_bytes: Sequence[int]) -> None:
         """A new image of random blobs is in the registry, and nowhere else; ``ask`` is for this one from now on."""
-        with self._registry.node.namespace.entered():
-            self.manifest_digest, digests = push(deployment.LOCAL_REGISTRY, sizes_bytes)
-        self.paths = [f"/v2/{REPOSITORY}/blobs/{digest}?ns={self._registry.address}" for digest in digests]
+        self.manifest_digest, self.paths = offer(self._registry, sizes_bytes)
 
     def ask(self, agents: Sequence[Agent]) -> list[Pulled]:
         """Nodes ask their own agents for every blob at once. Raises ImagedistError: one did not get everything."""
-        return pull([agent.node for agent in agents], self._urls(deployment.MIRROR), _STALL_SECONDS)
+        return pull([agent.node for agent in agents], self._urls(deployment.MIRROR), STALL_SECONDS)
 
     def ask_plainly(self, agents: Sequence[Agent]) -> list[Pulled]:
         """The same past their agents, from the site's proxy. Raises ImagedistError: one did not get everything."""
-        return pull([agent.node for agent in agents], self._urls(self._site.proxy_url), _STALL_SECONDS)
+        return pull([agent.node for agent in agents], self._urls(self._site.proxy_url), STALL_SECONDS)
 
     def ask_straight(self, agents: Sequence[Agent]) -> list[Pulled]:
         """The same past their site, too, from the registry. Raises ImagedistError: one did not get everything."""
-        return pull([agent.node for agent in agents], self._urls(f"http://{self._registry.address}"), _STALL_SECONDS)
+        return pull([agent.node for agent in agents], self._urls(f"http://{self._registry.address}"), STALL_SECONDS)
 
     def burst(self, count: int, *, is_straight: bool = False) -> Burst:
         """The first ``count`` nodes ask for a new image at once.
@@ -143,21 +111,13 @@ class SwarmNetwork:
         """
         self.offer([self._image_bytes // BLOBS] * BLOBS)
         agents = self._agents[:count]
-        site_bytes, upstream_bytes = self._site.node.up.bytes, self._uplink.back.bytes
         received = received_bytes(agents)
-        account = self._account(agents)
-        cpu_seconds, (busy, idle) = account.cpu_seconds(), machine_cpu_seconds()
-        pulled = (self.ask_straight if is_straight else self.ask)(agents)
-        busy_after, idle_after = machine_cpu_seconds()
-        return Burst(
-            pulled,
-            self._site.node.up.bytes - site_bytes,
-            self._uplink.back.bytes - upstream_bytes,
-            received_bytes(agents) - received,
-            account.cpu_seconds() - cpu_seconds,
-            busy_after - busy,
-            idle_after - idle,
-            sum(anonymous_bytes(agent.process) for agent in agents) // count,
+        ask = partial(self.ask_straight if is_straight else self.ask, agents)
+        burst = burst_of(ask, self._site.node, self._uplink, self._processes(agents))
+        return replace(
+            burst,
+            received_bytes=received_bytes(agents) - received,
+            agent_bytes=sum(anonymous_bytes(agent.process) for agent in agents) // count,
         )
 
     def plain_seconds(self) -> float:
@@ -183,7 +143,7 @@ def swarm_network(
         ImagedistError: something did not start.
     """
     wide = SITE_TIMES * node_bits_per_second
-    quota_bytes = 3 * max(_WARM_UP_BYTES, image_bytes)
+    quota_bytes = 3 * max(WARM_UP_BYTES, image_bytes)
     with Network() as network, ExitStack() as stack:
         bench, internet = network.site("bench"), network.site("internet")
         uplink = network.link(bench, internet, wide)
@@ -193,7 +153,7 @@ def swarm_network(
         )
         site = stack.enter_context(host)
         for process in (site.proxy_process, site.seeder_process):
-            _go_first(process)
+            go_first(process)
         agents = []
         for number in range(nodes):
             node = bench.node(f"n{number}", node_bits_per_second)
@@ -207,7 +167,14 @@ def swarm_network(
             os.kill(agent.process, signal.SIGKILL)
 
 
-def _go_first(process: int) -> None:
+def offer(registry: Registry, sizes_bytes: Sequence[int]) -> tuple[Digest, list[str]]:
+    """Pushes an image of random blobs. Its manifest's digest, and the blobs' paths at mirrors of the registry."""
+    with registry.node.namespace.entered():
+        manifest_digest, digests = push(deployment.LOCAL_REGISTRY, sizes_bytes)
+    return manifest_digest, [f"/v2/{REPOSITORY}/blobs/{digest}?ns={registry.address}" for digest in digests]
+
+
+def go_first(process: int) -> None:
     """The site's host has CPUs of its own. Here its programs, a fiftieth of the load, would wait behind all agents, and
     every agent for them: of a burst of 37 s the seeder waited 32.
 

@@ -1,6 +1,7 @@
 """Which tests run here: those that need root or real clients are left out where these are missing, never silently.
 
-With ``--e2e`` (``make test E2E=1``), ``E2E=1`` or ``CI=true``, what is missing is a failure instead.
+With ``--e2e`` (``make test E2E=1``), ``E2E=1`` or ``CI=true``, what is missing is a failure instead; other systems that
+the benchmark has beside ours must be there with ``PROVE=1`` (``make prove``).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _NEWER = {
 }
 """Package of a newer Debian → its program, in a directory that deploy/newer-runtimes.sh fills."""
 _UNPACKED = Path(__file__).parents[1] / "build/debian"
+_BUILT_PEERS = Path(__file__).parents[1] / "build/peers"
 _SCRIPTS = ("packages.sh", "newer-runtimes.sh")
 
 _E2E_TIMEOUT_SECONDS = 300
@@ -90,10 +92,12 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    reason = _missing(item)
+    reason, is_required = _missing(item), _is_required(item.config)
+    if reason is None and (reason := _missing_peer(item)):
+        is_required = os.environ.get("PROVE") == "1"
     if reason is None:
         return
-    if _is_required(item.config):
+    if is_required:
         pytest.fail(reason, pytrace=False)
     item.user_properties.append((_LEFT_OUT, reason))
     pytest.skip(reason)
@@ -141,6 +145,13 @@ def _missing(item: pytest.Item) -> str | None:
         return obstacle
     wanted = packages + [package for marker in markers for package in marker.args or _PACKAGES]
     return next(filter(None, map(_missing_package, wanted)), None)
+
+
+def _missing_peer(item: pytest.Item) -> str | None:
+    """``@pytest.mark.peer("kraken")`` names rows of deploy/peers.sh, which takes minutes: only make prove insists."""
+    names = [name for marker in item.iter_markers("peer") for name in marker.args]
+    absent = [name for name in names if not (_BUILT_PEERS / f"{name}.built").exists()]
+    return f"needs other systems: run deploy/peers.sh {' '.join(absent)}" if absent else None
 
 
 def _missing_package(package: str) -> str | None:

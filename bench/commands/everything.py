@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,8 @@ from imagedist.errors import ImagedistError, InputError
 STORE = Path("/var/tmp/imagedist-bench-stores")
 _QUICK_ROUNDS = 2
 _EXT4_TIMES, _LEAST_EXT4_BYTES = 8, 1_000_000_000
-_QUICK = swarm.Scale((1, 2, 4, 8), 12_000_000, 32_000_000, 1, is_straight_too=True)
+_BESIDE: Any = {"is_straight_too": True, "kraken_pieces": swarm.KRAKEN_PIECES}
+_QUICK = swarm.Scale((1, 2, 4, 8), 12_000_000, 32_000_000, 1, **_BESIDE)
 _SIMULATED, _QUICK_SIMULATED = (64, 256, 1000, 5000), (64, 256, 1000)
 """A site's line of ten nodes' links is too thin for the torrents of 20,000: docs/simulator.md has a site for them."""
 _NODES_A_CPU, _MOST_NODES = 16, 64
@@ -60,7 +61,7 @@ def everything(
     def run(keep: Keep) -> Result:
         wanted = min(rounds, _QUICK_ROUNDS) if quick else rounds
         settings = Asked(image, wanted, quick, store, ext4 or _ext4(image, quick), cache, keep).settings()
-        bursts = _QUICK if quick else swarm.Scale(_nodes(nodes), 24_000_000, 8_000_000, rounds, is_straight_too=True)
+        bursts = _QUICK if quick else swarm.Scale(_nodes(nodes), 24_000_000, 8_000_000, rounds, **_BESIDE)
         layers = (1, 4, 16) if quick else counts(cuts, "--cuts")
         plan = whole.Plan(
             settings, layers, bursts, _QUICK_SIMULATED if quick else _SIMULATED, endpoints(kraken, dragonfly, spegel)

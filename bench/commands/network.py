@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from bench import scaleout as scaleout_benchmark
 from bench import sites as sites_benchmark
 from bench import swarm as swarm_benchmark
 from bench import transfer as transfer_benchmark
-from bench.commands.command import counts, say, size_of
+from bench.commands.command import counts, names, say, size_of
 from bench.commands.options import CACHE, STORE, Asked, benchmark
 from bench.result import Result
 from bench.swarm_network import Configuration
@@ -39,11 +40,16 @@ def swarm(
     straight: Annotated[
         bool, typer.Option("--straight", help="Also as many nodes straight from the registry, which takes long.")
     ] = False,
+    kraken_pieces: Annotated[
+        str,
+        typer.Option(help="Also by Kraken, once for each length of its pieces; its own is 4MB. Empty: not by Kraken."),
+    ] = ",".join(swarm_benchmark.KRAKEN_PIECES),
 ) -> Result:
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
     scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), size_of(size), cap * 1_000_000, asked.rounds)
     scale = swarm_benchmark.QUICK if asked.quick else scale
     scale = replace(scale, configuration=Configuration(proxy, seeder, agent), is_straight_too=straight)
+    scale = replace(scale, kraken_pieces=[_piece(text) for text in names(kraken_pieces)])
     return swarm_benchmark.run(scale, say, asked.keep)
 
 
@@ -138,3 +144,10 @@ def _rate(text: str, option: str) -> int:
     if (rate := parse_rate(text)) is None:
         raise InputError(f"{option} {text} is no cap: expected a rate such as 12.5MB/s")
     return rate
+
+
+def _piece(text: str) -> str:
+    """Raises InputError: not as Kraken writes sizes."""
+    if not re.fullmatch(r"[1-9][0-9]*[KM]B", text):
+        raise InputError(f"--kraken-pieces {text!r}: expected lengths such as 4MB,64KB")
+    return text

@@ -12,14 +12,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bench.burst import Burst
 from bench.cli import app
 from bench.network import Network, Node
 from bench.pulling import Pulled, pull
 from bench.report import show
 from bench.result import Contestant, ImageFacts, Machine, Result, forget
 from bench.statistics import percentile
-from bench.swarm import Bursts, Scale, row_of, run, verdicts_of
-from bench.swarm_network import Burst, Configuration
+from bench.swarm import Scale, run
+from bench.swarm_network import Configuration
+from bench.swarm_rows import Bursts, row_of, verdicts_of
 from imagedist.errors import ImagedistError, InputError
 
 _PORT = 8000
@@ -33,7 +35,7 @@ def test_a_percentile_is_a_value_that_was_measured(percent: float, value: float)
 def _burst(*seconds: float, idle_seconds: float = 1.0) -> Burst:
     received = Counter({"peer": 150, "seeder": 50})
     pulled = [Pulled(0.5, one) for one in seconds]
-    return Burst(pulled, 240, 105, received, cpu_seconds=2.0, busy_seconds=1.0, idle_seconds=idle_seconds)
+    return Burst(pulled, 240, 105, 2.0, 1.0, idle_seconds, received)
 
 
 def test_times_of_all_rounds_are_pooled_and_bytes_are_told_per_image() -> None:

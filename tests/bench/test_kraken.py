@@ -1,0 +1,78 @@
+"""Kraken beside imagedist: what a row says of it, and two nodes that get an image by the real one."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.burst import Burst
+from bench.charts import charts_of
+from bench.cli import app
+from bench.directories import short_directory
+from bench.headlines import headlines
+from bench.kraken_network import kraken_network
+from bench.pulling import Pulled
+from bench.result import Contestant
+from bench.swarm import Scale, kraken_series
+from bench.swarm_rows import Bursts, against, row_of
+from imagedist.errors import InputError
+from tests.bench.test_charts import nodes
+from tests.bench.test_result import result
+
+_IMAGE_BYTES = 9_000_000
+
+
+def _bursts(series: str, *seconds: float) -> Bursts:
+    pulled = [Pulled(0.5, one) for one in seconds]
+    return Bursts(len(seconds), [Burst(pulled, 200, 100, 1.0, 1.0, 1.0)], series)
+
+
+def test_a_row_of_kraken_says_whose_pieces_it_had_and_no_sources() -> None:
+    row = row_of(_bursts(kraken_series("64KB"), 2.0, 3.0), ideal_seconds=2.0, image_bytes=100)
+    assert (row.name, row.labels["series"]) == ("2 nodes, Kraken, pieces of 64KB", "Kraken, pieces of 64KB")
+    assert (row.summary["p50"], row.summary["max"], row.summary["site sent"]) == (1.0, 1.5, 2.0)
+    assert not [title for title in row.summary if title in ("% peer", "% seeder")]
+    assert kraken_series("4MB") == "Kraken", "its own pieces"
+
+
+def test_the_most_nodes_are_held_against_ours() -> None:
+    ours = [_bursts("by imagedist", 1.0), _bursts("by imagedist", 2.0, 2.0)]
+    theirs = [_bursts("Kraken", 1.0), _bursts("Kraken", 3.0, 5.0), _bursts("straight from the registry", 9.0, 9.0)]
+    assert [(each.what, each.value) for each in against(ours, theirs)] == [
+        ("2 nodes, Kraken: p50 ÷ imagedist's", 1.5),
+        ("2 nodes, Kraken: max ÷ imagedist's", 2.5),
+    ]
+
+
+def test_a_machine_without_kraken_says_so_below_the_chart_and_in_no_headline() -> None:
+    why = "kraken-agent not installed (deploy/peers.sh kraken)"
+    part = result(nodes("by imagedist", 2), Contestant(name="Kraken", not_run=why), benchmark="swarm", comparisons=())
+    (chart,) = charts_of([part])
+    assert chart.notes == [f"not run: Kraken: {why}"]
+    assert "Kraken" not in headlines([part])[0]
+
+
+def test_memory_is_reckoned_with_every_image_that_kraken_keeps() -> None:
+    without, beside = (Scale((8, 32), 24_000_000, 8_000_000, 3, kraken_pieces=pieces) for pieces in ((), ("4MB",)))
+    assert beside.memory_bytes - without.memory_bytes == (3 * 40 - 3 * 32) * 24_000_000
+
+
+@pytest.mark.parametrize("pieces", ["4", "4MB,64", "0KB", "4mb"])
+def test_lengths_of_pieces_that_are_none_are_refused(pieces: str) -> None:
+    told = CliRunner().invoke(app, ["swarm", "--kraken-pieces", pieces])
+    assert told.exit_code == InputError.exit_code
+    assert "expected lengths such as 4MB,64KB" in told.output
+
+
+@pytest.mark.prove
+@pytest.mark.peer("kraken")
+@pytest.mark.network
+@pytest.mark.e2e("docker-registry", "nginx-light", "redis-server")
+def test_two_nodes_get_a_new_image_by_kraken_and_upstream_sends_it_once() -> None:
+    with short_directory() as directory, kraken_network(directory, 2, 100_000_000, _IMAGE_BYTES, "64KB") as network:
+        network.warm_up()
+        burst = network.burst(2)
+    assert len(burst.pulled) == 2
+    assert 1.0 <= burst.upstream_bytes / _IMAGE_BYTES < 1.1
+    assert 0.9 < burst.site_bytes / _IMAGE_BYTES < 2.5
+    assert min(burst.cpu_seconds, burst.agent_bytes) > 0
