@@ -19,6 +19,10 @@ from bench.peaks import anonymous_bytes
 from bench.pulling import Pulled, pull
 from bench.swarm_network import BLOBS, SITE_TIMES, STALL_SECONDS, WARM_UP_BYTES, go_first, offer
 
+_ASKS = 5
+"""For a blob. To what takes an agent longer than 60 s its nginx answers 504 (``proxy_read_timeout``, as nginx has it),
+while the agent goes on. Who pulls an image then asks again."""
+
 
 class KrakenNetwork:
     """Everything runs; ``burst`` as often as wanted, with as many of the nodes as wanted."""
@@ -33,10 +37,20 @@ class KrakenNetwork:
         """Every agent has once done all it will do. Raises ImagedistError: one failed."""
         self._ask(self._offer(WARM_UP_BYTES), len(self._running.agents))
 
-    def burst(self, count: int) -> Burst:
-        """The first ``count`` nodes ask for a new image at once. Raises ImagedistError: one did not get everything."""
+    def burst(self, count: int, *, is_warm: bool = False) -> Burst:
+        """The first ``count`` nodes ask for a new image at once.
+
+        Args:
+            is_warm: the origin has the image before.
+
+        Raises:
+            ImagedistError: one did not get everything.
+        """
         agents = [agent.process for agent in self._running.agents[:count]]
-        ask = partial(self._ask, self._offer(self._image_bytes), count)
+        paths = self._offer(self._image_bytes)
+        if is_warm:
+            self._running.bring(paths)
+        ask = partial(self._ask, paths, count)
         burst = burst_of(ask, self._running.host, self._uplink, {*self._running.site, *agents})
         everybody = [process for agent in agents for process in (agent, *descendants(agent))]
         return replace(burst, agent_bytes=sum(map(anonymous_bytes, everybody)) // count)
@@ -46,7 +60,7 @@ class KrakenNetwork:
 
     def _ask(self, paths: list[str], count: int) -> list[Pulled]:
         nodes = [agent.node for agent in self._running.agents[:count]]
-        return pull(nodes, [self._running.mirror + path for path in paths], STALL_SECONDS)
+        return pull(nodes, [self._running.mirror + path for path in paths], STALL_SECONDS, _ASKS)
 
 
 @contextmanager

@@ -68,6 +68,11 @@ class Connection:
         self._head, self._left_bytes, self._started = b"", None, time.perf_counter()
         self.socket.sendall(self._request)
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the body has begun."""
+        return self._left_bytes is not None
+
     def receive(self) -> bool:
         """Takes what is there. Whether the body has ended.
 

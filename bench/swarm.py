@@ -38,6 +38,7 @@ class Scale:
         configuration: what the programs have beside their defaults.
         is_straight_too: whether as many nodes also read straight from the registry, which takes long.
         kraken_pieces: lengths of Kraken's pieces, as it writes sizes; the same bursts for each.
+        is_warm: whether the site has an image before nodes ask.
     """
 
     nodes: Sequence[int]
@@ -47,6 +48,7 @@ class Scale:
     configuration: Configuration = _DEFAULTS
     is_straight_too: bool = False
     kraken_pieces: Sequence[str] = ()
+    is_warm: bool = False
 
     @property
     def image_seconds(self) -> float:
@@ -127,7 +129,7 @@ def _by_kraken(scale: Scale, piece: str, rows: Sequence[Bursts], say: Say) -> It
         for number in range(scale.rounds):
             for row in rotated(rows, number):
                 _begin(scale, number, row, say)
-                _end(row, running.burst(row.count), say)
+                _end(row, running.burst(row.count, is_warm=scale.is_warm), say)
                 yield
 
 
@@ -151,6 +153,7 @@ def _result(
             "order": "rotated each round; every burst has an image of its own",
             "registry": f"links of {scale.node_bits_per_second / 1e6:g} Mbit/s, the site's {SITE_TIMES} times as wide",
             "cpu": "of the site's processes and the agents of these nodes; idle: the whole machine",
+            **({"site": "has an image before nodes ask"} if scale.is_warm else {}),
             **scale.configuration.facts(),
         },
         (plain_row(plain), *(row_of(row, ideal, scale.image_bytes) for row in rows), *not_run),
@@ -177,7 +180,7 @@ def _round(
     """Yields after each burst; the plain download is of the first image that came through the site."""
     for row in rotated(rows, number):
         _begin(scale, number, row, say)
-        _end(row, network.burst(row.count, is_straight=row.is_straight), say)
+        _end(row, network.burst(row.count, is_straight=row.is_straight, is_warm=scale.is_warm), say)
         if len(plain) == number and not row.is_straight:
             say(f"round {number + 1} of {scale.rounds}: {PLAIN}")
             plain.append(network.plain_seconds())

@@ -100,16 +100,19 @@ class SwarmNetwork:
         """The same past their site, too, from the registry. Raises ImagedistError: one did not get everything."""
         return pull([agent.node for agent in agents], self._urls(f"http://{self._registry.address}"), STALL_SECONDS)
 
-    def burst(self, count: int, *, is_straight: bool = False) -> Burst:
+    def burst(self, count: int, *, is_straight: bool = False, is_warm: bool = False) -> Burst:
         """The first ``count`` nodes ask for a new image at once.
 
         Args:
             is_straight: from the registry, without agents and site.
+            is_warm: the site has the image before.
 
         Raises:
             ImagedistError: a node did not get everything.
         """
         self.offer([self._image_bytes // BLOBS] * BLOBS)
+        if is_warm:
+            pull([self._site.node], self._urls(self._site.proxy_url), STALL_SECONDS)
         agents = self._agents[:count]
         received = received_bytes(agents)
         ask = partial(self.ask_straight if is_straight else self.ask, agents)

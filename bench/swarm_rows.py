@@ -74,6 +74,8 @@ def row_of(row: Bursts, ideal_seconds: float, image_bytes: int) -> Contestant:
         summary["CPU-s a node"] = sum(burst.cpu_seconds for burst in row.bursts) / (row.count * len(row.bursts))
         summary["MB an agent"] = sum(burst.agent_bytes for burst in row.bursts) / len(row.bursts) / 1e6
     summary["% CPU idle"] = 100 * row.idle_share
+    if again := sum(one.asked_again for burst in row.bursts for one in burst.pulled):
+        summary["asked again"] = again / len(row.bursts)
     runs = tuple(_run(number, burst, row.is_straight) for number, burst in enumerate(row.bursts))
     return Contestant(name=row.name, labels=row.labels, runs=runs, summary=summary)
 

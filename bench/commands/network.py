@@ -44,12 +44,15 @@ def swarm(
         str,
         typer.Option(help="Also by Kraken, once for each length of its pieces; its own is 4MB. Empty: not by Kraken."),
     ] = ",".join(swarm_benchmark.KRAKEN_PIECES),
+    warm: Annotated[
+        bool, typer.Option("--warm", help="The site has an image before nodes ask, not the registry alone.")
+    ] = False,
 ) -> Result:
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
     scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), size_of(size), cap * 1_000_000, asked.rounds)
     scale = swarm_benchmark.QUICK if asked.quick else scale
     scale = replace(scale, configuration=Configuration(proxy, seeder, agent), is_straight_too=straight)
-    scale = replace(scale, kraken_pieces=[_piece(text) for text in names(kraken_pieces)])
+    scale = replace(scale, kraken_pieces=[_piece(text) for text in names(kraken_pieces)], is_warm=warm)
     return swarm_benchmark.run(scale, say, asked.keep)
 
 

@@ -11,19 +11,23 @@ announces every 3 s, and an agent's bandwidth limit, which no link here reaches.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from bench.network.deployment import MIRROR, Registry
 from bench.network.node import Node
 from bench.processes import daemon, missing, search_path, succeeds
+from imagedist.errors import ImagedistError
 
 PIECE = "4MB"
 """Of every torrent, by default."""
 _PORTS = {"registry": 5050, "peer": 6882, "server": 5051}
 _ORIGIN_PEER, _ORIGIN, _TRACKER, _BUILD_INDEX, _REDIS = 5001, 5002, 5003, 5004, 6379
+_BRING_SECONDS, _POLL_SECONDS = 60.0, 0.5
 _PROGRAMS = ("kraken-origin", "kraken-tracker", "kraken-build-index", "kraken-agent")
 _DEBIAN = ("nginx", "redis-server", "redis-cli")
 _PRIVATE = ("/tmp", "/var/log/nginx", "/var/lib/nginx", "/etc/nginx/conf.d")
@@ -123,6 +127,24 @@ class Kraken:
     @property
     def mirror(self) -> str:
         return MIRROR
+
+    def bring(self, paths: Sequence[str]) -> None:
+        """Lets the origin read blobs from the registry, as the first agent's question would.
+
+        Args:
+            paths: of the mirror.
+
+        Raises:
+            ImagedistError: it does not have them in time.
+        """
+        deadline = time.monotonic() + _BRING_SECONDS
+        for path in paths:
+            repository, _, digest = path.removeprefix("/v2/").partition("?")[0].rpartition("/blobs/")
+            place = f"/namespace/{quote(repository, safe='')}/blobs/{digest}/metainfo"
+            while not self.host.get(f"http://127.0.0.1:{_TRACKER}{place}"):  # 202, an empty one, until it is there
+                if time.monotonic() > deadline:
+                    raise ImagedistError(f"Kraken's origin did not have {digest} within {_BRING_SECONDS:.0f} s")
+                time.sleep(_POLL_SECONDS)
 
 
 @contextmanager

@@ -196,6 +196,7 @@ def _scenario(part: Result, row: Contestant, node: float, times: float) -> Scena
         classes=(NodeClass(up=node, down=node),),
         site_egress=times * node,
         upstream=times * node,
+        state="warm" if "site" in part.settings else "cold",
         cpu_rate=cpus.rate(len(row.runs) * nodes * size) if cpus else None,
         join_rate=cpus.join_rate if cpus else None,
     )

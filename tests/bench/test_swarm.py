@@ -84,21 +84,25 @@ def test_numbers_of_nodes_that_are_none_are_refused(nodes: str) -> None:
 
 @contextmanager
 def _serving(node: Node) -> Iterator[str]:
-    """``/whole`` is whole, ``/cut`` breaks off, ``/never`` is never sent."""
+    """``/whole`` is whole, ``/cut`` breaks off, ``/never`` is never sent, ``/late`` only when it is asked for again."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.path)
+            if self.path == "/late" and asked.count("/late") == 1:
+                self.send_error(504)
+                return
             self.send_response(200)
             self.send_header("Content-Length", "300000")
             self.end_headers()
             if self.path == "/never":
                 over.wait()
-            self.wfile.write(bytes(300_000 if self.path == "/whole" else 100))
+            self.wfile.write(bytes(100 if self.path == "/cut" else 300_000))
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    over = threading.Event()
+    over, asked = threading.Event(), list[str]()
     with node.namespace.entered():
         server = ThreadingHTTPServer((node.address, _PORT), Handler)
     server.daemon_threads = True
@@ -128,6 +132,20 @@ def test_clients_of_many_nodes_read_over_their_own_links_and_name_the_node_that_
                 pull(nodes[1:], [f"{url}/cut"], stall_seconds=10)
             with pytest.raises(ImagedistError, match="nothing came for 0 s: n0, n1 wait"):
                 pull(nodes, [f"{url}/never"], stall_seconds=0.1)
+
+
+@pytest.mark.network
+def test_a_client_that_may_ask_again_does_when_it_is_refused_and_its_time_goes_on() -> None:
+    with Network() as network:
+        site = network.site("bench")
+        server, node = site.node("server"), site.node("n0")
+        with _serving(server) as url:
+            (one,) = pull([node], [f"{url}/late", f"{url}/whole"], stall_seconds=10, asks=2)
+            assert (one.asked_again, one.seconds > 0) == (1, True)
+            with pytest.raises(ImagedistError, match="n0 did not get a whole blob: the server broke off"):
+                pull([node], [f"{url}/cut"], stall_seconds=10, asks=2)
+        with _serving(server) as url, pytest.raises(ImagedistError, match=r"answered HTTP/1\.0 504"):
+            pull([node], [f"{url}/late"], stall_seconds=10)
 
 
 @pytest.mark.network
