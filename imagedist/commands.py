@@ -21,6 +21,7 @@ from imagedist.watching import watching
 if TYPE_CHECKING:
     from imagedist.config import UnpackTable
     from imagedist.engine import UnpackPlan
+    from imagedist.oci.tls import TlsFiles
     from imagedist.puller import Strategy
     from imagedist.runtimes import Runtime
 
@@ -33,6 +34,7 @@ class PullOrder:
 
     Attributes:
         platform, root: None: the agent's, or this machine's and the user's own.
+        tls: files for HTTPS; whoever gives some means the registry or mirror itself, not the agent.
         unpack: how to unpack; None: nobody says, so an agent may do it its way.
     """
 
@@ -41,6 +43,7 @@ class PullOrder:
     root: Path | None
     via: str | None
     plain_http: bool
+    tls: TlsFiles | None
     strategy: Strategy
     unpack: UnpackTable | UnpackPlan | None
     socket: Path | None
@@ -56,7 +59,7 @@ def pull(order: PullOrder, as_json: bool, run: Callable[[Coroutine[Any, Any, Non
         run: runs a coroutine to its end.
     """
     via, root = order.via, order.root
-    if order.socket is not None and via is None and not order.plain_http:
+    if order.socket is not None and via is None and not order.plain_http and order.tls is None:
         is_as_usual = order.strategy == "parallel" and order.unpack is None
         status = AgentClient(order.socket).status() if root is not None or not is_as_usual else None
         if status is None or (is_as_usual and root == Path(status.storage_root)):
@@ -78,6 +81,7 @@ def pull(order: PullOrder, as_json: bool, run: Callable[[Coroutine[Any, Any, Non
             root=root,
             via=via,
             plain_http=order.plain_http,
+            tls=order.tls,
             strategy=order.strategy,
             unpack=unpack,
         )

@@ -16,6 +16,7 @@ from imagedist.progress import Observer
 if TYPE_CHECKING:
     from imagedist.config import UnpackTable
     from imagedist.engine import UnpackPlan
+    from imagedist.oci.tls import TlsFiles
     from imagedist.puller import Strategy
 
 
@@ -62,6 +63,7 @@ def pull(
     root: Path,
     via: str | None = None,
     plain_http: bool = False,
+    tls: TlsFiles | None = None,
     strategy: Strategy = "parallel",
     unpack: UnpackTable | UnpackPlan,
 ) -> None:
@@ -70,6 +72,7 @@ def pull(
     Args:
         run: runs a coroutine to its end.
         via: a mirror's URL to ask instead of the registry.
+        tls: for HTTPS with authorities of one's own, or with a client certificate.
 
     Raises:
         ImagedistError.
@@ -84,7 +87,7 @@ def pull(
             from imagedist.puller import Puller
 
         async def pulled() -> None:
-            source = RegistrySource(reference, via, plain_http=plain_http)
+            source = RegistrySource(reference, via, plain_http=plain_http, tls=tls)
             try:
                 puller = Puller(source, engine.store, engine.ramdisk, engine.workers, strategy=strategy)
                 try:

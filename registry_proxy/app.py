@@ -12,9 +12,9 @@ from imagedist.config import ProxyConfig, read_secret
 from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
-from imagedist.oci.tls import Tls
 from imagedist.service import Limits, ServerTls, ServiceOptions, add_health_routes, render_site_errors, run_service
 from imagedist.share import Share
+from imagedist.site.tls import site_tls
 from imagedist.site_guard import require_site_token
 from imagedist.store.blobs import BlobStore
 from registry_proxy.backups import Backups
@@ -64,13 +64,13 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     """
     settings = config.proxy
     token = read_secret(settings.site_token_file)
-    tls = Tls(settings.site_ca_file) if settings.site_ca_file is not None else None
+    tls = site_tls(settings)
     upstreams = Upstreams(config)
     store = BlobStore(settings.site_blobs, settings.site_blobs_quota, headroom_bytes=settings.site_blobs_headroom)
     siblings = Siblings(settings.site_seeders, tls)
     backups = Backups(settings.site_seeders, token, tls)
     cache = SiteCache(store, upstreams, siblings, Pace(share.directory), backups)
-    seeds = Seeds(settings.site_seeders, token, store.root / "torrents", settings.seeder_replicas)
+    seeds = Seeds(settings.site_seeders, token, store.root / "torrents", settings.seeder_replicas, tls=tls)
     egress = Egress(store.root / EGRESS_FILE)
     egress.configure(settings.egress)
     torrents = Torrents(cache, seeds, settings, share, egress)
@@ -120,7 +120,14 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     add_known_routes(site, cache.manifest_store, upstreams.hosts())
     SyncRoutes(cache).add_routes(site)
     add_held_routes(site, cache, egress)
-    WebSeeds(cache, token, max_downloads=share.part(settings.max_downloads), rate=egress).add_routes(site)
+    web_seeds = WebSeeds(
+        cache,
+        token,
+        max_downloads=share.part(settings.max_downloads),
+        rate=egress,
+        needs_certificate=settings.tls_client_ca is not None,
+    )
+    web_seeds.add_routes(site)
     site.router.add_get("/upstreams", get_upstreams)
 
     app = web.Application(middlewares=[render_site_errors], client_max_size=_BODY_LIMIT_BYTES)

@@ -15,6 +15,7 @@ from imagedist.errors import InputError, StorageError
 from imagedist.locking import LockFile
 from imagedist.oci.digest import Digest
 from imagedist.oci.retries import TransientError, retrying
+from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
 from registry_proxy.replicas import ranked
 
@@ -42,6 +43,7 @@ class Seeds:
     Args:
         torrents: the folder of the site's torrents, ``<hex>.torrent``.
         replicas: how many seed each blob.
+        tls: for https URLs, if the system's authorities are not enough.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Seeds:
         torrents: Path,
         replicas: int = 2,
         *,
+        tls: Tls | None = None,
         look_seconds: float = LOOK_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,6 +61,7 @@ class Seeds:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._torrents = torrents
         self._replicas = replicas
+        self._tls = tls
         self._look_seconds = look_seconds
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -207,5 +211,8 @@ class Seeds:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+                connector=aiohttp.TCPConnector(ssl=self._tls.context() if self._tls is not None else True),
+            )
         return self._session

@@ -20,10 +20,11 @@ from imagedist.distribution.challenges import sent_authorization
 from imagedist.distribution.rate import Cap
 from imagedist.distribution.routes import Refusal, parse_route
 from imagedist.distribution.surface import add_registry_routes
-from imagedist.errors import InputError, NotFoundError
+from imagedist.errors import InputError, NotFoundError, UnauthorizedError
 from imagedist.metrics import WEB_SEEDS_REFUSED
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import is_name
+from imagedist.service.client_certificates import GUARDED_OTHERWISE
 from imagedist.store.reading import OpenBlob
 from registry_proxy.cache import SiteCache
 
@@ -96,6 +97,7 @@ class WebSeeds:
 
     Args:
         rate: the cap on what this proxy sends, shared with every other way.
+        needs_certificate: who shows none gets nothing here but by a signature.
     """
 
     def __init__(
@@ -105,17 +107,20 @@ class WebSeeds:
         *,
         max_downloads: int,
         rate: Cap | None,
+        needs_certificate: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
         self._signatures = Signatures(token, clock) if token is not None else None
         self._max_downloads = max_downloads
         self._rate = rate
+        self._needs_certificate = needs_certificate
 
     def add_routes(self, site: web.Application) -> None:
         site.router.add_get("/web-seeds/{digest}", self.get_web_seed)
         if self._signatures is not None:
             app = web.Application(middlewares=[self._checked])
+            app[GUARDED_OTHERWISE] = True
             add_registry_routes(app, _Committed(self._cache), max_downloads=self._max_downloads, rate=self._rate)
             site.add_subapp(_SIGNED, app)
 
@@ -124,7 +129,7 @@ class WebSeeds:
 
         Raises (rendered as site errors):
             InputError: a malformed digest or repository. NotFoundError: not here, or no web seed for it.
-            ChallengeError, SourceError: this asker may not have it, or it cannot be told.
+            UnauthorizedError, SourceError: this asker may not have it, or it cannot be told.
         """
         digest = Digest.parse(request.match_info["digest"])
         namespace, repository = request.query.get("ns"), request.query.get("repo", "")
@@ -140,6 +145,10 @@ class WebSeeds:
         if self._signatures is not None:
             signed = urlencode(query | self._signatures.query(digest))
             return _named(f"/site/v1{_SIGNED}{path}?{signed}", _LIFE_SECONDS)
+        if self._needs_certificate:
+            raise UnauthorizedError(
+                "no web seed: sessions show no certificate, and a site without site_token_file cannot sign a URL", 403
+            )
         if not await self._cache.holds_for_everyone(digest):
             raise NotFoundError(f"{digest} is private, and a site without site_token_file cannot sign a web seed")
         return _named(f"{path}?{urlencode(query)}" if query else path, None)

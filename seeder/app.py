@@ -16,9 +16,9 @@ from imagedist.config import SeederConfig, load, read_secret
 from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError, SourceError
-from imagedist.oci.tls import Tls
 from imagedist.service import add_health_routes, beside, render_site_errors, run_service
 from imagedist.site import Site
+from imagedist.site.tls import site_tls
 from imagedist.site_guard import require_site_token
 from imagedist.swarm.torrent import MAX_TORRENT_BYTES
 from seeder import node_rows
@@ -82,7 +82,7 @@ def create_app(config: SeederConfig) -> web.Application:
         networks=config.tracker.networks,
     )
 
-    tls = Tls(settings.site_ca_file) if settings.site_ca_file is not None else None
+    tls = site_tls(settings)
     asking = Site(settings.site_proxies, (), f"{settings.site}-seeder", token, tls=tls)
     images = Images(asking if settings.site_proxies else None)
 

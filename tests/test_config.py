@@ -201,6 +201,7 @@ def test_sizes_are_read_as_people_write_them() -> None:
     [
         ('tls_certificate = "/c.pem"', "tls_certificate and tls_key go together"),
         ('tls_client_ca = "/ca.pem"', "tls_client_ca needs HTTPS"),
+        ('site_client_key = "/own.key"', "site_client_key needs site_client_certificate"),
         ('fallback = "sometimes"', "bad value for proxy.fallback: Input should be 'upstream' or 'never'"),
         ('access_log = "xml"', "bad value for proxy.access_log"),
         ("workers = 0", "bad value for proxy.workers"),
@@ -218,13 +219,14 @@ def test_a_mistake_in_how_the_proxy_serves_is_named(tmp_path: Path, keys: str, e
 
 def test_how_the_agent_serves_can_be_said(tmp_path: Path) -> None:
     text = (
-        '[agent]\nsite_proxies = ["https://p:5001"]\nsite_ca_file = "/etc/ca.pem"\nfallback = "never"\n'
+        '[agent]\nsite_proxies = ["https://p:5001"]\nsite_ca_file = "/etc/ca.pem"\n'
+        'site_client_certificate = "/etc/own.pem"\nfallback = "never"\n'
         'drain = "1s"\naccess_log = "json"\nmax_downloads = 7'
     )
     table = loaded(tmp_path, text, AgentConfig).agent
     assert (table.fallback, table.access_log, table.max_downloads) == ("never", "json", 7)
     assert table.drain.total_seconds() == 1
-    assert str(table.site_ca_file) == "/etc/ca.pem"
+    assert (str(table.site_ca_file), str(table.site_client_certificate)) == ("/etc/ca.pem", "/etc/own.pem")
 
 
 def test_every_key_of_an_upstream_is_explained() -> None:

@@ -93,6 +93,8 @@ class SocketApi:
             node_blobs=str(self._config.agent.node_blobs),
             ramdisk=str(self._config.unpack.ramdisk),
             site_ca_file=str(self._config.agent.site_ca_file or ""),
+            site_client_certificate=str(self._config.agent.site_client_certificate or ""),
+            site_client_key=str(self._config.agent.site_client_key or ""),
         )
         return web.json_response(body=_STATUS.dump_json(status))
 

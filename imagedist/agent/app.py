@@ -35,7 +35,6 @@ from imagedist.errors import storage_error
 from imagedist.fetch.handover import Pace
 from imagedist.fetch.node import NodeBlobs
 from imagedist.fetch.watch import Patience
-from imagedist.oci.tls import Tls
 from imagedist.puller import Puller
 from imagedist.service import (
     add_health_routes,
@@ -47,6 +46,7 @@ from imagedist.service import (
     stop_signals,
 )
 from imagedist.site import Site
+from imagedist.site.tls import site_tls
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.systemd import inherited_sockets
 from imagedist.unix_socket import clear
@@ -91,7 +91,7 @@ async def started(
         node_id = _node_id(table.bittorrent)
         limits = config.limits
         rate = ChangingRate(limits.download)
-        tls = Tls(table.site_ca_file) if table.site_ca_file is not None else None
+        tls = site_tls(table)
         site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
         session = await LibtorrentSession.open(table.bittorrent, networks=table.peer_networks)

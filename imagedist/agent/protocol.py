@@ -47,6 +47,8 @@ class AgentStatus:
     node_blobs: str = ""
     ramdisk: str = ""
     site_ca_file: str = ""
+    site_client_certificate: str = ""
+    site_client_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,16 @@ def pull(
         typer.Option(help="Make this runtime pull it through the agent, under its real name."),
     ] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="The registry speaks HTTP, not HTTPS.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", help="Authorities to trust besides the system's, PEM.")
+    ] = None,
+    client_certificate: Annotated[
+        Path | None,
+        typer.Option("--client-certificate", help="Shown to the registry, or to --via, when it wants one; PEM."),
+    ] = None,
+    client_key: Annotated[
+        Path | None, typer.Option("--client-key", help="Its key, not encrypted. Default: in the same file.")
+    ] = None,
     platform: Annotated[str | None, typer.Option(help="OS/ARCH[/VARIANT]. Default: this machine's.")] = None,
     strategy: Annotated[
         Literal["parallel", "staged", "serial"],
@@ -60,6 +70,13 @@ def pull(
         if ramdisk or ramdisk_budget:
             raise InputError("--scratch disk uses no ramdisk: leave out --ramdisk and --ramdisk-budget")
         ramdisk_budget = "0"
+    if client_key is not None and client_certificate is None:
+        raise InputError("--client-key needs --client-certificate beside it")
+    tls = None
+    if ca_file is not None or client_certificate is not None:
+        from imagedist.oci.tls import TlsFiles  # here: a pull by the agent needs no TLS
+
+        tls = TlsFiles(ca_file, client_certificate, client_key)
     options = {"ramdisk": ramdisk, "ramdisk_budget": ramdisk_budget, "workers": workers}
     options |= {"cpus": cpus, "nice": nice, "io_class": io_class}
     given = {name: value for name, value in options.items() if value is not None}
@@ -69,6 +86,7 @@ def pull(
         root=root.absolute() if root else None,
         via=standalone.mirror_url(via) if via is not None else None,
         plain_http=plain_http,
+        tls=tls,
         strategy=strategy,
         unpack=standalone.unpack_plan(given) if given else None,
         socket=None if no_agent else commands.find_socket(socket),

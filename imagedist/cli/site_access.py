@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,6 +14,7 @@ from imagedist.errors import InputError
 
 if TYPE_CHECKING:
     from imagedist.config.agent import AgentTable
+    from imagedist.oci.tls import Tls
     from imagedist.site import Site
 
 CONFIG = Path("/etc/imagedist/agent.toml")
@@ -34,17 +36,14 @@ class SiteAccess(NamedTuple):
 
     proxies: list[str]
     token: str | None
-    ca_file: Path | None
+    tls: Tls | None
     seeders: list[str] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Site]:
-        from imagedist.oci.tls import Tls
         from imagedist.site import Site
 
-        site = Site(
-            self.proxies, self.seeders, "imagedist", self.token, tls=Tls(self.ca_file) if self.ca_file else None
-        )
+        site = Site(self.proxies, self.seeders, "imagedist", self.token, tls=self.tls)
         try:
             yield site
         finally:
@@ -63,7 +62,8 @@ def site_access(
 
     table, token = _defaults(bool(proxy), token_file, config)
     proxies = [parse_url(url, "--proxy") for url in proxy or ()] or list(table.site_proxies if table else ())
-    return SiteAccess(proxies or _agents_proxies(socket), token, table.site_ca_file if table else None)
+    proxies = proxies or _agents_proxies(socket)
+    return SiteAccess(proxies, token, _tls(table, proxies))
 
 
 def seeder_access(
@@ -74,16 +74,25 @@ def seeder_access(
 
     table, token = _defaults(bool(seeder), token_file, config)
     seeders = [parse_url(url, "--seeder") for url in seeder or ()] or list(table.site_seeders if table else ())
-    return SiteAccess([], token, table.site_ca_file if table else None, seeders or _agents_seeders(socket))
+    seeders = seeders or _agents_seeders(socket)
+    return SiteAccess([], token, _tls(table, seeders), seeders)
 
 
 def _defaults(has_url: bool, token_file: Path | None, config: Path | None) -> tuple[AgentTable | None, str | None]:
     """What agent.toml has for a command, where its options do not say everything; and the token, from either."""
     from imagedist.config import AgentConfig, load, read_secret
 
-    path = config or (CONFIG if CONFIG.exists() and not (has_url and token_file) else None)
+    is_needed = not (has_url and token_file)  # else for TLS alone
+    path = config or (CONFIG if CONFIG.exists() and (is_needed or os.access(CONFIG, os.R_OK)) else None)
     table = load(path, AgentConfig).agent if path is not None else None
     return table, read_secret(token_file or (table.site_token_file if table else None))
+
+
+def _tls(table: AgentTable | None, urls: Sequence[str]) -> Tls | None:
+    from imagedist.site.tls import site_tls
+
+    is_wanted = any(url.startswith("https:") for url in urls)  # the key may be for root alone
+    return site_tls(table) if table is not None and is_wanted else None
 
 
 def _agents_seeders(socket: Path | None) -> list[str]:

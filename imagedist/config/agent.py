@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
+from imagedist.config.site_tls import SiteTlsTable
 from imagedist.config.values import (
     AbsolutePath,
     AccessLog,
@@ -29,7 +30,7 @@ from imagedist.config.values import (
 MIN_CONNECTIONS = 2
 
 
-class AgentTable(Table):
+class AgentTable(SiteTlsTable):
     listen: Listen = Address("127.0.0.1", 5050)
     bittorrent: Listen = Address("0.0.0.0", 6882)
     socket: AbsolutePath = Path("/run/imagedist/agent.sock")
@@ -42,8 +43,6 @@ class AgentTable(Table):
     node_blobs_quota: ByteSize = ByteSize(50 << 30)
     labels: dict[str, str] = {}
     site_token_file: AbsolutePath | None = None
-    site_ca_file: AbsolutePath | None = None
-    """Authorities that the site's certificates may come from, besides the system's."""
     max_requests: int = Field(default=256, ge=1)
     """Short answers under way at once; four times as many queue."""
     max_downloads: int = Field(default=1024, ge=1)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import ByteSize, Field, IPvAnyNetwork, model_validator
 
+from imagedist.config.site_tls import SiteTlsTable
 from imagedist.config.tagging import Pattern, StaleAge, TagRule
 from imagedist.config.values import AbsolutePath, AccessLog, Duration, Fallback, Listen, Rate, Table, Url
 
@@ -94,7 +95,7 @@ class Upstream(Table):
         return self
 
 
-class ProxyTable(Table):
+class ProxyTable(SiteTlsTable):
     listen: Listen
     site_blobs: AbsolutePath
     site_blobs_quota: ByteSize | None = None
@@ -117,8 +118,6 @@ class ProxyTable(Table):
     site_proxies: tuple[Url, ...] = ()
     """The other proxies of this site: told of every purge."""
     site_token_file: AbsolutePath | None = None
-    site_ca_file: AbsolutePath | None = None
-    """Authorities that certificates of this site's and siblings' proxies may come from, besides the system's."""
     first_wave_nodes: int = Field(default=2, ge=1)
     first_wave_wait: Duration = timedelta(seconds=20)
     swarm_min_size: ByteSize = ByteSize(1 << 20)
@@ -141,7 +140,7 @@ class ProxyTable(Table):
     tls_key: AbsolutePath | None = None
     """With both, HTTPS only. Read again when they change."""
     tls_client_ca: AbsolutePath | None = None
-    """Only clients with a certificate of this authority are served."""
+    """Only clients with a certificate of this authority are served; signed web seeds, whoever has their URL."""
 
     @model_validator(mode="after")
     def _tls_needs_both(self) -> Self:

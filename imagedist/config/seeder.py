@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, IPvAnyNetwork, model_validator
 
 from imagedist.config.backups import Backup
 from imagedist.config.schedules import TimeZone
+from imagedist.config.site_tls import SiteTlsTable
 from imagedist.config.syncing import SyncRule, TransferTable, check_rules
 from imagedist.config.values import AbsolutePath, Duration, Listen, Rate, Table, Url
 
@@ -34,7 +35,7 @@ class Site(Table):
     """What its seeder wants to see of who follows its journal: its ``siblings_token_file``, or its site token."""
 
 
-class SeederTable(Table):
+class SeederTable(SiteTlsTable):
     site: str = Field(min_length=1)
     listen: Listen
     bittorrent: Listen
@@ -44,8 +45,6 @@ class SeederTable(Table):
     takeover_after: Duration = timedelta(seconds=15)
     """Of several seeders on one PostgreSQL: when one is not heard of for so long, the others take its work."""
     site_token_file: AbsolutePath | None = None
-    site_ca_file: AbsolutePath | None = None
-    """Authorities that certificates of proxies and of siblings' seeders may come from, besides the system's."""
     siblings_token_file: AbsolutePath | None = None
     """What other sites show to follow this one's journal; good for nothing else. None: the site token."""
     open_reads: bool = False

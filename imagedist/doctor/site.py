@@ -54,6 +54,9 @@ async def service(url: str, kind: str, own_version: str, tls: Tls | None = None)
             f"from here: curl -v {url}/livez (a firewall if that hangs), and its address in agent.toml"
         )
         return [Finding("bad", f"{kind}-unreachable", f"{kind} {url}: {error}", _WITHOUT[kind], fix)]
+    if heard.status == 403 and "certificate" in heard.said:
+        fix = "site_client_certificate and site_client_key in agent.toml, then doctor as a user who may read both"
+        return [Finding("bad", f"{kind}-uncertified", f"{kind} {url}: {heard.said}", _WITHOUT[kind], fix)]
     name, _, version = next(iter(parse_hops(heard.headers.get(HEADER))), "").partition("/")
     if name != kind:
         what = f"what answers at {url} is {f'imagedist’s {name}' if name else 'not imagedist'}, not a {kind}"

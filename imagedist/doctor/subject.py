@@ -30,7 +30,7 @@ class Subject:
         config: None: nobody gave one, and there is none at the usual place.
         agent: what the running agent says; None: none runs, or it does not talk to us.
         agent_process: its id.
-        tls: the site's own authorities.
+        tls: the site's own authorities, and what is shown to it.
         paths: what it is for → where the node writes.
     """
 
@@ -103,13 +103,33 @@ def _token(config: AgentConfig | None) -> tuple[str | None, list[Finding]]:
 
 
 def _authorities(config: AgentConfig | None, status: AgentStatus | None) -> tuple[Tls | None, list[Finding]]:
-    told = Path(status.site_ca_file) if status and status.site_ca_file else None
-    path = told or (config.agent.site_ca_file if config else None)
+    """As the agent says; if none runs, or an older one, as its file does."""
+    table = config.agent if config else None
+    names = ("site_ca_file", "site_client_certificate", "site_client_key")
+    files = [getattr(status, name, "") or getattr(table, name, None) for name in names]
+    ca_file, certificate, key = (Path(path) if path else None for path in files)
+    findings: list[Finding] = []
+    if certificate is not None:
+        try:
+            Tls(None, certificate, key)
+        except ConfigError as error:
+            findings.append(_unshown(str(error), key or certificate))
+            certificate = key = None
     try:
-        return (Tls(path) if path else None), []
+        return (Tls(ca_file, certificate, key) if ca_file or certificate else None), findings
     except ConfigError as error:
         why = "the agent does not start without it, as it could trust nobody of the site"
-        return None, [Finding("bad", "ca-unread", str(error), why, f"copy the site's CA certificate to {path}")]
+        fix = f"copy the site's CA certificate to {ca_file}"
+        return None, [*findings, Finding("bad", "ca-unread", str(error), why, fix)]
+
+
+def _unshown(message: str, secret: Path) -> Finding:
+    if secret.exists() and not os.access(secret, os.R_OK):
+        what = f"the client certificate's key in {secret}"
+        return Finding("unknown", "certificate-unread", what, message, "sudo imagedist doctor")
+    why = "the agent does not start with it, and proxies that want a certificate serve this node nothing"
+    fix = "site_client_certificate and site_client_key of agent.toml: PEM files that belong together"
+    return Finding("bad", "certificate-unread", message, why, fix)
 
 
 def _owner(socket: Path) -> int | None:

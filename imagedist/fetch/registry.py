@@ -5,10 +5,12 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from urllib.parse import urlsplit
 
 from imagedist.oci.bulk import BlobStream, Consume
 from imagedist.oci.client import FetchedManifest, RegistryClient
 from imagedist.oci.credentials import LookedUp, find_credentials
+from imagedist.oci.http import Http
 from imagedist.oci.http_threads import ThreadedClient
 from imagedist.oci.image import Image
 from imagedist.oci.images import resolve_image
@@ -16,6 +18,7 @@ from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.proxies import has_proxies
 from imagedist.oci.reference import Reference
+from imagedist.oci.tls import Tls, TlsFiles
 
 
 class RegistrySource:
@@ -26,12 +29,18 @@ class RegistrySource:
         via: URL of a proxy or an agent's mirror to ask instead. It is told the registry by ``ns``, and gets no
             credentials of this user.
         plain_http: the registry speaks HTTP.
+        tls: what is trusted, and shown, besides the system's authorities; by the registry or mirror alone.
+
+    Raises:
+        ConfigError: a file of ``tls`` cannot be read or used; names it.
     """
 
     is_verified = False
 
-    def __init__(self, reference: Reference, via: str | None = None, *, plain_http: bool = False) -> None:
-        http = None if has_proxies() else ThreadedClient()  # only aiohttp's knows how to use them
+    def __init__(
+        self, reference: Reference, via: str | None = None, *, plain_http: bool = False, tls: TlsFiles | None = None
+    ) -> None:
+        http = _http(reference, via, tls)
         if via is not None:
             self._client = RegistryClient(via, namespace=reference.registry, http=http)
         else:
@@ -57,3 +66,17 @@ class RegistrySource:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _http(reference: Reference, via: str | None, tls: TlsFiles | None) -> Http | None:
+    """None: the registry client's own."""
+    if tls is None:
+        return None if has_proxies() else ThreadedClient()  # only aiohttp's knows how to use them
+    own_host = urlsplit(via or f"https://{reference.registry}").hostname
+    own = Tls(tls.ca_file, tls.certificate, tls.key)
+    elsewhere = Tls(tls.ca_file) if tls.ca_file is not None else None
+    if not has_proxies():
+        return ThreadedClient(tls=own, elsewhere_tls=elsewhere, own_host=own_host)
+    from imagedist.oci.http_aiohttp import AiohttpClient  # here: its import takes a third of a pull's start
+
+    return AiohttpClient(tls=own, elsewhere_tls=elsewhere, own_host=own_host)

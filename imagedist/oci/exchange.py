@@ -99,7 +99,8 @@ class Exchange:
                 return True
         if status in (401, 403):
             raise UnauthorizedError(
-                f"registry {self._name} denied {self._about}: check the credentials (docker login {self._name})",
+                f"registry {self._name} denied {self._about}{_said(body)}; "
+                f"check the credentials (docker login {self._name})",
                 status,
             )
         if status == 404:

@@ -22,6 +22,7 @@ from aiohappyeyeballs import start_connection
 from imagedist.errors import SourceError
 from imagedist.oci.http import CONNECT_SECONDS, FILL_SECONDS, Headers, unaskable, unreachable
 from imagedist.oci.retries import TransientError
+from imagedist.oci.tls import Tls
 from imagedist.threads import settled
 
 T = TypeVar("T")
@@ -40,9 +41,17 @@ Origin = tuple[str, str, int]
 
 
 class ThreadedClient:
-    """An ``Http`` for one pull. It knows no HTTP proxies."""
+    """An ``Http`` for one pull. It knows no HTTP proxies.
 
-    def __init__(self) -> None:
+    Args:
+        tls: for ``own_host``; of its certificate and key nobody else is shown anything.
+        elsewhere_tls: for every other host that the registry names.
+    """
+
+    def __init__(
+        self, *, tls: Tls | None = None, elsewhere_tls: Tls | None = None, own_host: str | None = None
+    ) -> None:
+        self._own_tls, self._elsewhere_tls, self._own_host = tls, elsewhere_tls, own_host
         self._threads = ThreadPoolExecutor(_THREADS, "http")
         self._idle: defaultdict[Origin, list[Connection]] = defaultdict(list)
         self._tls: ssl.SSLContext | None = None
@@ -93,8 +102,11 @@ class ThreadedClient:
                 raise
         return connection
 
-    def tls(self) -> ssl.SSLContext:
+    def tls(self, host: str) -> ssl.SSLContext:
         """Verifies. Reads the system's certificates, once."""
+        given = self._own_tls if host == self._own_host else self._elsewhere_tls
+        if given is not None:
+            return given.context()
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
@@ -147,7 +159,7 @@ class Connection:
         """The TLS handshake. Raises OSError."""
         host = self.origin[1]
         self._socket = await self._client.run(
-            self, lambda: self._client.tls().wrap_socket(self._socket, server_hostname=host)
+            self, lambda: self._client.tls(host).wrap_socket(self._socket, server_hostname=host)
         )
         self._http.sock = self._socket
 

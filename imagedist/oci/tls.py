@@ -1,12 +1,24 @@
-"""TLS towards one registry: the system's authorities, one more if there is one, and a certificate of our own."""
+"""TLS towards one registry or site: the system's authorities, one more if there is one, a certificate of our own."""
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from pathlib import Path
+from typing import NamedTuple
 
 from imagedist.errors import ConfigError
+
+_LOG = logging.getLogger(__name__)
+
+
+class TlsFiles(NamedTuple):
+    """As ``Tls`` takes them."""
+
+    ca_file: Path | None
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class Tls:
@@ -14,7 +26,7 @@ class Tls:
 
     Args:
         ca_file: authorities besides the system's.
-        certificate, key: shown to a registry that asks for one; ``key`` None: it is in the same file.
+        certificate, key: shown to whoever asks for one; ``key`` None: it is in the same file.
 
     Raises:
         ConfigError: a file cannot be read or used; names it.
@@ -25,15 +37,21 @@ class Tls:
         self._certificate = certificate
         self._key = key
         self._seen: tuple[object, ...] = ()
+        self._said = ""
         self._context = ssl.create_default_context()
         self.refresh()
 
     def context(self) -> ssl.SSLContext:
-        """The same one always; what it holds is fresh. A file that is being replaced this moment is read next time."""
+        """The same one always; what it holds is fresh. Files that do not fit, as while they are being replaced, are
+        logged once, and tried again the next time."""
         try:
             self.refresh()
-        except ConfigError:
-            pass
+        except ConfigError as error:
+            if str(error) != self._said:
+                _LOG.warning("%s; what was read before stays in use", error)
+            self._said = str(error)
+        else:
+            self._said = ""
         return self._context
 
     def trust(self, authorities: str) -> None:
@@ -53,7 +71,9 @@ class Tls:
                 raise ConfigError(f"cannot use the certificates in {self._ca_file}: {_said(error)}") from error
         if self._certificate is not None:
             try:
-                self._context.load_cert_chain(self._certificate, self._key, password=_no_password)
+                # Elsewhere first: a certificate without its key would take the place of one that works.
+                for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self._context):
+                    context.load_cert_chain(self._certificate, self._key, password=_no_password)
             except (OSError, ssl.SSLError) as error:
                 names = " and ".join(str(path) for path in (self._certificate, self._key) if path is not None)
                 raise ConfigError(f"cannot use the client certificate in {names}: {_said(error)}") from error
@@ -73,4 +93,9 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 
 def _said(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return "the key does not belong to the certificate"
+        if error.reason is None:
+            return "not PEM of a certificate and its key"
     return (error.strerror or str(error)).partition(" (_ssl")[0]

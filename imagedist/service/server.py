@@ -14,6 +14,7 @@ from aiohttp import web
 from imagedist.beat import next_beat
 from imagedist.config import Address
 from imagedist.metrics import CONNECTIONS
+from imagedist.service.client_certificates import require_certificate
 from imagedist.service.connection import Connection, Connections
 from imagedist.service.health import STOPPING
 from imagedist.service.limits import LIMITS, MAX_FIELD_BYTES, MAX_FIELDS, MAX_LINE_BYTES, Limits
@@ -70,6 +71,8 @@ async def serving(
             response.headers["Connection"] = "close"  # too late for force_close to set it
 
     app.on_response_prepare.append(say_last)
+    if tls is not None and tls.wants_certificates:
+        app.middlewares.insert(0, require_certificate)
     connections = Connections(limits, loop.time)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_UNWIND_SECONDS)
     async with contextlib.AsyncExitStack() as stack:

@@ -23,7 +23,8 @@ class ServerTls:
 
     Args:
         certificate: PEM, the chain in order. key: PEM, not encrypted.
-        client_ca: PEM; only clients with a certificate of one of these authorities are served.
+        client_ca: PEM; certificates of other authorities are refused. Whether one has to be shown at all is
+            ``client_certificates.require_certificate``'s to say.
 
     Raises:
         ConfigError: a file cannot be read, or they do not belong together.
@@ -32,6 +33,7 @@ class ServerTls:
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         sslproto.SSLProtocol.max_size = RECEIVED_BYTES
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
+        self.wants_certificates = client_ca is not None
         self._stamps = self._refused = self._stamped()
         self.context = self._loaded()
 
@@ -61,7 +63,7 @@ class ServerTls:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot use certificate {self._certificate} with key {self._key}: {reason}") from error
         if self._client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_OPTIONAL
             try:
                 context.load_verify_locations(self._client_ca)
             except (OSError, ValueError) as error:

@@ -85,6 +85,8 @@ class Questions:
                     limit=_CONNECTIONS, ssl=self._tls.context() if self._tls is not None else True
                 ),
             )
+        elif self._tls is not None:
+            self._tls.context()  # what was renewed counts for the next connection
         if self._token and (method != "GET" or is_operator):
             authorization = f"Bearer {self._token}"
         headers = {"Authorization": authorization} if authorization else {}

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 from imagedist.config import SeederConfig, read_secret
 from imagedist.errors import ConfigError, ImagedistError, OverloadedError
-from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
+from imagedist.site.tls import site_tls
 from imagedist.site_sync import (
     BackupList,
     ConflictStatus,
@@ -79,7 +79,7 @@ class Sync:
         self._journal = journal
         self._leading = leading
         self._leases = leases
-        tls = Tls(settings.site_ca_file) if settings.site_ca_file is not None else None
+        tls = site_tls(settings)
         self._proxy = SiteProxy(settings.site_proxies, settings.site, read_secret(settings.site_token_file), tls)
         self._ledger = Ledger(database, journal, hold_seconds=leases.seconds)
         self._siblings = {name: Sibling(name, table, settings.site, tls) for name, table in config.sites.items()}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import ssl
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from yarl import URL
 
 from imagedist.config import Address
 from imagedist.errors import ConfigError
 from imagedist.service import Limits, ServerTls, serving
+from imagedist.service.client_certificates import GUARDED_OTHERWISE
 from tests.service.raw import Slow, raw
 from tests.support.certificates import Authority
 
@@ -82,7 +86,7 @@ async def test_old_versions_are_refused(tmp_path: Path) -> None:
 async def test_with_a_client_ca_only_its_clients_are_served(tmp_path: Path) -> None:
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
     tls = ServerTls(*authority.issue("proxy"), authority.ca)
-    statuses = []
+    statuses, said = [], ""
     async with serving(Slow().app, LOOPBACK, tls=tls) as address:
         for client_certificate in (authority.issue("node"), stranger.issue("other"), None):
             context = authority.client_context()
@@ -90,11 +94,35 @@ async def test_with_a_client_ca_only_its_clients_are_served(tmp_path: Path) -> N
                 context.load_cert_chain(*client_certificate)
             async with aiohttp.ClientSession() as client:
                 try:
-                    async with client.get(f"https://{address}/quick", ssl=context) as response:
-                        statuses.append(response.status)
+                    for path in ("quick", "nowhere"):
+                        async with client.get(f"https://{address}/{path}", ssl=context) as response:
+                            statuses.append(response.status)
+                            said = await response.text()
                 except aiohttp.ClientError:
                     statuses.append(0)
-    assert statuses == [200, 0, 0]
+    assert statuses == [200, 404, 0, 403, 403]  # a stranger's ends the handshake; who shows none is told what to do
+    assert "site_client_certificate" in json.loads(said)["errors"][0]["message"]
+
+
+async def test_what_is_guarded_otherwise_is_not_asked_for_a_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    open_part = web.Application()
+    open_part[GUARDED_OTHERWISE] = True
+
+    async def give(request: web.Request) -> web.Response:
+        return web.Response(text="open")
+
+    open_part.router.add_get("/quick", give)
+    app = Slow().app
+    app.add_subapp("/open", open_part)
+    tls = ServerTls(*authority.issue("proxy"), authority.ca)
+    async with serving(app, LOOPBACK, tls=tls) as address, aiohttp.ClientSession() as client:
+        statuses = []
+        for path in ("open/quick", "open/../quick", "open%2f..%2fquick", "quick"):
+            url = URL(f"https://{address}/{path}", encoded=True)
+            async with client.get(url, ssl=authority.client_context()) as response:
+                statuses.append(response.status)
+    assert statuses == [200, 404, 403, 403]
 
 
 async def test_a_handshake_that_never_comes_is_ended(tmp_path: Path) -> None:

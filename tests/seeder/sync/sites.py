@@ -15,10 +15,11 @@ from aiohttp import web
 
 from imagedist.config import Address, ProxyConfig, SeederConfig
 from imagedist.oci.digest import Digest
-from imagedist.service import serving
+from imagedist.service import ServerTls, serving
 from imagedist.site_sync import RestorePlan, SyncPlan, SyncStatus
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
+from tests.support.certificates import Authority
 from tests.support.postgres import site_database
 from tests.support.registry import FaultyRegistry
 from tests.support.waiting import until
@@ -55,6 +56,7 @@ class SyncSite:
     """One site; use as a context once its siblings are known (``join``).
 
     Attributes:
+        authority: its proxy speaks HTTPS by it, and wants client certificates of it.
         registry: its own. rules: ``[[sync]]``. tables: of its seeder's file besides. token: the site's, if it has one.
     """
 
@@ -64,6 +66,8 @@ class SyncSite:
         self.rules: list[dict[str, Any]] = []
         self.tables: dict[str, Any] = {}
         self.seeder_settings: dict[str, Any] = {}
+        self.proxy_settings: dict[str, Any] = {}
+        self.authority: Authority | None = None
         self.token: str | None = None
         self.upstream_url: str | None = None
         self.upstream_settings: dict[str, Any] = {}
@@ -79,7 +83,7 @@ class SyncSite:
 
     @property
     def proxy_url(self) -> str:
-        return f"http://{self._address}:5001"
+        return f"http{'s' if self.authority else ''}://{self._address}:5001"
 
     @property
     def seeder_url(self) -> str:
@@ -130,7 +134,12 @@ class SyncSite:
     async def __aenter__(self) -> Self:
         (self._directory / "site").mkdir(parents=True)
         await self._registry.enter_async_context(self.registry)
-        self._http = aiohttp.ClientSession()
+        if self.authority is not None:
+            trust = self.authority.client_context()
+            trust.load_cert_chain(*self.authority.issue(f"client-of-{self.name}"))
+            self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust))
+        else:
+            self._http = aiohttp.ClientSession()
         await self.start_proxy()
         await self.start_seeder()
         return self
@@ -149,6 +158,7 @@ class SyncSite:
                     "site_blobs": self._directory / "site",
                     "site_seeders": [self.seeder_url],
                     "default_upstream": UPSTREAM,
+                    **self.proxy_settings,
                 },
                 "upstreams": {
                     UPSTREAM: {
@@ -160,7 +170,10 @@ class SyncSite:
             }
         )
         address = Address(self._address, 5001)
-        await self._proxy.enter_async_context(serving(create_proxy(config), address))
+        tls = None
+        if self.authority is not None:
+            tls = ServerTls(*self.authority.issue(self.name, self._address), self.authority.ca)
+        await self._proxy.enter_async_context(serving(create_proxy(config), address, tls=tls))
 
     async def start_seeder(self) -> None:
         config = SeederConfig.model_validate(
