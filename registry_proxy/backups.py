@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ from imagedist.errors import ConfigError, NotFoundError, SourceError, Unauthoriz
 from imagedist.oci.auth import Credentials
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.http_aiohttp import AiohttpClient
-from imagedist.oci.tls import Tls
+from imagedist.oci.tls import Tls, trusting
 from imagedist.service import kept_up
 from imagedist.site.questions import Questions
 from imagedist.site_sync import BackupList, BackupSource
@@ -93,25 +92,15 @@ def _source(backup: BackupSource) -> Source:
     """Raises ConfigError: its authorities are none."""
     label = f"backup {backup.name}"
     login = Credentials(backup.username, backup.password or "") if backup.username is not None else None
+    tls = trusting(backup.ca, label) if backup.ca is not None else None
     client = RegistryClient(
         backup.registry,
         name=f"of {label} ({urlsplit(backup.registry).netloc})",
         credentials=login,
-        http=AiohttpClient(tls=_tls(backup), connect_seconds=_CONNECT_SECONDS),
+        http=AiohttpClient(tls=tls, connect_seconds=_CONNECT_SECONDS),
         answer_seconds=_ANSWER_SECONDS,
         first_byte_seconds=2 * _ANSWER_SECONDS,
         stall_seconds=_STALL_SECONDS,
         breaker=breaker_of(label, label),
     )
     return Source("backup", client, f"{backup.prefix}/" if backup.prefix else "")
-
-
-def _tls(backup: BackupSource) -> Tls | None:
-    if backup.ca is None:
-        return None
-    tls = Tls(None)
-    try:
-        tls.trust(backup.ca)
-    except ssl.SSLError as error:
-        raise ConfigError(f"cannot use the certificates of backup {backup.name}: {error.reason}") from error
-    return tls

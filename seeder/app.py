@@ -154,7 +154,7 @@ def create_app(config: SeederConfig) -> web.Application:
     add_preheat_routes(app, images)
     add_tag_routes(app)
     add_sync_routes(app)
-    add_site_routes(app, settings.site, config.sites)
+    add_site_routes(app, settings.site, config.sites, settings.site_proxies)
     add_health_routes(app, ready)
     return app
 

@@ -69,23 +69,35 @@ def site_access(
 def seeder_access(
     seeder: list[str] | None, token_file: Path | None, config: Path | None, socket: Path | None
 ) -> SiteAccess:
-    """The same for a command that asks the seeder. Raises as ``site_access``."""
+    """The same for a command that asks the seeder; its proxies, where agent.toml names the site. Raises alike."""
     from imagedist.config import parse_url
 
     table, token = _defaults(bool(seeder), token_file, config)
     seeders = [parse_url(url, "--seeder") for url in seeder or ()] or list(table.site_seeders if table else ())
     seeders = seeders or _agents_seeders(socket)
-    return SiteAccess([], token, _tls(table, seeders), seeders)
+    proxies = list(table.site_proxies if table and not seeder else ())
+    return SiteAccess(proxies, token, _tls(table, seeders), seeders)
+
+
+def tls_for(url: str, config: Path | None) -> Tls | None:
+    """Towards a site's service, as agent.toml says it. Raises ConfigError."""
+    return _tls(_table(config, is_needed=False), [url])
 
 
 def _defaults(has_url: bool, token_file: Path | None, config: Path | None) -> tuple[AgentTable | None, str | None]:
     """What agent.toml has for a command, where its options do not say everything; and the token, from either."""
-    from imagedist.config import AgentConfig, load, read_secret
+    from imagedist.config import read_secret
 
-    is_needed = not (has_url and token_file)  # else for TLS alone
-    path = config or (CONFIG if CONFIG.exists() and (is_needed or os.access(CONFIG, os.R_OK)) else None)
-    table = load(path, AgentConfig).agent if path is not None else None
+    table = _table(config, is_needed=not (has_url and token_file))
     return table, read_secret(token_file or (table.site_token_file if table else None))
+
+
+def _table(config: Path | None, *, is_needed: bool) -> AgentTable | None:
+    """Not needed: for TLS alone, and left out where it is not for this user."""
+    from imagedist.config import AgentConfig, load
+
+    path = config or (CONFIG if CONFIG.exists() and (is_needed or os.access(CONFIG, os.R_OK)) else None)
+    return load(path, AgentConfig).agent if path is not None else None
 
 
 def _tls(table: AgentTable | None, urls: Sequence[str]) -> Tls | None:

@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
-from imagedist.cli.command import Json, app, explained, interruptible
+from imagedist.cli.command import Json, Socket, app, explained, interruptible
+from imagedist.cli.site_access import Config, Seeder, seeder_access, tls_for
 
 _PLACE = (
-    "site:URL of a site's proxy, backup:URL[/PREFIX] of a backup, or [NAME=]URL of a registry that sites call NAME."
+    "A site or backup by the name that the site's seeder has for it, site:URL of a site's proxy, "
+    "backup:URL[/PREFIX] of a backup, or [NAME=]URL of a registry that sites call NAME."
 )
 
 
@@ -31,13 +33,17 @@ def verify(
         list[Path] | None,
         typer.Option("--token-file", help="Holds a site's token; once for both, or once for each in their order."),
     ] = None,
+    seeder: Seeder = None,
+    config: Config = None,
+    socket: Socket = None,
     as_json: Json = False,
 ) -> None:
     """Compare tags, manifests and blobs of two places and list every difference. Nothing is changed.
 
     A site is what its sync keeps, and what its proxy itself holds of it for everyone. Exit code 0 only without a
-    difference.
+    difference. Without --token-file the agent's site token is shown to its own site only.
     """
+    from contextlib import AsyncExitStack
     from functools import partial
 
     from imagedist.config import matches, parse_pattern, read_secret
@@ -45,7 +51,8 @@ def verify(
     from imagedist.oci.reference import is_name
     from imagedist.render import decimal
     from imagedist.verify.compare import Comparison, Counts, Difference
-    from imagedist.verify.place import open_place
+    from imagedist.verify.named import NamedPlaces, is_place_name
+    from imagedist.verify.place import Place, open_place
 
     tokens = [read_secret(path) for path in token_file or ()]
     if len(tokens) > 2:
@@ -55,23 +62,34 @@ def verify(
     except ValueError as error:
         raise InputError(f"bad --repository: {error}") from error
     named = [text for text in repository or () if is_name(text)]
+    access = None
+    if is_place_name(one) or is_place_name(other):
+        access = seeder_access(seeder, token_file[0] if token_file else None, config, socket)
 
     async def compare() -> tuple[list[Difference], Counts]:
-        first, second = (
-            open_place(one, tokens[0] if tokens else None),
-            open_place(other, tokens[-1] if tokens else None),
-        )
-        comparison = Comparison(first, second, partial(matches, tuple(patterns)), is_deep=deep)
-        found = []
-        try:
+        async with AsyncExitStack() as stack:
+            places = None
+            if access is not None:
+                site = await stack.enter_async_context(access.opened())
+                places = NamedPlaces(site, access.proxies, access.token, lambda url: tls_for(url, config))
+
+            async def opened(text: str, token: str | None) -> Place:
+                if places is not None and is_place_name(text):
+                    place = await places.open(text, token)
+                else:
+                    place = open_place(text, token, tls_for(text.removeprefix("site:"), config))
+                stack.push_async_callback(place.close)
+                return place
+
+            first = await opened(one, tokens[0] if tokens else None)
+            second = await opened(other, tokens[-1] if tokens else None)
+            comparison = Comparison(first, second, partial(matches, tuple(patterns)), is_deep=deep)
+            found = []
             async for each in comparison.differences(named if len(named) == len(patterns) else ()):
                 found.append(each)
                 if not as_json:
                     print(f"{each.kind:16}  {each.place}  {each.name}  {each.what}", flush=True)
-        finally:
-            await first.close()
-            await second.close()
-        return found, comparison.counts
+            return found, comparison.counts
 
     differences, counts = interruptible(compare())
     if as_json:

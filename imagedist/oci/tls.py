@@ -80,6 +80,23 @@ class Tls:
         self._seen = seen
 
 
+def trusting(authorities: str, whose: str) -> Tls:
+    """Trusts these besides the system's.
+
+    Args:
+        authorities: PEM. whose: for messages.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    tls = Tls(None)
+    try:
+        tls.trust(authorities)
+    except ssl.SSLError as error:
+        raise ConfigError(f"cannot use the certificates of {whose}: {error.reason}") from error
+    return tls
+
+
 def _no_password() -> str:
     raise OSError("the key is encrypted; give one that is not")
 

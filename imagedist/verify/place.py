@@ -11,7 +11,9 @@ from imagedist.config import parse_url
 from imagedist.errors import InputError, NotFoundError, SourceError
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
+from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.reference import is_name
+from imagedist.oci.tls import Tls
 from imagedist.site.questions import Questions
 from imagedist.site_sync import KeptTags
 
@@ -119,14 +121,14 @@ class SitePlace(RegistryPlace):
     """The tags that sync keeps at a site, and what its proxy holds for everyone.
 
     Args:
-        proxy: its URL. token: the site token: the list names private repositories.
+        proxy: its URL. token: the site token: the list names private repositories. tls: for an https URL.
     """
 
-    def __init__(self, proxy: str, token: str | None) -> None:
-        super().__init__(RegistryClient(f"{proxy}/site/v1/held", name=proxy))
+    def __init__(self, proxy: str, token: str | None, tls: Tls | None = None) -> None:
+        super().__init__(RegistryClient(f"{proxy}/site/v1/held", name=proxy, http=AiohttpClient(tls=tls)))
         self._proxy = proxy
         self._token = token
-        self._questions = Questions("imagedist verify", token, None)
+        self._questions = Questions("imagedist verify", token, tls)
         self._kept: dict[str, dict[str, Found]] | None = None
 
     def __str__(self) -> str:
@@ -183,9 +185,12 @@ class BackupPlace(RegistryPlace):
         return self._before + repository
 
 
-def open_place(text: str, token: str | None) -> Place:
+def open_place(text: str, token: str | None, tls: Tls | None = None) -> Place:
     """``site:URL`` of a site's proxy, ``backup:URL[/PREFIX]`` of a registry that sites keep theirs in, or
     ``[NAME=]URL`` of another one; of registries with this user's login for it.
+
+    Args:
+        token, tls: of a site.
 
     Raises:
         InputError: neither.
@@ -196,7 +201,7 @@ def open_place(text: str, token: str | None) -> Place:
     from imagedist.oci.credentials import LookedUp, find_credentials
 
     if text.startswith(_SITE):
-        return SitePlace(parse_url(text.removeprefix(_SITE), "place"), token)
+        return SitePlace(parse_url(text.removeprefix(_SITE), "place"), token, tls)
     if text.startswith(_BACKUP):
         url = parse_url(text.removeprefix(_BACKUP), "place")
         parts = urlsplit(url)

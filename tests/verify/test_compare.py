@@ -115,6 +115,36 @@ async def test_a_site_is_what_it_holds_itself_and_the_command_says_so(tmp_path: 
         assert (code, found) == (1, [("tag-missing", "local/other/app:1")])
 
 
+async def test_sites_and_backups_may_be_given_by_the_names_that_the_seeder_knows(tmp_path: Path, one: Registry) -> None:
+    bj, sh = SyncSite(tmp_path, "bj"), SyncSite(tmp_path, "sh")
+    bj.join(sh)
+    sh.join(bj)
+    bj.rules = [{"repositories": ["team/*"], "to": ["sh"]}]
+    (tmp_path / "password").write_text("secret")
+    login = {"username": "me", "password_file": tmp_path / "password"}
+    bj.tables = {"backups": {"vault": {"registry": one.url, "prefix": "sites/bj", **login}}}
+    digest = bj.registry.add_image("team/app", "1", LAYER)
+    one.add_image("sites/bj/local/team/app", "1", LAYER)
+    async with bj, sh:
+        await until_told(sh, "team/app", "1", digest)
+        await until_quiet([bj, sh])
+        sh.remove_blob(Digest.of(LAYER))
+        asked = ("--seeder", bj.seeder_url)
+        assert await verify("bj", "sh", *asked) == (1, [("blob-missing", "local/team/app:1")])
+        assert await verify("vault", "bj", *asked, "--repository", "local/team/app") == (0, [])
+        code, complaint = await refused("bj", "nowhere", *asked)
+        assert (code, "the site's seeder knows bj, sh, vault" in complaint) == (2, True)
+
+
+async def refused(*arguments: str) -> tuple[int | None, str]:
+    """The command's exit code and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "imagedist", "verify", *arguments), stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate()
+    return process.returncode, complaint.decode()
+
+
 async def verify(*arguments: str) -> tuple[int, list[tuple[str, str]]]:
     """The command's exit code, and kinds and names of what it found."""
     process = await asyncio.create_subprocess_exec(
