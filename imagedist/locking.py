@@ -33,16 +33,17 @@ class LockFile:
     Args:
         path: nothing is ever removed, and no symlink followed: some lie where others may write.
         create: when it is not there; otherwise FileNotFoundError.
+        mode: of a new one. Whoever may read it may hold others up by a shared lock.
     """
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, mode: int = 0o644) -> None:
         self.path = path
         try:
             if not create:
                 self._fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 return
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         except OSError as error:
             if not create and isinstance(error, FileNotFoundError):
                 raise
@@ -106,9 +107,11 @@ class LockFile:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, timeout_seconds: float = LOCK_TIMEOUT_SECONDS) -> Iterator[LockFile]:
+def locked(
+    path: Path, *, shared: bool = False, timeout_seconds: float = LOCK_TIMEOUT_SECONDS, mode: int = 0o644
+) -> Iterator[LockFile]:
     """Holds a whole lock file for the length of a ``with`` block."""
-    lock = LockFile(path)
+    lock = LockFile(path, mode=mode)
     try:
         lock.acquire(shared=shared, timeout_seconds=timeout_seconds)
         yield lock

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import re
 import socket as sockets
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from imagedist import __version__
+from imagedist import __version__, unix_socket
 from imagedist.agent.api import SocketApi
 from imagedist.agent.collecting import keep_collected
 from imagedist.agent.heartbeat import Vitals, keep_beating
@@ -25,13 +24,13 @@ from imagedist.agent.preheat import NodePreheat
 from imagedist.agent.preheat_images import NodeImages
 from imagedist.agent.preheat_runtimes import NodeRuntimes
 from imagedist.agent.ramdisk import mounted
+from imagedist.agent.sole_user import sole_user
 from imagedist.agent.source import NodeSource
 from imagedist.config import Address, AgentConfig, read_secret
 from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
 from imagedist.engine import affordable_bytes, agent_workers, opened, started_workers
-from imagedist.errors import storage_error
 from imagedist.fetch.handover import Pace
 from imagedist.fetch.node import NodeBlobs
 from imagedist.fetch.watch import Patience
@@ -49,7 +48,7 @@ from imagedist.site import Site
 from imagedist.site.tls import site_tls
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from imagedist.systemd import inherited_sockets
-from imagedist.unix_socket import clear
+from imagedist.threads import in_thread
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,6 +97,7 @@ async def started(
         stack.push_async_callback(session.close)
         trackers = [f"{seeder}/announce" for seeder in table.site_seeders]
         quota_bytes = int(table.node_blobs_quota)
+        await stack.enter_async_context(sole_user(table.node_blobs))
         blobs = await asyncio.to_thread(
             NodeBlobs,
             table.node_blobs,
@@ -181,22 +181,14 @@ async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIte
             await web.SockSite(runner, at).start()
             yield
             return
-        path = at
-        try:
-            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-            await asyncio.to_thread(clear, path, "agent", "agent.socket")
-            mask = os.umask(0o117)
+        async with in_thread(unix_socket.listening(at, 0o660, "agent", "agent.socket"), threading.Event()) as listener:
+            served = listener.dup()  # the runner closes it only after the path is gone
             try:
-                await web.UnixSite(runner, str(path)).start()
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            raise storage_error(f"listen on the socket {path}", error) from error
-        try:
+                await web.SockSite(runner, served).start()
+            except BaseException:
+                served.close()
+                raise
             yield
-        finally:  # not sooner: until we listen, the path is another's
-            with contextlib.suppress(OSError):
-                path.unlink()
     finally:
         await runner.cleanup()
 

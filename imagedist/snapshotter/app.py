@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import signal
 import threading
@@ -24,6 +23,7 @@ from imagedist.snapshotter.opening import Opening
 from imagedist.snapshotter.relay import Relay
 from imagedist.snapshotter.service import Service
 from imagedist.systemd import notify
+from imagedist.unix_socket import private_directory
 
 if TYPE_CHECKING:
     from imagedist.config import AgentConfig
@@ -110,9 +110,8 @@ def serving(open_node: Callable[[], Node], relay: Relay) -> Iterator[None]:
 def _private(path: Path) -> Path:
     """Where the gRPC server itself listens: beside the socket, in a directory that is root's alone."""
     directory = path.with_name(f".{path.name}.grpc")
+    private_directory(directory)
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        os.chmod(directory, 0o700)
         (directory / "s").unlink(missing_ok=True)
     except OSError as error:
         raise storage_error("prepare the snapshotter's socket", error) from error

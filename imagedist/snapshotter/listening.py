@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from imagedist.errors import InputError, storage_error
+from imagedist.errors import InputError
 from imagedist.systemd import inherited_sockets
-from imagedist.unix_socket import clear
-
-_BACKLOG = 128
+from imagedist.unix_socket import listening
 
 
 def inherited() -> socket.socket | None:
@@ -29,27 +25,10 @@ def inherited() -> socket.socket | None:
     return found[0]
 
 
-@contextlib.contextmanager
-def bound(path: Path) -> Iterator[socket.socket]:
+def bound(path: Path) -> AbstractContextManager[socket.socket]:
     """A listening socket of our own, mode 0600: snapshots are root's business. Its path is free again afterwards.
 
     Raises:
         InputError: another snapshotter listens, or the path is no socket. StorageError: it cannot be made.
     """
-    listener = socket.socket(socket.AF_UNIX)
-    with listener:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            clear(path, "snapshotter", "snapshotter.socket")
-            mask = os.umask(0o177)
-            try:
-                listener.bind(str(path))
-            finally:
-                os.umask(mask)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise storage_error(f"listen on the socket {path}", error) from error
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
+    return listening(path, 0o600, "snapshotter", "snapshotter.socket")

@@ -19,6 +19,7 @@ VERSION = (1, 0)
 
 _OURS = frozenset(
     (
+        "agent.lock",
         "blobs",
         "format",
         "lost+found",

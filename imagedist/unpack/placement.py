@@ -20,6 +20,8 @@ _IO_PRIORITIES = {"best-effort": 2 << _IOPRIO_CLASS_SHIFT | 7, "idle": 3 << _IOP
 """linux/ioprio.h; best effort at its lowest level."""
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 _PERIOD_MICROSECONDS = 100_000
+_MARK = "user.imagedist"
+"""An extended attribute of the cgroups that we made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ class Cgroup:
                         f"cannot limit cgroup {self.name}: cgroup v2 at {root} has no {controller} controller (version "
                         "1 holds it); boot with systemd.unified_cgroup_hierarchy=1, or set no cpu_max and memory_max"
                     )
-            directory.mkdir(parents=True, exist_ok=True)
+            _make(directory)
             for parent in reversed([path for path in directory.parents if path.is_relative_to(root)]):
                 for controller in controllers:
                     (parent / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -168,9 +170,21 @@ class Cgroup:
 
 
 def remove_cgroup(directory: Path) -> None:
-    """Removes it unless another process still uses it; the directories above stay."""
+    """Removes it unless another process still uses it, or an administrator made it; the directories above stay."""
     with contextlib.suppress(OSError):
+        os.getxattr(directory, _MARK)
         directory.rmdir()
+
+
+def _make(directory: Path) -> None:
+    """Marked as ours, so that whoever comes after a kill may remove it. Raises OSError."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return
+    with contextlib.suppress(OSError):  # before Linux 5.7: it stays
+        os.setxattr(directory, _MARK, b"1")
 
 
 def _mount() -> Path:

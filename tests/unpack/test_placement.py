@@ -142,6 +142,15 @@ def cgroup() -> Iterator[Path]:
 
 
 @pytest.mark.root
+def test_a_cgroup_that_an_administrator_made_stays(cgroup: Path) -> None:
+    made = cgroup / "by-hand"
+    made.mkdir()
+    remove_cgroup(Cgroup(f"{cgroup.name}/by-hand").prepare())
+    assert made.exists()
+    made.rmdir()
+
+
+@pytest.mark.root
 def test_process_joins_a_real_cgroup_which_is_removed_when_nobody_uses_it(cgroup: Path) -> None:
     assert shown(Placement(cgroup=cgroup))[1] == f"0::/{cgroup.name}"
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as used:
