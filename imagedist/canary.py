@@ -22,6 +22,7 @@ from imagedist.errors import ImagedistError, InputError, SourceError
 from imagedist.oci.reference import Reference
 from imagedist.overlay.store import OverlayStore
 from imagedist.runtimes import RuntimeReport, Settings, survey
+from imagedist.runtimes.presence import has_image
 from imagedist.runtimes.trials import TRIALS, Answer, Canary
 from imagedist.service import serving
 
@@ -68,7 +69,7 @@ async def prove(settings: Settings, names: Sequence[str], image: str | None, soc
     if not reports:
         raise InputError("no runtime on this machine")
     async with _canary(agent, status, image) as canary:
-        return [await _try(report, canary) for report in reports]
+        return [await judge(report, canary) for report in reports]
 
 
 @contextlib.asynccontextmanager
@@ -120,10 +121,17 @@ def _has(store: OverlayStore, name: str) -> bool:
     return True
 
 
-async def _try(report: RuntimeReport, canary: Canary) -> Verdict:
+async def judge(report: RuntimeReport, canary: Canary) -> Verdict:
+    """One runtime's verdict. Raises SourceError: the mirror does not answer."""
     if not report.is_configured:
         reason = report.problem or f"not configured: `imagedist runtimes --apply {report.key}`"
         return Verdict(report.key, "-", "-", "-", reason)
+    try:
+        if await asyncio.to_thread(has_image, report.key, canary.name):
+            detail = f"it has {canary.name} already, which is left as it is: give one that it does not have (--canary)"
+            return Verdict(report.key, "-", "-", "-", detail)
+    except ImagedistError as error:
+        return Verdict(report.key, "-", "-", "no", str(error))
     before = await _manifests_given(canary.mirror)
     ran: Answer = "no"
     unpacked: Answer = "-"

@@ -1,6 +1,6 @@
-"""Two calls of Kubernetes' container runtime interface, as kubelet makes them: pull an image, remove an image.
+"""Calls of Kubernetes' container runtime interface, as kubelet makes them: pull an image, remove it, is it there?
 
-Both requests are one message in another with one string (cri-api's api.proto: ``ImageSpec image = 1``, ``string image
+All requests are one message in another with one string (cri-api's api.proto: ``ImageSpec image = 1``, ``string image
 = 1``), written here by hand: generated code for two fields would be longer.
 """
 
@@ -9,6 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagedist.errors import InputError, SourceError
+
+CONTAINERD = Path("/run/containerd/containerd.sock")
+K3S = Path("/run/k3s/containerd/containerd.sock")
+"""RKE2's, too."""
+CRIO = Path("/var/run/crio/crio.sock")
 
 _SERVICE = "/runtime.v1.ImageService"
 _PULL_TIMEOUT_SECONDS = 600
@@ -25,7 +30,12 @@ def remove_image(socket: Path, reference: str) -> None:
     _call(socket, "RemoveImage", reference, _CALL_TIMEOUT_SECONDS)
 
 
-def _call(socket: Path, method: str, reference: str, timeout_seconds: float) -> None:
+def has_image(socket: Path, reference: str) -> bool:
+    """Raises InputError, SourceError: as ``pull_image``."""
+    return bool(_call(socket, "ImageStatus", reference, _CALL_TIMEOUT_SECONDS))  # an answer without one has no field
+
+
+def _call(socket: Path, method: str, reference: str, timeout_seconds: float) -> bytes:
     try:
         import grpc
     except ImportError as error:
@@ -33,9 +43,10 @@ def _call(socket: Path, method: str, reference: str, timeout_seconds: float) -> 
     with grpc.insecure_channel(f"unix://{socket}") as channel:
         call = channel.unary_unary(f"{_SERVICE}/{method}")  # bytes in, bytes out
         try:
-            call(_field(_field(reference.encode())), timeout=timeout_seconds)
+            answer: bytes = call(_field(_field(reference.encode())), timeout=timeout_seconds)
         except grpc.RpcError as error:
             raise SourceError(f"{method} at {socket} failed: {error.details()}") from error
+    return answer
 
 
 def _field(content: bytes) -> bytes:

@@ -31,10 +31,15 @@ def listed(runtime: Runtime, reference: Reference, timeout_seconds: float = ANSW
     try:
         found = run([runtime, "image", "inspect", "--format", "{{.Id}}", name], timeout_seconds)
     except SourceError as error:
-        if any(word in str(error).lower() for word in _UNKNOWN):
+        if is_unknown(error):
             return None
         raise
     return Digest.parse(found if ":" in found else f"sha256:{found}")
+
+
+def is_unknown(error: SourceError) -> bool:
+    """Whether a program's complaint is that there is no such image."""
+    return any(word in str(error).lower() for word in _UNKNOWN)
 
 
 def keep(runtime: Runtime, reference: Reference, is_kept: bool, timeout_seconds: float = ANSWER_SECONDS) -> None:

@@ -23,9 +23,6 @@ from imagedist.runtimes.settings import SNAPSHOTTER
 Answer = Literal["yes", "no", "-"]
 
 _TIMEOUT_SECONDS = 600
-_CONTAINERD = Path("/run/containerd/containerd.sock")
-_K3S = Path("/run/k3s/containerd/containerd.sock")
-_CRIO = Path("/var/run/crio/crio.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def try_docker(canary: Canary) -> Outcome:
     else:
         _hand_over("docker", canary)
         detail = "by `pull --into docker`: registry-mirrors are for docker.io only"
-    unpacked = _unpacked_by_us(canary, _CONTAINERD, "moby") if driver == SNAPSHOTTER else "-"
+    unpacked = _unpacked_by_us(canary, cri.CONTAINERD, "moby") if driver == SNAPSHOTTER else "-"
     with _removed("docker", "rmi", canary.name):
         run = ["docker", "run", "--rm", "--network", "none", "--pull", "never", canary.name, *canary.command]
         return Outcome(unpacked, _run(*run), detail, asks_mirror)
@@ -97,10 +94,10 @@ def try_nerdctl(canary: Canary) -> Outcome:
     _run("nerdctl", "pull", canary.name)
     with _removed("nerdctl", "rmi", canary.name):
         ran = _run("nerdctl", "run", "--rm", "--network", "none", canary.name, *canary.command)
-        return Outcome(_unpacked_by_us(canary, _CONTAINERD, "default"), ran)
+        return Outcome(_unpacked_by_us(canary, cri.CONTAINERD, "default"), ran)
 
 
-def try_containerd(canary: Canary, socket: Path = _CONTAINERD) -> Outcome:
+def try_containerd(canary: Canary, socket: Path = cri.CONTAINERD) -> Outcome:
     """As kubelet: CRI's PullImage; then a container by ``ctr`` in Kubernetes' namespace."""
     cri.pull_image(socket, canary.name)
     try:
@@ -112,14 +109,14 @@ def try_containerd(canary: Canary, socket: Path = _CONTAINERD) -> Outcome:
 
 
 def try_k3s(canary: Canary) -> Outcome:
-    return try_containerd(canary, _K3S)
+    return try_containerd(canary, cri.K3S)
 
 
 def try_crio(canary: Canary) -> Outcome:
     """Only the pull: containers of CRI-O are pods, which are kubelet's to make."""
-    cri.pull_image(_CRIO, canary.name)
+    cri.pull_image(cri.CRIO, canary.name)
     with contextlib.suppress(ImagedistError):
-        cri.remove_image(_CRIO, canary.name)
+        cri.remove_image(cri.CRIO, canary.name)
     return Outcome("-", None, "only the pull is tried: its containers are kubelet's to make")
 
 
@@ -130,7 +127,7 @@ TRIALS: dict[str, Callable[[Canary], Outcome]] = {
     "podman": try_podman,
     "crio": try_crio,
     "k3s": try_k3s,
-    "rke2": try_k3s,  # at the same address
+    "rke2": try_k3s,
 }
 
 
