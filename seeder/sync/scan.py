@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -20,11 +22,15 @@ from seeder.sync.ledger import Ledger, Seen
 from seeder.sync.proxy import SiteProxy
 from seeder.sync.rules import ImageFacts, Rule, is_about_subject, referrers_tag, subject_of, terms_by_site
 
+log = logging.getLogger(__name__)
+
 _AT_ONCE = 16
 """Questions to the registry."""
 _FEW_TAGS = 10
 """Fewer may go at once, whatever their share."""
 _MAX_REMEMBERED = 200_000
+_DENIED_SECONDS = 60.0
+"""A registry has no referrers API if it has said so for this long."""
 
 
 class Found(NamedTuple):
@@ -40,7 +46,15 @@ class Scans:
         leases: of what other seeders may be looking at. None: there are none.
     """
 
-    def __init__(self, proxy: SiteProxy, ledger: Ledger, rules: Sequence[Rule], leases: Leases | None = None) -> None:
+    def __init__(
+        self,
+        proxy: SiteProxy,
+        ledger: Ledger,
+        rules: Sequence[Rule],
+        leases: Leases | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._leases = leases if leases is not None and leases.is_shared else None
         self._proxy = proxy
         self._ledger = ledger
@@ -49,6 +63,9 @@ class Scans:
         self._asking = asyncio.Semaphore(_AT_ONCE)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._said: OrderedDict[str, dict[str, Digest]] = OrderedDict()
+        self._clock = clock
+        self._tell_referrers: set[str] = set()
+        self._denied_since: dict[str, float] = {}
 
     def covers(self, upstream: str, repository: str) -> bool:
         return any(rule.has_repository(upstream, repository) for rule in self._rules)
@@ -98,7 +115,7 @@ class Scans:
         elsewhere = leases.held(lease) if leases is not None else contextlib.nullcontext()
         require = partial(leases.require, name=lease) if leases is not None else None
         async with turn, elsewhere:
-            found = await self.find(upstream, repository, only)
+            found = await self.find(upstream, repository, only, may_delete=may_delete)
             if found.judged is None and not may_delete:
                 await self._check_deletions(name, found.covered)
             return await self._ledger.note_scan(name, found.covered, found.judged, require)
@@ -117,7 +134,7 @@ class Scans:
         """How many tags of it are covered, as last seen. Raises StorageError."""
         return len(await self._ledger.seen(f"{upstream}/{repository}"))
 
-    async def find(self, upstream: str, repository: str, only: str | None = None) -> Found:
+    async def find(self, upstream: str, repository: str, only: str | None = None, *, may_delete: bool = False) -> Found:
         """What ``scan`` would note; changes nothing. Raises as that."""
         name = f"{upstream}/{repository}"
         rules = [rule for rule in self._rules if rule.has_repository(upstream, repository)]
@@ -133,20 +150,39 @@ class Scans:
         }
         about = {tag: subject for tag in tags if (subject := subject_of(tag, subjects)) is not None}
         wanted = [each.digest for each in covered.values() if subjects[each.digest]]
-        listed = await self._listed(upstream, repository, wanted)
-        for tag, digest in {**await self._digests(name, about, None), **listed}.items():
+        listed = await self._listed(upstream, repository, wanted, may_delete=may_delete)
+        asked = await self._digests(name, about, None)
+        if listed is None:
+            kept = [tag for each in wanted if (tag := referrers_tag(each)) in seen and tag not in asked]
+            listed = {tag: seen[tag].digest for tag in kept}
+            if kept:
+                log.warning(
+                    "registry %s told of referrers in %s, and now of none: %d lists stay",
+                    upstream,
+                    repository,
+                    len(kept),
+                )
+        for tag, digest in {**asked, **listed}.items():
             subject = about.get(tag) or subject_of(tag, subjects)
             if subject is not None and subjects[subject]:
                 covered[tag] = Seen(digest, subjects[subject])
         return Found(covered, judged)
 
-    async def _listed(self, upstream: str, repository: str, subjects: Sequence[Digest]) -> dict[str, Digest]:
-        """Lists of referrers that the registry tells by its API only, by the tags under which they cross."""
+    async def _listed(
+        self, upstream: str, repository: str, subjects: Sequence[Digest], *, may_delete: bool
+    ) -> dict[str, Digest] | None:
+        """Lists of referrers that the registry tells by its API only, by the tags under which they cross.
+
+        None: it says that it has no such API, and that is not to be believed: one odd 404 would delete lists at other
+        sites. It is, of a registry that has told nothing since our start and goes on saying so; or with ``may_delete``.
+        """
         found: dict[str, Digest] = {}
 
         async def ask(subject: Digest) -> None:
             async with self._asking:
                 index = await self._proxy.referrers(upstream, repository, subject)
+            self._tell_referrers.add(upstream)
+            self._denied_since.pop(upstream, None)
             if index is not None:
                 found[referrers_tag(subject)] = index
 
@@ -155,7 +191,9 @@ class Scans:
             for some in (distinct[:1], distinct[1:]):  # a registry without the API is asked once
                 await all_of([ask(subject) for subject in some])
         except NotFoundError:
-            return {}
+            since = self._denied_since.setdefault(upstream, self._clock())
+            is_so = upstream not in self._tell_referrers and self._clock() - since >= _DENIED_SECONDS
+            return {} if is_so or may_delete else None
         return found
 
     async def _ask(self, name: str, rules: Sequence[Rule], tags: Sequence[str], only: str | None) -> dict[str, Digest]:
