@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from imagedist.plain import plain
 from imagedist.progress import Event
 from imagedist.render import decimal, opening, summary
 
@@ -101,7 +102,7 @@ class Bars:
             }
             tell(opening(event), highlight=False, markup=False)
         elif event.event in ("note", "waiting"):
-            tell(event.message or "", highlight=False, markup=False)
+            tell(plain(event.message or ""), highlight=False, markup=False)
         elif event.event == "done":
             tell(summary(event, self._merged), highlight=False, markup=False)
         elif (row := self._rows.get(str(event.layer))) is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imagedist.errors import ImagedistError
+from imagedist.plain import plain
 
 INTERRUPTED = 130
 """128 + SIGINT, as every shell expects."""
@@ -30,7 +31,7 @@ def explained(as_json: bool) -> Iterator[None]:
             from imagedist.progress import Event
 
             print(Event(event="error", message=str(error), exit_code=error.exit_code).line())
-        print(f"imagedist: {error}", file=sys.stderr)
+        print(f"imagedist: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except KeyboardInterrupt:
         print("imagedist: interrupted; nothing half-done was kept", file=sys.stderr)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from imagedist.plain import one_line, plain
 from imagedist.progress import STAGES, Event
 from imagedist.swarm.session import TransferStatus
 
@@ -27,7 +28,11 @@ def decimal(size_bytes: float) -> str:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> str:
-    """Columns of text, as wide as they need to be; those named in ``numbers`` end at the right."""
+    """Columns of text, as wide as they need to be; those named in ``numbers`` end at the right.
+
+    Cells may be anybody's text: what a terminal would obey is shown.
+    """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
     lines = [
         "  ".join(
@@ -234,6 +239,6 @@ class Lines:
         elif event.event == "merged":
             self._merged += 1
         elif event.event in ("note", "waiting"):
-            print(event.message, flush=True)
+            print(plain(event.message or ""), flush=True)
         elif event.event == "done":
             print(summary(event, self._merged), flush=True)

@@ -12,6 +12,7 @@ import typer
 from imagedist.cli.command import app
 from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import InputError, NotFoundError, PreconditionError, SourceError
+from imagedist.plain import plain
 
 if TYPE_CHECKING:
     from imagedist.preheat.shapes import PreheatStatus
@@ -84,9 +85,9 @@ def status(
     if asked.as_json:
         print(found.model_dump_json())
     elif node is not None:
-        print(text.node_layers(found.nodes[0]))
+        print(plain(text.node_layers(found.nodes[0])))
     else:
-        print(f"{text.summary(found)}\n\n{text.preheat_nodes(found)}")
+        print(plain(f"{text.summary(found)}\n\n{text.preheat_nodes(found)}"))
     is_right = found.is_confirmed if node is None else found.nodes[0].outcome == "done"
     if not is_right:
         raise typer.Exit(1)
@@ -106,7 +107,7 @@ def suggest(
 
     path = f"suggested-preheats?share={share}&images={images}"
     found = asked.ask(lambda site: site.call("GET", path, Suggestions))
-    print(found.model_dump_json() if asked.as_json else suggestion_text(found, name))
+    print(found.model_dump_json() if asked.as_json else plain(suggestion_text(found, name)))
 
 
 @preheat.command()
@@ -145,7 +146,7 @@ def _order(name: str, state: Literal["active", "paused", "cancelled"], asked: As
 
     path, body = f"preheats/{_checked(name)}", PreheatOrder(state=state).model_dump(mode="json")
     found = asked.ask(lambda site: site.call("PATCH", path, PreheatStatus, body))
-    print(found.model_dump_json() if asked.as_json else summary(found))
+    print(found.model_dump_json() if asked.as_json else plain(summary(found)))
 
 
 async def _begin(site: Seeders, name: str, body: object) -> PreheatStatus:
@@ -182,7 +183,7 @@ async def _followed(site: Seeders, begun: PreheatStatus) -> PreheatStatus:
 def _end(found: PreheatStatus, as_json: bool) -> None:
     from imagedist.cli.preheat_text import summary
 
-    print(found.model_dump_json() if as_json else summary(found))
+    print(found.model_dump_json() if as_json else plain(summary(found)))
     if not found.is_confirmed:
         raise typer.Exit(1)
 

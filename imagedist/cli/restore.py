@@ -10,6 +10,7 @@ import typer
 from imagedist.cli.command import app
 from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import SourceError
+from imagedist.plain import plain
 
 if TYPE_CHECKING:
     from imagedist.site.seeders import Seeders
@@ -55,7 +56,7 @@ def restore(
         if dry_run:
             return plan
         if not asked.as_json:
-            print(plan_text(plan))
+            print(plain(plan_text(plan)))
         if any(line.action not in _DONE for line in plan.lines):
             await _wait(site, source)
             return await _find(site, order.model_copy(update={"is_dry": True}))
@@ -66,11 +67,11 @@ def restore(
     if asked.as_json:
         print(plan.model_dump_json())
     elif dry_run:
-        print(plan_text(plan))
+        print(plain(plan_text(plan)))
     else:
-        print(summary(plan))
+        print(plain(summary(plan)))
     for error in plan.errors:
-        print(f"imagedist: {error}", file=sys.stderr)
+        print(f"imagedist: {plain(error)}", file=sys.stderr)
     if plan.errors or (missing and not dry_run):
         raise typer.Exit(1)
 
@@ -104,10 +105,10 @@ async def _wait(site: Seeders, source: str) -> None:
                 return
             if (line := progress(status)) != shown:
                 shown = line
-                print(line, file=sys.stderr)
+                print(plain(line), file=sys.stderr)
         await asyncio.sleep(_ASK_SECONDS)
 
 
 def _tell(status: RestoreStatus) -> None:
     for error in status.errors:
-        print(f"imagedist: {error}", file=sys.stderr)
+        print(f"imagedist: {plain(error)}", file=sys.stderr)

@@ -11,6 +11,7 @@ import typer
 
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.errors import InputError
+from imagedist.plain import plain
 
 if TYPE_CHECKING:
     from imagedist.runtimes import RuntimeReport, Settings
@@ -121,18 +122,18 @@ def _show(settings: Settings, names: list[str], as_json: bool) -> None:
 
 
 def _show_one(report: RuntimeReport) -> None:
-    print(f"{report.name} {report.version}{'' if report.is_configured else '  (not configured yet)'}")
+    print(f"{report.name} {plain(report.version)}{'' if report.is_configured else '  (not configured yet)'}")
     print(f"  P2P              {report.p2p}")
     print(f"  parallel unpack  {report.parallel_unpack}")
     print(f"  how              {report.how}")
     for note in report.notes:
         print(f"  note             {note}")
     if report.problem:
-        print(f"  problem          {report.problem}")
+        print(f"  problem          {plain(report.problem)}")
     for path, diff in report.changes.items():
         print(f"  to write         {path}")
         for line in diff.splitlines()[2:]:
-            print(f"    {line}")
+            print(f"    {plain(line)}")
     if report.changes:
         print(f"  then             imagedist runtimes --apply {report.key}")
 
@@ -193,6 +194,6 @@ def _prove(settings: Settings, names: list[str], canary: str | None, socket: Pat
         print(f"{'runtime':<12}{'mirror':<10}{'unpacked by us':<16}{'ran':<8}")
         for verdict in verdicts:
             row = f"{verdict.key:<12}{verdict.mirror:<10}{verdict.unpacked:<16}{verdict.ran:<8}{verdict.detail}"
-            print(row.rstrip())
+            print(plain(row.rstrip()))
     if any(not verdict.is_good for verdict in verdicts):
         raise typer.Exit(1)

@@ -11,6 +11,7 @@ import typer
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.cli.site_access import Config, Proxy, TokenFile, site_access
 from imagedist.errors import InputError
+from imagedist.plain import plain
 
 if TYPE_CHECKING:
     from imagedist.site_store import PinStatus, SiteStore
@@ -51,11 +52,10 @@ def purge(
     if as_json:
         print(done.model_dump_json())
     else:
-        print(
-            f"purged {reference.name}{f':{done.tag}' if done.tag else ''} ({done.upstream}/{done.repository}): "
-            f"{done.tags} tag{'' if done.tags == 1 else 's'} at {done.proxies} "
-            f"prox{'y' if done.proxies == 1 else 'ies'}"
-        )
+        counts = f"{done.tags} tag{'' if done.tags == 1 else 's'}"
+        counts += f" at {done.proxies} prox{'y' if done.proxies == 1 else 'ies'}"
+        what = f"{reference.name}{f':{done.tag}' if done.tag else ''}"
+        print(plain(f"purged {what} ({done.upstream}/{done.repository}): {counts}"))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def site(
     from imagedist.render import store_lines
 
     status = _ask_store(lambda store: store.status(), proxy, token_file, config, socket)
-    print(status.model_dump_json() if as_json else store_lines(status))
+    print(status.model_dump_json() if as_json else plain(store_lines(status)))
 
 
 @app.command()
@@ -179,4 +179,5 @@ def _show_pin(done: str, pin: PinStatus, as_json: bool) -> None:
         print(pin.model_dump_json())
         return
     missing = f", {pin.missing} not here yet" if pin.missing else ""
-    print(f"{done} {pin.name} ({pin.digest}): {pin.blobs} blobs and manifests, {decimal(pin.bytes)}{missing}")
+    held = f"{pin.blobs} blobs and manifests, {decimal(pin.bytes)}{missing}"
+    print(plain(f"{done} {pin.name} ({pin.digest}): {held}"))

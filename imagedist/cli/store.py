@@ -11,6 +11,7 @@ import typer
 
 from imagedist.cli.command import Json, Root, app, entered, explained, store_root, stores_upon
 from imagedist.errors import InputError
+from imagedist.plain import plain
 
 
 @app.command()
@@ -161,5 +162,5 @@ def gc(
         return
     verb = "would remove" if dry_run else "removed"
     for one in collected:
-        print(f"{verb} {one.kind} {one.name} ({decimal(one.size_bytes)})")
+        print(plain(f"{verb} {one.kind} {one.name} ({decimal(one.size_bytes)})"))
     print(f"{decimal(total_bytes)} {'could be freed' if dry_run else 'freed'}")

@@ -10,6 +10,7 @@ import typer
 from imagedist.cli.command import app
 from imagedist.cli.seeder_options import Asked, asks_seeder
 from imagedist.errors import SourceError
+from imagedist.plain import plain
 
 if TYPE_CHECKING:
     from imagedist.site.seeders import Seeders
@@ -41,9 +42,9 @@ def plan(asked: Asked) -> None:
     from imagedist.site_sync import SyncPlan
 
     found = asked.ask(lambda site: site.call("GET", "syncs/plan", SyncPlan, wait_seconds=_PLAN_SECONDS))
-    print(found.model_dump_json() if asked.as_json else plan_text(found))
+    print(found.model_dump_json() if asked.as_json else plain(plan_text(found)))
     for error in found.errors:
-        print(f"imagedist: {error}", file=sys.stderr)
+        print(f"imagedist: {plain(error)}", file=sys.stderr)
     if found.errors:
         raise typer.Exit(1)
 
@@ -69,7 +70,7 @@ def run(
         return await _followed(site) if wait else begun
 
     found = asked.ask(ask)
-    print(found.model_dump_json() if asked.as_json else summary(found))
+    print(found.model_dump_json() if asked.as_json else plain(summary(found)))
     if wait and _show_problems(problems(found)):
         raise typer.Exit(1)
 
@@ -82,7 +83,7 @@ def status(asked: Asked) -> None:
     from imagedist.site_sync import SyncStatus
 
     found = asked.ask(lambda site: site.call("GET", "syncs?destinations=1", SyncStatus))
-    print(found.model_dump_json() if asked.as_json else status_text(found))
+    print(found.model_dump_json() if asked.as_json else plain(status_text(found)))
     if _show_problems(problems(found)):
         raise typer.Exit(1)
 
@@ -113,11 +114,11 @@ async def _followed(site: Seeders) -> SyncStatus:
                 return found
             if (line := summary(found)) != shown:
                 shown = line
-                print(line, file=sys.stderr)
+                print(plain(line), file=sys.stderr)
         await asyncio.sleep(_ASK_SECONDS)
 
 
 def _show_problems(found: list[str]) -> bool:
     for problem in found:
-        print(f"imagedist: {problem}", file=sys.stderr)
+        print(f"imagedist: {plain(problem)}", file=sys.stderr)
     return bool(found)

@@ -49,6 +49,7 @@ def verify(
     from imagedist.config import matches, parse_pattern, read_secret
     from imagedist.errors import InputError
     from imagedist.oci.reference import is_name
+    from imagedist.plain import one_line
     from imagedist.render import decimal
     from imagedist.verify.compare import Comparison, Counts, Difference
     from imagedist.verify.named import NamedPlaces, is_place_name
@@ -88,7 +89,7 @@ def verify(
             async for each in comparison.differences(named if len(named) == len(patterns) else ()):
                 found.append(each)
                 if not as_json:
-                    print(f"{each.kind:16}  {each.place}  {each.name}  {each.what}", flush=True)
+                    print(one_line(f"{each.kind:16}  {each.place}  {each.name}  {each.what}"), flush=True)
             return found, comparison.counts
 
     differences, counts = interruptible(compare())

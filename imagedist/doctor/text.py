@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from imagedist.doctor.finding import Finding, Severity
+from imagedist.plain import plain
 
 _WORDS: dict[Severity, str] = {"bad": "problem", "warn": "warning", "unknown": "not checked", "ok": "fine"}
 
@@ -13,11 +14,11 @@ _WORDS: dict[Severity, str] = {"bad": "problem", "warn": "warning", "unknown": "
 def text(findings: Sequence[Finding]) -> str:
     lines = []
     for finding in findings:
-        lines.append(f"{finding.severity:<8}{finding.what}")
+        lines.append(f"{finding.severity:<8}{plain(finding.what)}")
         if finding.why:
-            lines.append(f"{'':<8}  why: {finding.why}")
+            lines.append(f"{'':<8}  why: {plain(finding.why)}")
         if finding.fix:
-            lines.append(f"{'':<8}  fix: {finding.fix}")
+            lines.append(f"{'':<8}  fix: {plain(finding.fix)}")
     counts = Counter(finding.severity for finding in findings)
     parts = [_counted(counts[severity], word) for severity, word in _WORDS.items() if counts[severity]]
     return "\n".join([*lines, f"{', '.join(parts)}; docs/doctor.md explains each"])
