@@ -10,6 +10,7 @@ from imagedist.config import AgentConfig
 from imagedist.doctor.asking import in_thread
 from imagedist.doctor.finding import Finding, Severity
 from imagedist.doctor.subject import Subject
+from imagedist.store.files import is_open_to_others
 
 LITTLE_BYTES = 5 << 30
 HARDLY_ANY_BYTES = 256 << 20
@@ -26,6 +27,8 @@ async def check(subject: Subject) -> list[Finding]:
 
 def _all(subject: Subject) -> list[Finding]:
     findings = [finding for name, path in subject.paths.items() for finding in room(name, path)]
+    if (blobs := subject.paths.get("blob cache")) is not None:
+        findings += open_to_others(blobs)
     findings += quotas(subject.config) if subject.config else []
     return findings
 
@@ -105,6 +108,18 @@ def _inodes(name: str, path: Path, sizes: os.statvfs_result) -> list[Finding]:
     return [
         Finding(severity, "disk-inodes", what, why, "imagedist gc --quota 20GiB, or make it anew: mkfs.ext4 -i 4096")
     ]
+
+
+def open_to_others(blobs: Path) -> list[Finding]:
+    """A cache of blobs as earlier versions made it: whoever has an account here reads private images."""
+    try:
+        if not is_open_to_others(blobs):
+            return []
+    except OSError:
+        return []  # not made yet, or ``room`` says so
+    what = f"blob cache {blobs} is open to every user of this machine"
+    why = "blobs of private images can be read by who may not pull them"
+    return [Finding("warn", "blobs-open", what, why, f"chmod 750 {blobs}")]
 
 
 def quotas(config: AgentConfig) -> list[Finding]:

@@ -7,6 +7,7 @@ Layout: ``blobs/<algorithm>/<hex>`` holds only verified files; ``partial/`` what
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from imagedist.errors import IntegrityError, NotFoundError, storage_error
 from imagedist.oci.digest import Digest
+from imagedist.store.files import is_open_to_others
 from imagedist.store.format import claim_format, refuse_foreign
 from imagedist.store.inventory import ALGORITHMS
 from imagedist.store.ledger import Ledger
@@ -24,6 +26,8 @@ from imagedist.store.reading import Span
 from imagedist.store.room import MayEvict, Room
 from imagedist.store.unsynced import Unsynced, is_right
 from imagedist.threads import settled
+
+_LOG = logging.getLogger(__name__)
 
 Removed = Callable[[Digest], Awaitable[None]]
 
@@ -93,6 +97,8 @@ class BlobStore:
         except OSError as error:
             raise storage_error(f"open blob store {root}", error) from error
         claim_format(root)
+        if is_open_to_others(root):
+            _LOG.warning("every user of this machine can read the blobs in %s: chmod 750 %s", root, root)
         self.ledger = Ledger(root / "usage")
         self.space = Room(root, self.ledger, quota_bytes, headroom_bytes, self.remove)
         self.space.may_evict = may_evict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def write_aside(path: Path, content: bytes, *, durable: bool = False) -> None:
             sync_directory(path.parent)
     except OSError as error:
         raise storage_error(f"write {path}", error) from error
+
+
+def is_open_to_others(directory: Path) -> bool:
+    """Whether users who are neither owner nor group may look into it, and get there. Blocking. Raises OSError."""
+    ways_in = [directory, *directory.absolute().parents]
+    return bool(directory.stat().st_mode & stat.S_IROTH) and all(each.stat().st_mode & stat.S_IXOTH for each in ways_in)
 
 
 def sync_directory(directory: Path) -> None:

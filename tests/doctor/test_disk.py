@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,22 @@ def test_a_disk_with_little_room_is_named(tmp_path: Path, free_bytes: int, sever
     (found,) = room("blob cache", tmp_path, full(free_bytes))
     assert (found.severity, found.code) == (severity, "disk-space")
     assert str(tmp_path) in found.what
+
+
+def test_a_cache_of_blobs_that_every_user_can_read_is_named_with_the_command_that_mends_it() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:  # which every user can reach, unlike pytest's own
+        home, blobs = Path(directory), Path(directory, "blobs")
+        home.chmod(0o755)
+        assert disk.open_to_others(blobs) == []  # not made yet
+        blobs.mkdir()
+        blobs.chmod(0o755)
+        (found,) = disk.open_to_others(blobs)
+        assert (found.code, found.fix) == ("blobs-open", f"chmod 750 {blobs}")
+        blobs.chmod(0o750)
+        assert disk.open_to_others(blobs) == []
+        blobs.chmod(0o755)
+        home.chmod(0o700)  # nobody gets there
+        assert disk.open_to_others(blobs) == []
 
 
 @pytest.mark.parametrize(("free", "severity"), [(50_000, "warn"), (10, "bad")])
