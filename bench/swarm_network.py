@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.account import ProcessAccount, descendants
 from bench.burst import Burst, burst_of
 from bench.network import Link, Network, deployment
-from bench.network.deployment import Agent, Registry, Site
+from bench.network.deployment import Agent, Registry, Site, check_settings
 from bench.peaks import anonymous_bytes
 from bench.pulling import Pulled, pull
 from bench.serving import REPOSITORY, push
@@ -44,6 +45,12 @@ class Configuration:
     proxy: str = ""
     seeder: str = ""
     agent: str = ""
+
+    def check(self) -> Self:
+        """Raises ConfigError: a program would not start with them."""
+        for name, lines in self.facts().items():
+            check_settings(name, lines)
+        return self
 
     def facts(self) -> dict[str, str]:
         """Those that there are, by program."""

@@ -51,7 +51,7 @@ def swarm(
     """Give a new image to N nodes at once, over capped links in network namespaces; needs root."""
     scale = swarm_benchmark.Scale(counts(nodes, "--nodes"), size_of(size), cap * 1_000_000, asked.rounds)
     scale = swarm_benchmark.QUICK if asked.quick else scale
-    scale = replace(scale, configuration=Configuration(proxy, seeder, agent), is_straight_too=straight)
+    scale = replace(scale, configuration=Configuration(proxy, seeder, agent).check(), is_straight_too=straight)
     scale = replace(scale, kraken_pieces=[_piece(text) for text in names(kraken_pieces)], is_warm=warm)
     return swarm_benchmark.run(scale, say, asked.keep)
 
@@ -78,7 +78,9 @@ def lone(
 ) -> Result:
     """Hold one node, two, a small layer and skopeo against plain downloads, on links of 1 Gbit/s; needs root."""
     scale = lone_benchmark.Scale(size_of(size), asked.rounds)
-    scale = replace(lone_benchmark.QUICK if asked.quick else scale, configuration=Configuration(proxy, agent=agent))
+    scale = replace(
+        lone_benchmark.QUICK if asked.quick else scale, configuration=Configuration(proxy, agent=agent).check()
+    )
     return lone_benchmark.run(scale, say, asked.keep)
 
 

@@ -13,7 +13,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from bench.network.node import Node
+from imagedist.config import AgentConfig, ProxyConfig, SeederConfig, parse
 from imagedist.demo.layout import BuiltImage
 
 _REGISTRY_PORT, _PROXY_PORT, _SEEDER_PORT = 5000, 5001, 5002
@@ -73,6 +76,13 @@ used_by = []
 ramdisk = "{directory}/ramdisk"
 ramdisk_budget = "256MiB"
 """
+
+
+_CONFIGURATIONS: dict[str, tuple[str, type[BaseModel]]] = {
+    "proxy": (_PROXY, ProxyConfig),
+    "seeder": (_SEEDER, SeederConfig),
+    "agent": (_AGENT, AgentConfig),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +260,24 @@ def _seeder_url(node: Node) -> str:
 
 def _toml(urls: Sequence[str]) -> str:
     return json.dumps(list(urls))
+
+
+def check_settings(program: str, settings: str) -> None:
+    """Whether lines fit into the first table of a program's configuration.
+
+    Raises:
+        ConfigError: they do not; names the option and the key.
+    """
+    template, model = _CONFIGURATIONS[program]
+    text = template.format(
+        **dict.fromkeys(("address", "proxy", "site", "name"), "127.0.0.1"),
+        **dict.fromkeys(("port", "proxy_port", "quota_bytes"), 1),
+        **dict.fromkeys(("directory", "token_file"), "/"),
+        registry="127.0.0.1:1",
+        seeders=_toml(["http://127.0.0.1:1"]),
+        settings=settings,
+    )
+    parse(text, model, f"--{program} {settings!r}")
 
 
 def _written(path: Path, template: str, **values: object) -> Path:

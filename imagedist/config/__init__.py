@@ -11,7 +11,7 @@ from imagedist.config.agent import (
     UnpackTable,
 )
 from imagedist.config.backups import Backup
-from imagedist.config.loading import load, read_secret
+from imagedist.config.loading import load, parse, read_secret
 from imagedist.config.proxy import ProxyConfig, ProxyTable, Upstream
 from imagedist.config.ranges import newest_versions
 from imagedist.config.schedules import Schedule
@@ -46,6 +46,7 @@ __all__ = [
     "load",
     "matches",
     "newest_versions",
+    "parse",
     "parse_address",
     "parse_pattern",
     "parse_rate",

@@ -20,15 +20,21 @@ def load(path: Path, model: type[ConfigT]) -> ConfigT:
         ConfigError: unreadable, not TOML, an unknown key (with the allowed ones) or a bad value.
     """
     try:
-        document = tomllib.loads(path.read_text())
+        return parse(path.read_text(), model, str(path))
     except OSError as error:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def parse(text: str, model: type[ConfigT], name: str) -> ConfigT:
+    """The text of one, which messages call ``name``. Raises as ``load``."""
     try:
-        return model.model_validate(document)
+        return model.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, model)}") from error
+        raise ConfigError(f"{name}: {_explain(error, model)}") from error
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

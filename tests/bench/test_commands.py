@@ -68,6 +68,8 @@ def test_options_of_an_image_are_the_same_everywhere(command: str) -> None:
         (["caps", "--upload", "100GB/s"], "measuring caps needs"),
         (["transfer", "--size", "much"], "'much'"),
         (["swarm", "--size", "0"], "--size 0 is too small: expected 4MB at least"),
+        (["swarm", "--proxy", "nonsense = 1"], "unknown key proxy.nonsense; allowed here: access_log"),
+        (["lone", "--agent", "heartbeat = 1 s"], "--agent 'heartbeat = 1 s' is not TOML"),
         (["scaleout", "--layer", "1"], "--layer 1 is too small"),
         (["image", "--image", "random-100TB"], "free for images: random-100TB needs 500000.0 GB"),
         (["transfer", "--json", "/proc/result.json"], "cannot write the result /proc/result.json"),
