@@ -25,7 +25,9 @@ class Usage:
 
     def __init__(self, root: Path, stores: Sequence[Path]) -> None:
         self._root = root
-        self._mounts = [(f"process {process}", line) for process, text in _mount_tables() for line in text.splitlines()]
+        tables = list(_mount_tables())
+        self._views = [Path("/"), *(Path("/proc") / process / "root" for process, _ in tables)]
+        self._mounts = [(f"process {process}", line) for process, text in tables for line in text.splitlines()]
         self._mounts += [("another namespace", line) for ask in _outside for line in ask()]
         self._stores = [_Store(path) for path in stores]
 
@@ -50,19 +52,24 @@ class Usage:
     def _is_elsewhere(self, line: str, marks: Collection[str]) -> bool:
         """Whether a mount's paths with one of ``marks`` name layers of another store.
 
-        For sure, that is: a path that is not there from here may be another name of ours in the mount's namespace, a
-        relative one says nothing, and a bind mount's source (proc(5): the fourth field) is of its file system's root.
+        For sure, that is: a path that is nowhere to be seen may be another name of ours, a relative one says nothing,
+        and a bind mount's source (proc(5): the fourth field) is of its file system's root.
         """
         if any(mark in line.split(" ")[3] for mark in marks):
             return False
         named = [word for word in _WORDS.split(line) if word.startswith("/") and any(mark in word for mark in marks)]
-        return bool(named) and all(self._is_of_another(Path(word)) for word in named)
+        return bool(named) and all(self._is_of_another(word, marks) for word in named)
 
-    def _is_of_another(self, path: Path) -> bool:
-        with contextlib.suppress(OSError):
-            real = path.resolve(strict=True)
-            return not any(above.samefile(self._root) for above in (real, *real.parents))
-        return False
+    def _is_of_another(self, path: str, marks: Collection[str]) -> bool:
+        """Whether it is there in some mount namespace, and in none a part of our store.
+
+        Of a container's root only the namespace of who started it knows the layers (a container engine inside of a
+        container, for one), and the same path may be another directory in each.
+        """
+        seen = [identities for view in self._views if (identities := _upwards(view, path))]
+        parts = (self._root, *(self._root / "overlay" / mark for mark in ("", *marks)))
+        ours = {found for part in parts if (found := _identity(part)) is not None}
+        return bool(seen) and not any(ours & identities for identities in seen)
 
 
 def ask_outside(mount_lines: Callable[[], Iterable[str]]) -> None:
@@ -80,6 +87,40 @@ def _mount_tables() -> Iterator[tuple[str, str]]:
                 text = Path(f"/proc/{process}/mountinfo").read_text(errors="surrogateescape")
                 seen.add(namespace)
                 yield process, text
+
+
+def _upwards(view: Path, path: str) -> set[tuple[int, int]]:
+    """What a directory and those above it are, by a path as a namespace has it; empty: it is not there.
+
+    Args:
+        view: the root directory of the namespace. Links of layers are relative; another, absolute one leads into ours.
+    """
+    found: set[tuple[int, int]] = set()
+    descriptor = -1
+    try:
+        descriptor = os.open(f"{view}/{path}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        while (here := _of(os.fstat(descriptor))) not in found:
+            found.add(here)
+            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = above
+    except OSError:
+        return set()
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return found
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        return _of(path.stat())
+    except OSError:
+        return None
+
+
+def _of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 class _Store:

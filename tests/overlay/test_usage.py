@@ -53,6 +53,29 @@ def test_a_mount_of_one_store_leaves_the_same_image_of_another_free(tmp_path: Pa
     there.remove(NAME)
 
 
+def test_a_store_that_only_another_namespace_has_leaves_the_same_image_free(tmp_path: Path) -> None:
+    """As a container engine inside of a container has one."""
+    store = OverlayStore(tmp_path / "store")
+    put(store, BASE, APP)
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    script = 'mount -t tmpfs tmpfs "$1"; cp -a "$2" "$1/store"; mount -t overlay overlay -o "lowerdir=$3" /mnt'
+    with mounted(script, inside, store.root, lower(store, inside / "store")):
+        store.remove(NAME)
+
+
+def test_a_path_that_is_another_store_here_and_ours_there_keeps_ours(tmp_path: Path) -> None:
+    here, there = (OverlayStore(tmp_path / name) for name in ("here", "there"))
+    for store in (here, there):
+        put(store, BASE, APP)
+    script = 'mount --bind "$1" "$2"; mount -t overlay overlay -o "lowerdir=$3" /mnt'
+    with (
+        mounted(script, here.root / "overlay", there.root / "overlay", lower(there, there.root)),
+        pytest.raises(InputError, match="in use, mounted at /mnt"),
+    ):
+        here.remove(NAME)
+
+
 def test_layers_mounted_by_a_name_that_only_the_other_namespace_knows_stay(tmp_path: Path) -> None:
     store = OverlayStore(tmp_path / "store")
     put(store, BASE, APP)
