@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,16 +24,42 @@ def short_directory() -> Iterator[Path]:
 
 
 def remove_abandoned() -> None:
-    """Ends the processes of benchmarks that no longer run, and removes their cgroups and directories.
+    """Ends the processes of benchmarks that no longer run, and removes their cgroups and directories, but for those
+    that another process is removing.
 
     Raises:
         ImagedistError: something there is in use.
     """
     for cgroup in abandoned_cgroups():
         cgroup.remove()
-    for directory in _above().glob(f"{PREFIX}*"):
-        if is_abandoned(directory.name):
-            remove(directory)
+    for directory in abandoned_directories():
+        with _alone(directory) as is_alone:
+            if is_alone:
+                remove(directory)
+
+
+def abandoned_directories() -> list[Path]:
+    """Those of benchmarks that no longer run."""
+    return [directory for directory in _above().glob(f"{PREFIX}*") if is_abandoned(directory.name)]
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[bool]:
+    """Whether no other process removes the directory while the block runs, nor has removed it."""
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = True
+    except BlockingIOError:
+        is_alone = False
+    try:
+        yield is_alone
+    finally:
+        os.close(lock)
 
 
 def remove(directory: Path) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.account import abandoned_cgroups
-from bench.directories import remove_abandoned
+from bench.directories import abandoned_directories, remove_abandoned
 from bench.places import remove_place
 from imagedist.errors import ImagedistError
 
@@ -85,7 +85,7 @@ def _is_clean(store: Path) -> bool:
         remove_place(store)
     except (ImagedistError, OSError):
         return False
-    return not abandoned_cgroups()
+    return not abandoned_cgroups() and not abandoned_directories()
 
 
 if __name__ == "__main__":

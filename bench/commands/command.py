@@ -75,7 +75,10 @@ def measured(run: Callable[[Keep], Result], file: Path | None, store: Path) -> N
     is_printed = file is not None and str(file) == "-"
     journal = Journal(shlex.join(["imagedist-bench", *sys.argv[1:]]), None if is_printed else file)
     try:
-        remove_abandoned()
+        try:
+            remove_abandoned()
+        except ImagedistError as error:  # in use by what ends at this moment, or by somebody who looks at it
+            say(f"of a benchmark that was killed something is left: {error}")
         with janitor(store), say.shown():
             result = journal.finish(run(journal.keep))
     except (KeyboardInterrupt, ImagedistError) as error:
