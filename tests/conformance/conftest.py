@@ -12,7 +12,8 @@ import pytest
 
 from tests.conformance.asking import Server
 from tests.conformance.content import Content, push_all
-from tests.e2e.processes import Process, answers, free_port
+from tests.e2e.processes import Process, answers
+from tests.support.ports import free_port
 
 _REGISTRY = """\
 version: 0.1

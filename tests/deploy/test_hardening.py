@@ -21,9 +21,10 @@ import pytest
 
 from imagedist.demo.layout import BuiltImage
 from tests.e2e import processes
-from tests.e2e.processes import Process, answers, free_port, listens, succeed
+from tests.e2e.processes import Process, answers, listens, succeed
 from tests.support import layouts
 from tests.support.layers import file, image
+from tests.support.ports import free_port
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 NAMES = ("agent", "snapshotter", "proxy", "seeder", "preheat@")

@@ -112,9 +112,3 @@ def listens(path: Path) -> bool:
     """Whether somebody takes connections at a Unix socket."""
     with socket.socket(socket.AF_UNIX) as trial:
         return trial.connect_ex(str(path)) == 0
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -14,8 +14,9 @@ from subprocess import CompletedProcess
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e import processes
-from tests.e2e.processes import Process, answers, free_port, succeed
+from tests.e2e.processes import Process, answers, succeed
 from tests.e2e.upstream import NAME
+from tests.support.ports import free_port
 
 _PROXY = """\
 [proxy]
@@ -208,7 +209,7 @@ class Agent(Service):
 
     def received_bytes(self) -> dict[str, int]:
         """Bytes of blobs by source, from ``/metrics``; sources that gave none are not in it."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         return {
             sample.labels["source"]: int(sample.value)

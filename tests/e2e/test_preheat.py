@@ -17,12 +17,12 @@ import pytest
 from imagedist.demo.layout import BuiltImage
 from tests.e2e.conftest import HOSTS
 from tests.e2e.node import Node
-from tests.e2e.processes import free_port
 from tests.e2e.runtimes import Containerd, Docker
 from tests.e2e.site import Agent, Site
 from tests.e2e.upstream import NAME, Upstream
 from tests.support import layouts
 from tests.support.layers import file, image
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo")
 

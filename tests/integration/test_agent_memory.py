@@ -12,7 +12,8 @@ import aiohttp
 from bench.peaks import anonymous_bytes
 from imagedist.agent.client import AgentClient
 from imagedist.config import SeedingTable
-from tests.support.site import Site, free_port
+from tests.support.ports import free_port
+from tests.support.site import Site
 from tests.support.waiting import until
 
 AT_REST_BYTES, SEEDING_BYTES = 90_000_000, 160_000_000

@@ -68,7 +68,7 @@ def leftovers(store: Path, ramdisk: Path) -> list[Path]:
 
 def assert_in_order_after_gc(store: Path, ramdisk: Path, parents: set[int], about: str) -> None:
     """On a copy, so that the next pull still finds what the kill left: podman reads it, and gc leaves nothing over."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while processes_of(ramdisk, parents):
         assert time.monotonic() < deadline, f"workers outlive their parent; {about}"
         time.sleep(0.01)

@@ -15,7 +15,7 @@ from imagedist.config import Address
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from registry_proxy.replicas import ranked
 from registry_proxy.seeds import Seeds
-from tests.support.site import free_port
+from tests.support.ports import free_port
 from tests.swarm.blobs import Blob, make_blob, make_directory
 
 

@@ -189,7 +189,7 @@ async def test_wrong_bytes_from_upstream_never_reach_a_store(tmp_path: Path, fau
 async def test_the_site_knows_its_nodes_by_their_heartbeats(tmp_path: Path) -> None:
     async with Site(tmp_path) as site, site.agent() as (agent, _, _):
         port = int((await asyncio.to_thread(agent.status)).bittorrent.rpartition(":")[2])
-        async with aiohttp.ClientSession() as http, asyncio.timeout(20):
+        async with aiohttp.ClientSession() as http, asyncio.timeout(60):
             nodes: list[dict[str, object]] = []
             while not nodes:
                 async with http.get(f"http://{site.seeder}/site/v1/nodes") as answer:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Process, answers, free_port, succeed
+from tests.e2e.processes import Process, answers, succeed
 from tests.support import layers, layouts
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo", "podman")
 

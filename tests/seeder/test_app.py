@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
@@ -21,14 +20,9 @@ from imagedist.service import serving
 from imagedist.swarm.libtorrent_session import LibtorrentSession
 from seeder.app import create_app
 from tests.seeder.test_seeds import commit
+from tests.support.ports import free_port
 from tests.support.postgres import site_database
 from tests.swarm.blobs import Blob, make_blob, make_directory
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configuration(tmp_path: Path, *, token_file: Path | None = None, **settings: Any) -> SeederConfig:

@@ -40,7 +40,7 @@ async def redis_server(directory: Path) -> AsyncIterator[str]:
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while b"eady to accept connections" not in await process.stdout.readline():
                 pass
         yield f"unix://{path}"

@@ -24,8 +24,8 @@ from imagedist.preheat.shapes import ImageReport, Orders, PreheatStatus, Report,
 from imagedist.service import serving
 from imagedist.site import Site
 from tests.support import waiting
+from tests.support.ports import free_port
 from tests.support.postgres import Cluster
-from tests.support.site import free_port
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e("postgresql"), pytest.mark.timeout(120)]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,12 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Program:
@@ -33,7 +26,7 @@ class Program:
     def pid(self) -> int:
         return self._process.pid
 
-    async def hear(self, text: str, seconds: float = 20.0, times: int = 1) -> str:
+    async def hear(self, text: str, seconds: float = 60.0, times: int = 1) -> str:
         """Reads on until the text was said so often; returns all that was said so far."""
         assert self._process.stdout is not None
         async with asyncio.timeout(seconds):
@@ -46,7 +39,7 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    async def end(self, seconds: float = 20.0) -> int:
+    async def end(self, seconds: float = 60.0) -> int:
         """Its exit code, once it has ended by itself."""
         assert self._process.stdout is not None
         async with asyncio.timeout(seconds):

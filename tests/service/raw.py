@@ -25,14 +25,14 @@ class Raw:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def rest(self, seconds: float = 10.0) -> bytes:
+    async def rest(self, seconds: float = 60.0) -> bytes:
         async with asyncio.timeout(seconds):
             try:
                 return await self.reader.read()
             except ConnectionResetError:
                 return b""
 
-    async def answer(self, seconds: float = 10.0) -> bytes:
+    async def answer(self, seconds: float = 60.0) -> bytes:
         """The head of the next answer and its body."""
         async with asyncio.timeout(seconds):
             head = await self.reader.readuntil(b"\r\n\r\n")

@@ -229,7 +229,7 @@ class TestFullDisk:
 
     @staticmethod
     def wait_synced(store: BlobStore) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while any((store.root / "unsynced").iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -9,7 +9,6 @@ import atexit
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+
+from tests.support.ports import free_port
 
 PASSWORD = "quiet-site"
 _SETTINGS = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
@@ -31,7 +32,7 @@ class Cluster:
         self._directory = directory
         self._data = directory / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
 
     def make(self) -> None:
         secret = self._directory / "password"
@@ -117,8 +118,3 @@ def _cluster_of_process() -> Cluster:
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(running_cluster())
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,16 +15,12 @@ from imagedist.service import ServerTls, serving
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
 from tests.support import layers
+from tests.support.ports import free_port
 from tests.support.postgres import site_database
 from tests.support.registry import FaultyRegistry
 
 ANY = "127.0.0.1:0"
 REGISTRY = "registry.example"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Site:

@@ -108,7 +108,8 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
             user.add_ids()
             yield user
             for process in _processes_of(entry.pw_uid):  # such as podman's, which holds its namespace
-                os.kill(process, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(process, signal.SIGKILL)
         finally:
             subprocess.run(["/usr/sbin/userdel", "--force", name], check=True, capture_output=True)
 
@@ -116,7 +117,7 @@ def ordinary_user() -> Iterator[OrdinaryUser]:
 def _processes_of(uid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it has ended
             if path.stat().st_uid == uid:
                 found.append(int(path.name))
     return found

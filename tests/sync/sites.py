@@ -110,7 +110,7 @@ class Backup:
         repository, _, tag = name.rpartition(":")
         url = f"{self.url}/v2/{repository}/manifests/{tag}"
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": OCI_MANIFEST}), timeout=10):
+            with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": OCI_MANIFEST}), timeout=60):
                 return True
         except urllib.error.HTTPError:
             return False
@@ -199,12 +199,12 @@ class Site:
     def status(self) -> SyncStatus:
         headers = {"Authorization": f"Bearer {self.name}-secret"}
         request = urllib.request.Request(f"{self.seeder.url}/site/v1/syncs", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return SyncStatus.model_validate_json(answer.read())
 
     def received_bytes(self) -> dict[str, int]:
         """Of blobs that came into the site since its proxy started, by source."""
-        with urllib.request.urlopen(f"{self.proxy.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.proxy.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         return {
             sample.labels["source"]: int(sample.value)

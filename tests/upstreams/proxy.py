@@ -12,7 +12,8 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.processes import Process, answers, free_port, run
+from tests.e2e.processes import Process, answers, run
+from tests.support.ports import free_port
 
 _CONFIG = """\
 [proxy]
@@ -90,6 +91,6 @@ class Proxy:
         )
 
     def _metrics(self) -> str:
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text: str = answer.read().decode()
             return text

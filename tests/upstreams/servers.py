@@ -15,8 +15,9 @@ from aiohttp.test_utils import TestServer
 
 from imagedist.demo.layout import BuiltImage
 from imagedist.oci.auth import parse_basic
-from tests.e2e.processes import Process, free_port, succeed
+from tests.e2e.processes import Process, succeed
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 
 USERNAME, PASSWORD, IDENTITY_TOKEN = "robot", "s:cret", "kept"
 SERVICE = "registry under test"

@@ -14,8 +14,8 @@ import pytest
 
 from imagedist.demo.image import build
 from imagedist.demo.layout import BuiltImage
-from tests.e2e.processes import free_port
 from tests.support.certificates import Authority
+from tests.support.ports import free_port
 from tests.upstreams.proxy import Proxy
 from tests.upstreams.servers import IDENTITY_TOKEN, PASSWORD, USERNAME, Nginx, Registry, TokenServer, htpasswd
 

@@ -12,7 +12,8 @@ import pytest
 
 from imagedist.demo.image import build
 from imagedist.demo.layout import BuiltImage
-from tests.e2e.processes import Process, answers, free_port
+from tests.e2e.processes import Process, answers
+from tests.support.ports import free_port
 from tests.upstreams.proxy import Proxy
 from tests.upstreams.servers import Registry
 
