@@ -1,6 +1,6 @@
 """Outlives a benchmark that was killed: its processes, mounts and directories go, whatever ended it.
 
-``python -m bench.janitor OWNER STORE`` waits for the owner's death, or its word that all is done.
+``python -m bench.janitor OWNER STORE WHETHER-IT-IS-NEW`` waits for the owner's death, or its word that all is done.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def janitor(store: Path) -> Iterator[None]:
     Args:
         store: where places for stores are made.
     """
-    command = [sys.executable, "-m", "bench.janitor", str(os.getpid()), str(store)]
+    command = [sys.executable, "-m", "bench.janitor", str(os.getpid()), str(store), str(int(not store.exists()))]
     nothing = subprocess.DEVNULL
     process = subprocess.Popen(
         command,
@@ -54,13 +54,13 @@ def janitor(store: Path) -> Iterator[None]:
             process.communicate(_DONE, _WAIT_SECONDS)
 
 
-def main(owner: int, store: Path) -> None:
+def main(owner: int, store: Path, is_new: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if not _is_killed(owner):
         return
     deadline = time.monotonic() + _END_SECONDS
-    while not _is_clean(store) and time.monotonic() < deadline:
+    while not _is_clean(store, is_new) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
 
 
@@ -78,15 +78,15 @@ def _is_killed(owner: int) -> bool:
     return True
 
 
-def _is_clean(store: Path) -> bool:
+def _is_clean(store: Path, is_new: bool) -> bool:
     """Cleans up; False: something is in use by a process that ends at this moment, or began as its owner died."""
     try:
         remove_abandoned()
-        remove_place(store)
+        remove_place(store, is_new)
     except (ImagedistError, OSError):
         return False
     return not abandoned_cgroups() and not abandoned_directories()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "1")

@@ -81,8 +81,11 @@ def place(directory: Path, ext4_bytes: int | None) -> Iterator[Place]:
                     directory.rmdir()
 
 
-def remove_place(directory: Path) -> None:
+def remove_place(directory: Path, is_new: bool = False) -> None:
     """Removes what a killed benchmark left there, unless another has it now.
+
+    Args:
+        is_new: the directory was not there before: it goes, too, unless somebody has put something there.
 
     Raises:
         ImagedistError: something there is in use.
@@ -91,6 +94,9 @@ def remove_place(directory: Path) -> None:
         with _held(directory) as is_ours:
             if is_ours:
                 _empty(directory)
+                if is_new:
+                    with contextlib.suppress(OSError):
+                        directory.rmdir()
 
 
 @contextmanager
