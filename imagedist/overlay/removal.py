@@ -22,7 +22,8 @@ def remove_image(parts: Parts, image: StoredImage) -> None:
         unlocked = [layer_id for layer_id in image.layer_ids if locks.try_remove(layer_id)]
         kept = layers_of_others(parts, image.id)
         ours = [layer_id for layer_id in unlocked if layer_id not in kept]
-        user = in_use(parts, image, ours, parts.usage())
+        # A second look leaves out what ended as the first one saw it: its mounts could be seen, and not whose they are.
+        user = in_use(parts, image, ours, parts.usage()) and in_use(parts, image, ours, parts.usage())
         if user is not None:
             raise InputError(f"cannot remove {image.id[:12]}: it is in use, {user}; stop that first")
         take_out(parts, image, ours, trash)
