@@ -9,9 +9,11 @@ import aiohttp
 import pytest
 
 from imagedist.config import Address
+from imagedist.metrics import CONNECTIONS_CUT
 from imagedist.service import Limits, serving
 from imagedist.service.connection import Connections
 from tests.service.raw import REQUEST, Raw, Slow, raw
+from tests.support.waiting import until
 
 LOOPBACK = Address("127.0.0.1", 0)
 HASTY = Limits(
@@ -101,9 +103,11 @@ async def test_a_head_that_is_too_large_or_none_is_answered_400_and_ended(head: 
 
 
 async def test_an_answer_that_nobody_reads_is_given_up() -> None:
+    cut = CONNECTIONS_CUT.labels(cause="answer not read")
+    before = cut._value.get()
     async with serving(Slow().app, LOOPBACK, limits=HASTY) as address, raw(address) as client:
         await client.send(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        await asyncio.sleep(1.5)
+        await until(lambda: cut._value.get() > before)
         received = len(await client.rest())
         assert received < 64 << 20
 
