@@ -22,6 +22,7 @@ from imagedist.swarm.torrent import parse
 from tests.service.programs import Program, children, running
 from tests.support.ports import free_port
 from tests.support.registry import FaultyRegistry
+from tests.support.waiting import until
 
 WORKERS = 3
 LAYER = bytes(range(256)) * (12 << 10)  # 3 MiB
@@ -197,7 +198,7 @@ async def test_a_proxy_that_stops_in_mid_fetch_leaves_it_to_the_next_one(
     upstream.gate = asyncio.Event()
     async with start() as (program, address):
         asking = asyncio.create_task(ask(address, BLOB_PATH))
-        await asyncio.wait([asking], timeout=1.0)
+        await until(lambda: upstream.bytes_sent > 0)
         program.signal(signal.SIGTERM)
         await program.hear("cutting 1 requests off")  # after [proxy] drain
         assert await program.end() == 0
