@@ -279,6 +279,7 @@ async def test_stopping_a_body_that_has_arrived_does_not_cut_the_connection_that
     assert len(ports) == 1
 
 
+@pytest.mark.prove
 async def test_bodies_taken_at_any_moment_are_whole_while_the_event_loop_is_held_up() -> None:
     """However much of it aiohttp has read by then, its reader full and paused or not."""
 

@@ -10,6 +10,8 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from imagedist.overlay.store import Collected, OverlayStore
 from tests.support import layers
 from tests.support.counts import count
@@ -41,6 +43,7 @@ def collect_until(over: threading.Event, root: Path) -> list[Collected]:
     return collected
 
 
+@pytest.mark.prove
 async def test_pulls_at_once_of_images_upon_one_base_unpack_each_layer_once_while_gc_runs(tmp_path: Path) -> None:
     base = [layers.tar([directory("d"), file("d/base", os.urandom(1 << 20))]), layers.tar([file("d/more", b"more")])]
     images = [layers.image([*base, [file(f"d/{number}", b"app")]], config={"n": number}) for number in range(PULLS)]

@@ -8,6 +8,7 @@ from urllib.parse import quote_from_bytes
 
 import aiohttp
 import prometheus_client
+import pytest
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,9 @@ _likely = st.tuples(_infohashes, _numbers, st.lists(_pairs, max_size=4)).map(
 _queries = st.one_of(_likely, st.lists(_pairs, max_size=8).map("&".join), st.text(max_size=200))
 
 
-@settings(max_examples=count(300, 20_000), deadline=None)
+@pytest.mark.prove
+@pytest.mark.timeout(count(120, 1800))
+@settings(max_examples=count(300, 20_000), deadline=None, derandomize=count(1, 0) == 1)
 @given(_queries)
 def test_any_query_is_an_announce_or_an_input_error(query: str) -> None:
     try:
@@ -63,8 +66,15 @@ def test_any_query_is_an_announce_or_an_input_error(query: str) -> None:
     assert 0 <= announce.wanted <= MAX_HANDED_OUT
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(count(120, 1800))
 def test_any_request_over_http_is_answered_in_bencode_and_counted_once() -> None:
-    @settings(max_examples=count(60, 3_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=count(60, 3_000),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=count(1, 0) == 1,
+    )
     @given(st.sampled_from(["announce", "scrape"]), _queries)
     def ask(path: str, query: str) -> None:
         encoded = quote_from_bytes(query.encode("utf-8", "surrogatepass"), safe="=&%-._~+") if query else ""

@@ -232,6 +232,8 @@ def test_a_kill_at_any_point_loses_nothing_and_leaves_nothing(base: Path, listen
         process.end()
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(count(120, 900))
 def test_a_thousand_cycles_leave_nothing(base: Path, client: Client) -> None:
     client.prepare("base-key")
     client.commit("base", "base-key")

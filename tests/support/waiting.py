@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable
 _SECONDS = 60.0
 
 
-async def until(is_so: Callable[[], bool | Awaitable[bool]], what: str = "") -> None:
+async def until(is_so: Callable[[], bool | Awaitable[bool]], what: str = "", seconds: float = _SECONDS) -> None:
     """Returns when it is so.
 
     Args:
         what: for the message.
 
     Raises:
-        TimeoutError: after a minute.
+        TimeoutError: not within the time.
     """
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 answer = is_so()
                 if answer if isinstance(answer, bool) else await answer:

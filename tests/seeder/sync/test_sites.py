@@ -265,10 +265,12 @@ async def test_a_follower_that_was_away_catches_up(bj: SyncSite, sh: SyncSite) -
         assert await sh.journal() == await bj.journal()
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(count(180, 1800))
 async def test_a_journal_of_many_tags_is_caught_up_with_in_order_and_no_tag_comes_before_its_blobs(
     bj: SyncSite, sh: SyncSite
 ) -> None:
-    tags = [f"{number}" for number in range(count(60, 1000))]
+    tags, patience_seconds = [f"{number}" for number in range(count(60, 1000))], count(60, 600)
     sh.tables = {"transfer": {"images_at_once": 1}}  # so that they are done in the order in which they are begun
     first = bj.registry.add_image("team/first", "1", LAYER)
     async with bj, sh:
@@ -283,7 +285,7 @@ async def test_a_journal_of_many_tags_is_caught_up_with_in_order_and_no_tag_come
         async def has_all() -> bool:
             return (await bj.status()).sequence == 1 + len(tags)
 
-        await until(has_all, "bj has them all")
+        await until(has_all, "bj has them all", patience_seconds)
         order = list(await bj.journal())
         await sh.start_seeder()
         seen: list[str] = []
@@ -295,7 +297,7 @@ async def test_a_journal_of_many_tags_is_caught_up_with_in_order_and_no_tag_come
             seen[:] = told
             return len(told) == 1 + len(tags)
 
-        await until(is_caught_up, "sh has them all")
+        await until(is_caught_up, "sh has them all", patience_seconds)
         assert seen[1:] == order[1:]
 
 
