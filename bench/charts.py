@@ -29,7 +29,8 @@ _TOGETHER = "decode"
 """Inflating, hashing and staging, in results of versions that did not tell them apart."""
 _NOT_ACCELERATED = (
     "docker, containerd's own snapshotter (cri, containerd, nerdctl), podman and skopeo+umoci unpack by themselves, "
-    "one layer after the other: imagedist brings them blobs faster, and does not make their unpacking faster."
+    "one layer after the other; containerd-parallel and soci several at once: imagedist brings them blobs faster, and "
+    "does not make their unpacking faster."
 )
 
 
@@ -111,7 +112,8 @@ def _unpack(rows: Rows) -> Chart | None:
         "one layer after the other; staged: all layers decoded at once into a ramdisk, staged-disk: onto the store's "
         "disk, then unpacked one by one; imagedist: everything at once. cri: kubelet's pull by containerd's overlayfs "
         "snapshotter; cri-imagedist: the same by imagedist's, with agent, proxy and seeder on the same CPUs (the CPU "
-        "time of proxy and seeder has a column of its own in the table)."
+        "time of proxy and seeder has a column of its own in the table); soci: by SOCI's in its parallel mode. "
+        "containerd-parallel: a containerd told to unpack four layers at once."
     )
     return Chart("unpack", "Time to unpack, by the number of layers", method, drawn, list(dict.fromkeys(notes)))
 
@@ -173,7 +175,8 @@ def _pull(rows: Rows) -> Chart | None:
         f"{part.settings.get('rounds', '?')} cold runs, bars their range. Beside each: CPU-seconds, most memory "
         "(anonymous, and the ramdisk), and megabytes on the disk, of the node. imagedist: `imagedist pull` by itself; "
         "agent: the same through this node's agent and site; cri: kubelet's pull by containerd's overlayfs "
-        "snapshotter, cri-imagedist: by imagedist's. Through imagedist: the site and the agent run on the same CPUs, "
+        "snapshotter, cri-imagedist: by imagedist's, soci: by SOCI's in its parallel mode. "
+        "Through imagedist: the site and the agent run on the same CPUs, "
         "and keep a blob each; the site's CPU time is not the node's, and stands in the table. The first of several "
         "results is drawn."
     )

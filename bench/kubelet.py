@@ -1,4 +1,4 @@
-"""containerd as kubelet uses it: images by CRI, unpacked by the overlayfs snapshotter, or by imagedist's."""
+"""containerd as kubelet uses it: images by CRI, unpacked by the overlayfs snapshotter, by imagedist's or by SOCI's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from bench import soci
 from bench.account import Account
 from bench.contestant import Ready, own_version
 from bench.directories import short_directory
@@ -16,7 +17,7 @@ from bench.peers import containerd, missing
 from bench.processes import daemon, run
 from bench.site import pull, site
 
-Snapshotter = Literal["imagedist", "overlayfs"]
+Snapshotter = Literal["imagedist", "overlayfs", "soci"]
 
 _CRI = """\
 [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -26,14 +27,18 @@ disable_snapshot_annotations = false
 config_path = "{hosts}"
 """
 _PROXY_PLUGIN = """\
-[proxy_plugins.imagedist]
+[proxy_plugins.{name}]
 type = "snapshot"
 address = "{socket}"
 """
 _HOSTS = 'server = "http://{registry}"\n[host."{mirror}"]\ncapabilities = ["pull", "resolve"]\n'
 _NAMESPACE = "k8s.io"
-_UNPACKED = ("storage/overlay/*/diff", "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs")
-"""Where the one and the other snapshotter have layers, below a store."""
+_UNPACKED = (
+    "storage/overlay/*/diff",
+    "containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs",
+    f"{soci.LAYERS}/*/fs",
+)
+"""Where each snapshotter has layers, below a store."""
 _CALLS = 200
 _KEPT = {"containerd.io/gc.root": "imagedist-bench"}
 """Else containerd's garbage collection may come between two calls."""
@@ -51,7 +56,7 @@ class Node:
 
 @contextmanager
 def node(snapshotter: Snapshotter, store: Path, account: Account, registry: str) -> Iterator[Node]:
-    """containerd 1.6 with CRI and one snapshotter; with ours also a site, its agent and the snapshotter's process.
+    """containerd 1.6 with CRI and one snapshotter: SOCI's with its process, ours with that, a site and its agent.
 
     Raises:
         ImagedistError: something did not start.
@@ -65,8 +70,11 @@ def node(snapshotter: Snapshotter, store: Path, account: Account, registry: str)
             command = [sys.executable, "-m", "imagedist", "snapshotter", "--config", str(here.agent_config)]
             is_ready = here.snapshotter_socket.exists
             stack.enter_context(daemon(command, directory / "snapshotter.log", is_ready, account))
-            mirror, plugin = here.mirror, _PROXY_PLUGIN.format(socket=here.snapshotter_socket)
+            mirror, plugin = here.mirror, _PROXY_PLUGIN.format(name=snapshotter, socket=here.snapshotter_socket)
             ready = Ready(environment=here.environment, ramdisk=here.ramdisk, site=here.account)
+        elif snapshotter == "soci":
+            socket = stack.enter_context(soci.snapshotter(store, directory, account, registry))
+            plugin = _PROXY_PLUGIN.format(name=snapshotter, socket=socket)
         (hosts / "hosts.toml").write_text(_HOSTS.format(registry=registry, mirror=mirror))
         cri = plugin + _CRI.format(snapshotter=snapshotter, hosts=hosts.parent)
         yield Node(stack.enter_context(containerd(store, directory, account, cri)), ready)
@@ -95,10 +103,12 @@ class Kubelet:
         except ImportError:
             return "grpcio not installed: pip install 'imagedist[containerd]'"
         del grpc
-        return missing("containerd", "ctr", *(("runc",) if self.runs else ()))
+        of_soci = (soci.PROGRAM,) if self.snapshotter == "soci" else ()
+        return missing("containerd", "ctr", *of_soci, *(("runc",) if self.runs else ()))
 
     def version(self) -> str:
-        return own_version() if self.is_ours else run(["containerd", "--version"]).strip()
+        theirs = f"{soci.version()}, by " if self.snapshotter == "soci" else ""
+        return own_version() if self.is_ours else theirs + run(["containerd", "--version"]).strip()
 
     @contextmanager
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:

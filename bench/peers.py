@@ -24,8 +24,15 @@ state = "{directory}/containerd"
 [grpc]
 address = "{socket}"
 """
-_NO_CRI = 'disabled_plugins = ["io.containerd.grpc.v1.cri"]'
-"""Before the first table; it needs a network for pods otherwise."""
+_NO_CRI = """\
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
+"""
+"""Before the first table, 1.x's name and 2.x's; it needs a network for pods otherwise."""
+_UNPACKS = 4
+_PARALLEL = f"""\
+[plugins."io.containerd.transfer.v1.local"]
+max_concurrent_unpacks = {_UNPACKS}
+"""
 _PODMAN = """\
 [engine]
 lock_type = "file"
@@ -45,18 +52,23 @@ def _first_line(*command: str) -> str:
 
 
 @contextmanager
-def containerd(store: Path, directory: Path, account: Account, cri: str | None = None) -> Iterator[Path]:
+def containerd(
+    store: Path, directory: Path, account: Account, cri: str | None = None, tables: str = "", release: str = ""
+) -> Iterator[Path]:
     """A containerd; its socket.
 
     Args:
         cri: configuration of Kubernetes' interface, TOML tables; None: it is left out.
+        tables: more of its configuration.
+        release: what its programs' names end with.
     """
     socket = directory / "containerd.sock"
     config = directory / "containerd.toml"
     top = _NO_CRI if cri is None else ""
-    config.write_text(_CONTAINERD.format(top=top, store=store, directory=directory, socket=socket) + (cri or ""))
-    command = ["containerd", "--config", str(config)]
-    is_ready = ["ctr", "--address", str(socket), "--connect-timeout", "1s", "version"]
+    written = _CONTAINERD.format(top=top, store=store, directory=directory, socket=socket)
+    config.write_text(written + (cri or "") + tables)
+    command = [f"containerd{release}", "--config", str(config)]
+    is_ready = [f"ctr{release}", "--address", str(socket), "--connect-timeout", "1s", "version"]
     with daemon(command, directory / "containerd.log", lambda: socket.exists() and succeeds(is_ready), account):
         yield socket
 
@@ -116,6 +128,29 @@ class Containerd:
     def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
         with short_directory() as directory, containerd(store, directory, account) as socket:
             client = ["ctr", "--address", str(socket), "images", "pull", "--plain-http", "--snapshotter", "overlayfs"]
+            yield Ready(lambda reference: [*client, reference])
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelContainerd:
+    """containerd's transfer service, told to unpack several layers at once, which it can since 2.2."""
+
+    name: str = "containerd-parallel"
+    is_ours: bool = False
+
+    def cannot(self) -> str | None:
+        return missing("containerd-2", "ctr-2")
+
+    def version(self) -> str:
+        return f"{_first_line('containerd-2', '--version')}, {_UNPACKS} unpacks at once"
+
+    @contextmanager
+    def ready(self, store: Path, account: Account, registry: str) -> Iterator[Ready]:
+        with (
+            short_directory() as directory,
+            containerd(store, directory, account, tables=_PARALLEL, release="-2") as socket,
+        ):
+            client = ["ctr-2", "--address", str(socket), "images", "pull", "--plain-http", "--snapshotter", "overlayfs"]
             yield Ready(lambda reference: [*client, reference])
 
 

@@ -50,12 +50,16 @@ _PACKAGES = {
     "umoci": "umoci",
     "wrk": "wrk",
 }
-"""Debian's, by program; ``nerdctl`` is in none."""
-_BUILT = {
+"""Debian's, by program."""
+BUILT = {
+    "containerd-2": "containerd",
+    "ctr-2": "containerd",
     "kraken-agent": "kraken",
     "kraken-build-index": "kraken",
     "kraken-origin": "kraken",
     "kraken-tracker": "kraken",
+    "nerdctl": "nerdctl",
+    "soci-snapshotter-grpc": "soci",
 }
 """What ``deploy/peers.sh`` builds, by program: Debian has none of them."""
 
@@ -67,7 +71,7 @@ def missing(*programs: str) -> str | None:
         return None
     remedies = [
         f"{how} {' '.join(dict.fromkeys(names[program] for program in absent if program in names))}"
-        for how, names in (("apt-get install", _PACKAGES), ("deploy/peers.sh", _BUILT))
+        for how, names in (("apt-get install", _PACKAGES), ("deploy/peers.sh", BUILT))
         if any(program in names for program in absent)
     ]
     return f"{', '.join(absent)} not installed" + (f" ({'; '.join(remedies)})" if remedies else "")

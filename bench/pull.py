@@ -29,7 +29,17 @@ _ENDPOINTS = (
 
 T = TypeVar("T")
 
-STRAIGHT = (OURS, "docker", "containerd", "nerdctl", "cri", "podman", "skopeo+umoci")
+STRAIGHT = (
+    OURS,
+    "docker",
+    "containerd",
+    "containerd-parallel",
+    "nerdctl",
+    "cri",
+    "soci",
+    "podman",
+    "skopeo+umoci",
+)
 THROUGH = ("docker", "containerd", "cri", "podman")
 """Those whose pulls a node's agent serves as their mirror; ``imagedist pull`` has its own rows."""
 _UPSTREAM = "registry"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from bench.contestant import Contestant, Imagedist
 from bench.kubelet import Kubelet
 from bench.machine import describe_image
-from bench.peers import Containerd, Docker, Nerdctl, Podman, SkopeoUmoci
+from bench.peers import Containerd, Docker, Nerdctl, ParallelContainerd, Podman, SkopeoUmoci
 from bench.result import Result, comparisons
 from bench.rounds import Job
 from bench.session import Settings, image_of, session
@@ -27,15 +27,18 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Agent("agent"),
         Docker(),
         Containerd(),
+        ParallelContainerd(),
         Nerdctl(),
         Kubelet("cri", "overlayfs"),
         Kubelet("cri-imagedist", "imagedist"),
+        Kubelet("soci", "soci"),
         Podman(),
         SkopeoUmoci(),
     )
 }
 """``serial``, ``staged`` (on a ramdisk, or on the store's disk) and ``disk`` are imagedist told to work as others do;
-``agent`` is its agent, in a site; ``cri`` is kubelet's way, by containerd's own snapshotter and by ours."""
+``agent`` is its agent, in a site. ``cri``, ``cri-imagedist`` and ``soci`` are kubelet's way, by containerd's own
+snapshotter, ours and SOCI's. ``containerd-parallel`` is a containerd told to unpack layers at once."""
 
 DEFAULT = (OURS, "serial", "docker", "containerd", "podman")
 

@@ -18,7 +18,17 @@ from bench.swarm_network import BLOBS, SITE_TIMES
 from bench.unpack import named
 from imagedist.errors import ImagedistError
 
-LINES = ("serial", "staged-disk", "staged", "docker", "cri", "cri-imagedist", "podman")
+LINES = (
+    "serial",
+    "staged-disk",
+    "staged",
+    "docker",
+    "containerd-parallel",
+    "cri",
+    "cri-imagedist",
+    "soci",
+    "podman",
+)
 """Of the unpack chart, beside imagedist."""
 _TORRENTS = 20
 """That a node seeds at rest: for the table of what a site needs."""
