@@ -70,9 +70,7 @@ class Tracking:
 
     def answer(self, blob: int, node: int, *, is_seed: bool) -> list[int]:
         """At once. The node is known to others afterwards."""
-        announce = Announce(
-            self._infohashes[blob], _endpoint(node), _REACHED, is_seed, False, is_completed=False, wanted=self._wanted
-        )
+        announce = self._announce(blob, node, is_seed=is_seed, wanted=self._wanted)
         answer = cast(dict[bytes, bytes], bencode.decode(_at_once(self._tracker.answer(announce))))
         _at_once(self._tracker.admit(announce))
         self.answered += 1
@@ -85,8 +83,19 @@ class Tracking:
 
     def remember(self, blob: int, node: int) -> None:
         """A seed that announced before anything began."""
-        wanted = Announce(self._infohashes[blob], _endpoint(node), _REACHED, True, False, is_completed=False, wanted=0)
-        _at_once(self._tracker.admit(wanted))
+        _at_once(self._tracker.admit(self._announce(blob, node, is_seed=True, wanted=0)))
+
+    def _announce(self, blob: int, node: int, *, is_seed: bool, wanted: int) -> Announce:
+        return Announce(
+            self._infohashes[blob],
+            _endpoint(node),
+            _REACHED,
+            is_seed,
+            is_stopped=False,
+            is_started=False,
+            is_completed=False,
+            wanted=wanted,
+        )
 
     def counts(self, blob: int) -> tuple[int, int]:
         """Seeds and incomplete peers, the site's seeder not among them."""

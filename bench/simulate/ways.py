@@ -22,6 +22,7 @@ from imagedist.fetch.handover import Pace
 from imagedist.oci.digest import Digest
 from registry_proxy.wanting import Wanting
 from registry_proxy.wave import Waves
+from seeder.tracker.tracker import next_announce_seconds
 
 Indexes = NDArray[np.int64]
 
@@ -163,13 +164,13 @@ class Ways:
 
     def announce(self, member: int) -> None:
         blob, node = divmod(member, self._nodes)
-        if not self.has_joined[member]:
+        is_beginning = not self.has_joined[member]
+        if is_beginning:
             self.has_joined[member] = True
             self._members.moved_at[member] = self.joined_at[member] = self._clock()  # from now on it is watched
-        self._tracking.announce(
-            blob, node, is_seed=bool(self._members.have_count[member] == self._members.pieces.count)
-        )
-        later = ANNOUNCE_SECONDS + self._dice.randint(0, int(ANNOUNCE_SECONDS) // 10)
+        is_seed = bool(self._members.have_count[member] == self._members.pieces.count)
+        self._tracking.announce(blob, node, is_seed=is_seed)
+        later = next_announce_seconds(int(ANNOUNCE_SECONDS), self._dice, is_beginning=is_beginning and not is_seed)
         heapq.heappush(self._again, (self._clock() + later, member))
 
     def _look(self, member: int, stream: _Stream, *, has_torrents: bool) -> None:

@@ -70,6 +70,7 @@ class Announce:
     reached: Endpoint
     is_seed: bool
     is_stopped: bool
+    is_started: bool
     is_completed: bool
     wanted: int
 
@@ -94,6 +95,7 @@ class Announce:
             reached=Endpoint.of(reached_host, 0),
             is_seed=_number(parameters, "left", 1, 1 << 63) == 0,
             is_stopped=event == "stopped",
+            is_started=event == "started",
             is_completed=event == "completed",
             wanted=min(_number(parameters, "numwant", MAX_HANDED_OUT, 1 << 31), MAX_HANDED_OUT),
         )

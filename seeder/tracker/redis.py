@@ -22,8 +22,8 @@ from seeder.tracker.peers import MAX_PEERS_PER_HOST, SITE, Counts, Peer, Place
 
 _ANSWER_SECONDS = 2.0
 _SEEN = struct.Struct("!d")
-_REPEATED = 4
-"""A peer announces three times within its life, and once more when it is complete."""
+_REPEATED = 5
+"""A peer announces three times within its life, once more soon after it began, and when it is complete."""
 
 
 class PeersInRedis:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+from collections import defaultdict
 from typing import Any
 from urllib.parse import quote_from_bytes
 
@@ -130,6 +131,26 @@ async def test_a_seed_is_not_told_of_other_seeds() -> None:
     answer = await ask(tracker, announce("10.0.0.3", left=0))
     assert peers(answer) == {compact("10.0.0.2")}
     assert (answer[b"complete"], answer[b"incomplete"]) == (2, 1)
+
+
+async def test_who_begins_is_asked_to_come_again_soon_and_after_that_as_all_others() -> None:
+    tracker = make_tracker()
+    assert 6 <= (await ask(tracker, announce("10.0.0.1", event="started")))[b"interval"] <= 8
+    assert 30 <= (await ask(tracker, announce("10.0.0.1")))[b"interval"] <= 33
+    assert 30 <= (await ask(tracker, announce("10.0.0.2", event="started", left=0)))[b"interval"] <= 33
+
+
+async def test_nodes_that_begin_together_have_about_as_many_neighbours_once_they_have_come_again() -> None:
+    tracker = make_tracker(seeded=INFOHASH)
+    neighbours: dict[bytes, set[bytes]] = defaultdict(set)
+    nodes = [f"10.1.0.{number}" for number in range(1, 65)]
+    for _ in range(2):
+        for host in nodes:
+            for other in peers(await ask(tracker, announce(host, numwant=5))) - {compact("10.0.0.5", 6881)}:
+                neighbours[compact(host)].add(other)
+                neighbours[other].add(compact(host))
+    degrees = [len(neighbours[compact(host)]) for host in nodes]
+    assert max(degrees) <= 1.5 * min(degrees), "whoever has half as many gets half as much"
 
 
 async def test_a_stopped_peer_is_forgotten_and_learns_nothing() -> None:
