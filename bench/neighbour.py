@@ -1,5 +1,9 @@
 """What a web service on a node feels of the agent beside it: nginx's latencies alone, and while the node seeds at its
-default cap and unpacks with default placement, both with the share of the CPUs that their systemd units have."""
+default cap and unpacks with default placement, both with the share of the CPUs that their systemd units have.
+
+The node has one half of the CPUs, its packets' reception included; the service's clients, the peers and the site have
+the other half, in all rows alike: they would be other machines, and what they do to each other is none of the agent's.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench import cpus
 from bench.account import ProcessAccount
 from bench.directories import short_directory
 from bench.images import SMALL_BYTES, own
@@ -75,7 +80,8 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
     need("the neighbour", *programs, is_network=True, memory_bytes=_IMAGE_TIMES * scale.image_bytes)
     start, image = Start.now(), own(cache, scale.image_bytes)
     upload = scale.upload or f"{int(scale.link_bits_per_second / 8 * UPLOAD_SHARE)}"
-    with short_directory() as directory, Network() as network, ExitStack() as stack:
+    node_cpus, other_cpus = cpus.halves()
+    with cpus.on(other_cpus), short_directory() as directory, Network() as network, ExitStack() as stack:
         say("starting a registry, a site, a node and its peers")
         internet, site = network.site("internet"), network.site("site")
         network.link(internet, site)
@@ -85,9 +91,12 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
         node = site.node("node")
         _card(node, scale.link_bits_per_second)
         settings = f'[limits]\nupload = "{upload}"'
-        agent = stack.enter_context(deployment.agent(node, directory / "node", host, settings))
+        node.up.receive_on(node_cpus)
+        node.down.receive_on(other_cpus)
+        with cpus.on(node_cpus):
+            agent = stack.enter_context(deployment.agent(node, directory / "node", host, settings))
+            page, web = stack.enter_context(_web(node, directory / "nginx"))
         others = [site.node(f"peer{number}") for number in range(_LEECHERS)]
-        page, web = stack.enter_context(_web(node, directory / "nginx"))
         torrent = _seeded(registry, agent, directory)
         service = _Service(site.node("client"), page, scale.seconds, directory)
         service.ask()
@@ -106,8 +115,10 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
                     f"wrk, {_CLIENTS} clients that think for {_THINK_MILLISECONDS} ms on average",
                     "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
                     "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
-                    "peers": f"{_LEECHERS}, nice 19, that take {_BLOB_BYTES / 1e6:.0f} MB again and again",
-                    "CPUs": f"agent and service by the weights of their units, {AGENT_WEIGHT} and {SERVICE_WEIGHT}"
+                    "peers": f"{_LEECHERS}, which give way to wrk (SCHED_IDLE), that take "
+                    f"{_BLOB_BYTES / 1e6:.0f} MB again and again",
+                    "node's CPUs": f"{_listed(node_cpus)}: agent and service; all others {_listed(other_cpus)}",
+                    "weights": f"agent and service by the weights of their units, {AGENT_WEIGHT} and {SERVICE_WEIGHT}"
                     if all(weighed)
                     else "agent and service as equals: no cgroup with a weight can be made here",
                     "order": "rotated each round",
@@ -124,13 +135,17 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
                         beside.enter_context(_leecher(peer, node, torrent, directory))
                     _wait_flowing(node)
                 if name in (UNPACKING, BOTH):
-                    beside.enter_context(_pulls(agent, reference))
+                    beside.enter_context(_pulls(agent, reference, node_cpus))
                 if name != ALONE:
                     threading.Event().wait(scale.settle_seconds)
                 return _measured(number, service, agent)
 
         ways = {name: partial(asked, name) for name in (ALONE, SEEDING, UNPACKING, BOTH)}
         return known(in_turn(ways, scale.rounds, say, lambda runs: keep(known(runs))))
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
 
 def _row(name: str, runs: Sequence[Run]) -> Contestant:
@@ -231,7 +246,7 @@ def _leecher(peer: Node, node: Node, torrent: Path, directory: Path) -> Iterator
     place = directory / peer.name
     place.mkdir(exist_ok=True)
     arguments = [str(torrent), peer.address, f"{node.address}:6882", str(place)]
-    command = peer.command(["nice", "-n", "19", sys.executable, "-m", "bench.leeching", *arguments])
+    command = peer.command(["chrt", "--idle", "0", sys.executable, "-m", "bench.leeching", *arguments])
     with (directory / f"{peer.name}.log").open("ab") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *command], stdout=log, stderr=log, env=environment()
@@ -246,15 +261,16 @@ def _leecher(peer: Node, node: Node, torrent: Path, directory: Path) -> Iterator
 
 
 @contextmanager
-def _pulls(agent: Agent, reference: str) -> Iterator[None]:
+def _pulls(agent: Agent, reference: str, node_cpus: frozenset[int]) -> Iterator[None]:
     """One after the other: the image's compressed layers are cached, so it is the unpacking that is seen."""
     is_over, failures = threading.Event(), []
 
     def pulls() -> None:
         try:
-            while not is_over.is_set():
-                agent.imagedist("pull", reference)
-                agent.imagedist("rm", reference, "--root", str(agent.storage))
+            with cpus.on(node_cpus):
+                while not is_over.is_set():
+                    agent.imagedist("pull", reference)
+                    agent.imagedist("rm", reference, "--root", str(agent.storage))
         except ImagedistError as error:
             failures.append(error)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.network.namespace import Namespace
 
 _BURST_SECONDS = 0.01
@@ -48,6 +50,14 @@ class Direction:
         Packets that the kernel passes on as one (GSO) have one header; a cap counts one for each.
         """
         return self._namespace.counters()[self._interface][1]
+
+    def receive_on(self, cpus: Iterable[int]) -> None:
+        """What arrives at this end is handled by these CPUs, as that of a machine of its own is (RPS).
+
+        Raises:
+            ImagedistError: the kernel refuses.
+        """
+        self._namespace.receive_on(self._interface, cpus)
 
     def _set(self) -> None:
         device = f"dev {self._interface} root"

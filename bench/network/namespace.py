@@ -10,11 +10,11 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.processes import environment
+from bench.processes import environment, run
 from imagedist.errors import ImagedistError
 
 _CLONE_NEWNET = 0x40000000
@@ -83,6 +83,15 @@ class Namespace:
                 Path(f"/proc/sys/{name}").write_text(str(value))
         except OSError as error:
             raise ImagedistError(f"cannot set {name} to {value}: {error.strerror}") from error
+
+    def receive_on(self, interface: str, cpus: Iterable[int]) -> None:
+        """Has packets that come by an interface handled by these CPUs instead of the sender's
+        (Documentation/networking/scaling.rst, RPS). Raises ImagedistError: the kernel refuses.
+        """
+        bits = sum(1 << cpu for cpu in cpus)
+        mask = ",".join(f"{bits >> shift & 0xFFFFFFFF:08x}" for shift in reversed(range(0, bits.bit_length(), 32)))
+        write = f"mount -t sysfs sysfs /sys && echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus"
+        run(self.command(["unshare", "--mount", "sh", "-ec", write]))
 
     def wait_until_up(self, interface: str) -> None:
         """Returns when the kernel carries packets over an interface, which it does a little after ``link set up``.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench import cpus
 from bench.neighbour import latencies
 from bench.weights import AGENT_WEIGHT, weighted
 from imagedist.errors import ImagedistError
@@ -43,6 +45,16 @@ def test_answers_that_are_not_good_are_no_measurement(complaint: str) -> None:
 
 def test_the_agent_has_the_weight_of_its_unit() -> None:
     assert f"CPUWeight={AGENT_WEIGHT}" in UNIT.read_text().splitlines()
+
+
+def test_the_node_has_other_cpus_than_all_others_where_there_are_two_and_a_thread_gets_back_what_it_had() -> None:
+    before = os.sched_getaffinity(0)
+    node, others = cpus.halves()
+    assert node | others == before
+    assert node.isdisjoint(others) == (len(before) > 1)
+    with cpus.on(node):
+        assert os.sched_getaffinity(0) == node
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.root

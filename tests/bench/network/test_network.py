@@ -166,6 +166,13 @@ def test_a_link_is_slowed_while_it_runs(network: Network) -> None:
     assert _send(one, two, 500_000) > 0.95 * 500_000 * 8 / 8_000_000
 
 
+def test_packets_that_come_to_an_end_are_handled_by_the_cpus_it_is_told(network: Network) -> None:
+    node = network.site("one").node("n1")
+    node.up.receive_on([0])
+    read = "mount -t sysfs sysfs /sys && cat /sys/class/net/eth0/queues/rx-0/rps_cpus"
+    assert int(node.run(["unshare", "--mount", "sh", "-ec", read]).replace(",", ""), 16) == 1
+
+
 def test_a_cut_link_swallows_everything_and_carries_again_when_it_is_healed(network: Network) -> None:
     here, there = network.site("here"), network.site("there")
     uplink = network.link(here, there, bits_per_second=100_000_000)
