@@ -6,39 +6,21 @@ docker-registry does after a whole chunk, and begins anew after half of one.
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
-
-import aiohttp
 
 from imagedist.errors import IntegrityError, NotFoundError, SourceError, UnauthorizedError, storage_error
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.exchange import Exchange
-from imagedist.oci.http import unreachable
-from imagedist.oci.http_aiohttp import AiohttpClient, Body
+from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.retries import ATTEMPTS, TransientError, retrying
-from imagedist.threads import settled
+from imagedist.oci.sending import Content, Pace, Part, send
 
 CHUNK_BYTES = 16 << 20
-_READ_BYTES = 256 << 10
 _ACCEPTED, _CREATED = frozenset({202}), frozenset({200, 201, 202, 204})
-_COMMIT_SECONDS = 300.0
-"""A registry may copy an upload into an object store before it answers."""
-_SLOWEST_BYTES_PER_SECOND = 100_000
-_SLOWEST_PACED_BYTES_PER_SECOND = 10_000
-"""Somebody caps what is sent."""
-_SAID_BYTES = 4096
 _OCTETS = {"Content-Type": "application/octet-stream"}
-
-Pace = Callable[[int], Awaitable[object]]
-"""Returns when so many bytes may be sent."""
 
 
 async def _unpaced(size_bytes: int) -> None:
@@ -47,28 +29,6 @@ async def _unpaced(size_bytes: int) -> None:
 
 async def _unnoted(upload: str) -> None:
     """Nobody goes on with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """So much of a file, read as it is sent."""
-
-    path: Path
-    offset: int
-    size_bytes: int
-    pace: Pace
-
-    async def read(self, file: BinaryIO) -> AsyncIterator[bytes]:
-        """Ends early where the file does; what is missing breaks the request off."""
-        offset, end = self.offset, self.offset + self.size_bytes
-        while offset < end:
-            size_bytes = min(_READ_BYTES, end - offset)
-            content = await settled(asyncio.to_thread(os.pread, file.fileno(), size_bytes, offset))
-            if not content:
-                return
-            await self.pace(len(content))
-            yield content
-            offset += len(content)
 
 
 class RegistryWriter(RegistryClient):
@@ -117,13 +77,13 @@ class RegistryWriter(RegistryClient):
             raise storage_error("read what is to be pushed", error) from error
         if size_bytes > CHUNK_BYTES:
             try:
-                await self._push_chunks(repository, digest, _Part(path, 0, size_bytes, pace), begun, note)
+                await self._push_chunks(repository, digest, Part(path, 0, size_bytes, pace), begun, note)
                 return
             except (TransientError, UnauthorizedError):
                 raise
             except SourceError:
                 pass  # it takes no chunks, or not these: all of it in one request then
-        await retrying(self._sleep)(self._push_at_once, repository, digest, _Part(path, 0, size_bytes, pace))
+        await retrying(self._sleep)(self._push_at_once, repository, digest, Part(path, 0, size_bytes, pace))
 
     async def mount_blob(self, repository: str, digest: Digest, source: str) -> bool:
         """Whether the registry gives a blob of one of its repositories to another without a byte being sent.
@@ -178,12 +138,12 @@ class RegistryWriter(RegistryClient):
 
         await retrying(self._sleep)(attempt)
 
-    async def _push_at_once(self, repository: str, digest: Digest, content: Path | bytes | _Part) -> None:
+    async def _push_at_once(self, repository: str, digest: Digest, content: Content) -> None:
         begin = self._uploading(repository, digest)
         await self._commit(begin, await self._begun(begin), digest, content)
 
     async def _push_chunks(
-        self, repository: str, digest: Digest, whole: _Part, upload: str, note: Callable[[str], Awaitable[None]]
+        self, repository: str, digest: Digest, whole: Part, upload: str, note: Callable[[str], Awaitable[None]]
     ) -> None:
         begin = self._uploading(repository, digest)
         failures, offset, is_known = 0, 0, False
@@ -197,7 +157,7 @@ class RegistryWriter(RegistryClient):
                     exchange = begin(answers=_ACCEPTED)
                     exchange.follow(upload)
                     headers = _OCTETS | {"Content-Range": f"{offset}-{offset + size_bytes - 1}"}
-                    part = _Part(whole.path, offset, size_bytes, whole.pace)
+                    part = Part(whole.path, offset, size_bytes, whole.pace)
                     answered = await self._deliver("PATCH", exchange, part, headers)
                     upload, offset = urljoin(exchange.url, answered.get("Location", "")), offset + size_bytes
                     await note(upload)
@@ -230,9 +190,7 @@ class RegistryWriter(RegistryClient):
         started = await self._deliver("POST", exchange, b"", {})
         return urljoin(exchange.url, started.get("Location", ""))
 
-    async def _commit(
-        self, begin: Callable[..., Exchange], location: str, digest: Digest, content: Path | bytes | _Part
-    ) -> None:
+    async def _commit(self, begin: Callable[..., Exchange], location: str, digest: Digest, content: Content) -> None:
         upload = begin(answers=_CREATED)
         separator = "&" if urlsplit(location).query else "?"
         upload.follow(f"{location}{separator}{urlencode({'digest': str(digest)})}")
@@ -258,52 +216,13 @@ class RegistryWriter(RegistryClient):
         return self._exchange_at(f"/v2/{self._path_prefix}{path}", {}, scope, about, "NAME_UNKNOWN")
 
     async def _deliver(
-        self, method: str, exchange: Exchange, content: Path | bytes | _Part, headers: dict[str, str]
+        self, method: str, exchange: Exchange, content: Content, headers: dict[str, str]
     ) -> Mapping[str, str]:
-        """Sends a body, again where the answer says so; returns the headers of the answer that counts."""
+        """The headers of the answer."""
         return (await self._deliver_status(method, exchange, content, headers))[1]
 
     async def _deliver_status(
-        self, method: str, exchange: Exchange, content: Path | bytes | _Part, headers: dict[str, str]
+        self, method: str, exchange: Exchange, content: Content, headers: dict[str, str]
     ) -> tuple[int, Mapping[str, str]]:
-        while True:
-            try:
-                status, answered, said = await self._open_and_write(method, exchange, content, headers)
-            except OSError as error:
-                raise storage_error("read what is to be pushed", error) from error
-            if not await exchange.again(status, answered, said):
-                return status, answered
-
-    async def _open_and_write(
-        self, method: str, exchange: Exchange, content: Path | bytes | _Part, headers: dict[str, str]
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        if isinstance(content, _Part):
-            with content.path.open("rb") as file:
-                seconds = content.size_bytes / _SLOWEST_PACED_BYTES_PER_SECOND
-                body = content.read(file)
-                return await self._write(method, exchange, body, content.size_bytes, seconds, headers)
-        with content.open("rb") if isinstance(content, Path) else nullcontext(content) as plain:
-            size_bytes = len(plain) if isinstance(plain, bytes) else os.fstat(plain.fileno()).st_size
-            seconds = size_bytes / _SLOWEST_BYTES_PER_SECOND
-            return await self._write(method, exchange, plain, size_bytes, seconds, headers)
-
-    async def _write(
-        self,
-        method: str,
-        exchange: Exchange,
-        body: Body,
-        size_bytes: int,
-        seconds: float,
-        headers: dict[str, str],
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        headers = exchange.headers | headers | {"Content-Length": str(size_bytes)}
         assert isinstance(self._http, AiohttpClient), "the other client only pulls"
-        try:
-            async with asyncio.timeout(_COMMIT_SECONDS + seconds):
-                async with await self._http.request(
-                    method, exchange.url, headers, body, self.name, _COMMIT_SECONDS
-                ) as response:
-                    said = await response.content.read(_SAID_BYTES)
-                    return response.status, response.headers, said
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(unreachable(self.name, error)) from error
+        return await send(self._http, self.name, method, exchange, content, headers)
