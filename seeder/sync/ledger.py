@@ -1,14 +1,14 @@
-"""What sync knows and has to do, in the seeder's database: nothing of it is lost or half done when the process dies.
+"""What sync knows, in the seeder's database: nothing of it is lost or half done when the process dies.
 
-A change comes in with what was learned by it in one transaction, and goes out with the journal's record in another; in
-between it may be worked on twice, which changes nothing.
+A change comes into the queue with what was learned by it in one transaction, and goes out with the journal's record in
+another.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,11 +19,11 @@ from imagedist.metrics import SYNC_CONFLICTS
 from imagedist.oci.digest import Digest
 from seeder.database import Database
 from seeder.moves import Meaning, Terms, moved, relation, settle
-from seeder.sync.tables import CONFLICTS, CURSORS, SEEN, TASKS
-from seeder.tags import TagJournal, TagRecord, dump_move, load_meaning
+from seeder.sync.queue import HOLD_SECONDS, Queue, Task
+from seeder.sync.tables import CONFLICTS, CURSORS, SEEN
+from seeder.tags import TagJournal, TagRecord
 
 _PAGE = 1000
-HOLD_SECONDS = 15.0
 MAX_CONFLICTS = 200
 """Reported, the latest ones."""
 
@@ -37,24 +37,6 @@ class Seen(NamedTuple):
 
     digest: Digest
     terms: Mapping[str, Terms]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A tag to be set, or deleted, at this site. ``source``: the site that told it; empty: this one's registry."""
-
-    number: int
-    name: str
-    tag: str
-    meaning: Meaning
-    source: str
-    attempts: int
-    not_before: float
-    has_failed: bool
-    error: str
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.tag}"
 
 
 class Conflict(NamedTuple):
@@ -72,8 +54,10 @@ class Conflict(NamedTuple):
 class Ledger:
     """
     Args:
-        hold_seconds: how long a task of a seeder that died is left to it.
-        clock: seconds since the epoch. None: the database's, which all who share the queue see.
+        hold_seconds, clock: of the queue.
+
+    Attributes:
+        queue: what is to be done here.
     """
 
     def __init__(
@@ -86,13 +70,7 @@ class Ledger:
     ) -> None:
         self._database = database
         self._journal = journal
-        self.hold_seconds = hold_seconds
-        self._clock = clock
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other seeders work off the same queue."""
-        return self._database.is_shared
+        self.queue = Queue(database, hold_seconds, clock)
 
     @property
     def site(self) -> str:
@@ -185,14 +163,8 @@ class Ledger:
         keys = list(wanted)
         async with self._journal.changing() as connection:
             for at in range(0, len(keys), _PAGE):
-                await _queue(connection, {key: wanted[key] for key in keys[at : at + _PAGE]}, source)
+                await self.queue.put(connection, {key: wanted[key] for key in keys[at : at + _PAGE]}, source)
             await connection.execute(sa.delete(CURSORS))
-
-    async def from_source(self, source: str) -> list[Task]:
-        """The tasks that a site told, or that are restored from it. Raises StorageError."""
-        query = sa.select(TASKS).where(TASKS.c.source == source).order_by(TASKS.c.number)
-        async with self._database.transaction() as connection:
-            return [_task(row) for row in await connection.execute(query)]
 
     async def judge(self, record: TagRecord) -> Meaning | None:
         """What a record of another site would have done here; None: nothing. Changes nothing. Raises StorageError."""
@@ -208,69 +180,6 @@ class Ledger:
             found += page
         return found
 
-    async def due(self, limit: int, under_way: Collection[str]) -> list[Task]:
-        """The oldest tasks whose time has come, which are this seeder's from now on; see ``hold``.
-
-        Args:
-            under_way: the tags (``str(task)``) that this seeder works on already, and which are left out.
-
-        Raises:
-            StorageError.
-        """
-        us = self._database.process
-        async with self._database.transaction() as connection:
-            now = await self._now(connection)
-            is_free = TASKS.c.holder.in_(["", us]) | (TASKS.c.held_until <= now) if self.is_shared else sa.true()
-            is_due = ~TASKS.c.has_failed & (TASKS.c.not_before <= now)
-            is_new = (TASKS.c.name + ":" + TASKS.c.tag).not_in(under_way)
-            query = sa.select(TASKS).where(is_due & is_free & is_new).order_by(TASKS.c.number).limit(limit)
-            tasks = [_task(row) for row in await connection.execute(query.with_for_update(skip_locked=True))]
-            held = TASKS.c.number.in_([task.number for task in tasks])
-            if tasks:
-                until = now + self.hold_seconds
-                await connection.execute(sa.update(TASKS).where(held).values(holder=us, held_until=until))
-        return tasks
-
-    async def hold(self) -> set[str]:
-        """Goes on holding this seeder's tasks; the tags (``str(task)``) that are still its own. Raises StorageError."""
-        ours = TASKS.c.holder == self._database.process
-        async with self._database.transaction() as connection:
-            now = await self._now(connection)
-            # What somebody changes at this moment is held until the next time: nobody waits for the other.
-            rows = await connection.execute(sa.select(TASKS.c.number).where(ours).with_for_update(skip_locked=True))
-            numbers = TASKS.c.number.in_([row.number for row in rows])
-            await connection.execute(sa.update(TASKS).where(numbers).values(held_until=now + self.hold_seconds))
-            kept = await connection.execute(
-                sa.select(TASKS.c.name, TASKS.c.tag).where(ours & (TASKS.c.held_until > now))
-            )
-            return {f"{row.name}:{row.tag}" for row in kept}
-
-    async def release(self, task: Task) -> None:
-        """It, or what is wanted of its tag by now, is anybody's again. Raises StorageError."""
-        ours = (TASKS.c.name == task.name) & (TASKS.c.tag == task.tag) & (TASKS.c.holder == self._database.process)
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.update(TASKS).where(ours).values(holder="", held_until=0.0))
-
-    async def next_due(self) -> float | None:
-        """Seconds until the next task's time comes; None: there is none. Raises StorageError."""
-        query = sa.select(sa.func.min(TASKS.c.not_before)).where(~TASKS.c.has_failed)
-        async with self._database.transaction() as connection:
-            moment = (await connection.execute(query)).scalar_one()
-            return None if moment is None else max(0.0, moment - await self._now(connection))
-
-    async def tasks(self, limit: int) -> list[Task]:
-        """The oldest ones, failed or not. Raises StorageError."""
-        async with self._database.transaction() as connection:
-            rows = await connection.execute(sa.select(TASKS).order_by(TASKS.c.number).limit(limit))
-            return [_task(row) for row in rows]
-
-    async def counts(self) -> tuple[int, int]:
-        """How many tasks wait or run, and how many have failed. Raises StorageError."""
-        query = sa.select(TASKS.c.has_failed, sa.func.count()).group_by(TASKS.c.has_failed)
-        async with self._database.transaction() as connection:
-            found = {bool(has_failed): count for has_failed, count in await connection.execute(query)}
-        return found.get(False, 0), found.get(True, 0)
-
     async def finish(self, task: Task) -> bool:
         """The tag is set: the journal says so from now on. False: something else is wanted meanwhile.
 
@@ -278,8 +187,7 @@ class Ledger:
             StorageError.
         """
         async with self._journal.changing() as connection:
-            gone = await connection.execute(sa.delete(TASKS).where(TASKS.c.number == task.number))
-            if not gone.rowcount:
+            if not await self.queue.take(connection, task):
                 await self._set_right(connection, task)
                 return False
             await self._journal.append(connection, task.name, task.tag, task.meaning)
@@ -289,32 +197,14 @@ class Ledger:
         """Somebody slow, whose host slept, has set a tag that meant something else by then: it is set once more."""
         key = (task.name, task.tag)
         held = (await self._wanted(connection, [key])).get(key)
-        this = (TASKS.c.name == task.name) & (TASKS.c.tag == task.tag)
-        is_queued = (await connection.execute(sa.select(TASKS.c.number).where(this))).first() is not None
+        is_queued = await self.queue.has(connection, task.name, task.tag)
         if held is not None and held.digest != task.meaning.digest and not is_queued:
-            await _queue(connection, {key: held}, task.source)
-
-    async def wants(self, task: Task) -> bool:
-        """Whether nothing else is wanted of its tag meanwhile. Raises StorageError."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(sa.select(TASKS.c.number).where(TASKS.c.number == task.number))
-            return found.first() is not None
-
-    async def fail(self, task: Task, error: str, again_in_seconds: float | None) -> None:
-        """It did not work: again later, or not by itself any more. Raises StorageError."""
-        async with self._database.transaction() as connection:
-            values = {
-                "attempts": task.attempts + 1,
-                "error": error[:1000],
-                "has_failed": again_in_seconds is None,
-                "not_before": await self._now(connection) + (again_in_seconds or 0.0),
-            }
-            await connection.execute(sa.update(TASKS).where(TASKS.c.number == task.number).values(values))
+            await self.queue.put(connection, {key: held}, task.source)
 
     async def retry(self) -> None:
         """Every task is due now, those that have failed as well. Raises StorageError."""
         async with self._journal.changing() as connection:
-            await connection.execute(sa.update(TASKS).values(has_failed=False, attempts=0, not_before=0.0))
+            await self.queue.make_due(connection)
 
     async def conflicts(self) -> list[Conflict]:
         """The latest first. Raises StorageError."""
@@ -337,7 +227,7 @@ class Ledger:
                 if settled.lost is not None:
                     await self._report(connection, name, tag, settled.meaning, settled.lost)
                 wanted[name, tag] = held[name, tag] = settled.meaning
-            await _queue(connection, wanted, source)
+            await self.queue.put(connection, wanted, source)
             count += len(wanted)
         return count
 
@@ -369,19 +259,12 @@ class Ledger:
         """What tags, at most a page of them, mean here when the queue is done; by name and tag."""
         records = await self._journal.get_some(connection, keys)
         found = {(record.name, record.tag): record.meaning for record in records}
-        names, tags = {name for name, _ in keys}, {tag for _, tag in keys}
-        query = sa.select(TASKS).where(TASKS.c.name.in_(names) & TASKS.c.tag.in_(tags))
-        for row in await connection.execute(query):
-            found[row.name, row.tag] = load_meaning(row.digest, row.move)
-        return found
-
-    async def _now(self, connection: AsyncConnection) -> float:
-        return self._clock() if self._clock is not None else await self._database.now(connection)
+        return found | await self.queue.wanted(connection, keys)
 
     async def _report(self, connection: AsyncConnection, name: str, tag: str, kept: Meaning, lost: Meaning) -> None:
         SYNC_CONFLICTS.inc()
         row = {
-            "at": await self._now(connection),
+            "at": await self.queue.now(connection),
             "name": name,
             "tag": tag,
             "kept": str(kept.digest or "deleted"),
@@ -391,20 +274,6 @@ class Ledger:
         }
         number = (await connection.execute(sa.insert(CONFLICTS).values(row).returning(CONFLICTS.c.number))).scalar_one()
         await connection.execute(sa.delete(CONFLICTS).where(CONFLICTS.c.number <= number - MAX_CONFLICTS))
-
-
-def _task(row: sa.Row[tuple[object, ...]]) -> Task:
-    return Task(
-        number=row.number,
-        name=row.name,
-        tag=row.tag,
-        meaning=load_meaning(row.digest, row.move),
-        source=row.source,
-        attempts=row.attempts,
-        not_before=row.not_before,
-        has_failed=row.has_failed,
-        error=row.error,
-    )
 
 
 async def _seen(connection: AsyncConnection, name: str) -> dict[str, Seen]:
@@ -428,30 +297,6 @@ async def _put_seen(connection: AsyncConnection, name: str, changed: Mapping[str
     ]
     if rows:
         await connection.execute(sa.insert(SEEN), rows)
-
-
-async def _queue(connection: AsyncConnection, wanted: Mapping[tuple[str, str], Meaning], source: str) -> None:
-    """In the place of what was wanted of these tags before."""
-    if not wanted:
-        return
-    names, tags = {name for name, _ in wanted}, {tag for _, tag in wanted}
-    before = sa.select(TASKS).where(TASKS.c.name.in_(names) & TASKS.c.tag.in_(tags)).order_by(TASKS.c.number)
-    held = {(row.name, row.tag): row for row in await connection.execute(before.with_for_update())}
-    this = (TASKS.c.name == sa.bindparam("old_name")) & (TASKS.c.tag == sa.bindparam("old_tag"))
-    await connection.execute(sa.delete(TASKS).where(this), [{"old_name": name, "old_tag": tag} for name, tag in wanted])
-    rows = [
-        {
-            "name": name,
-            "tag": tag,
-            "digest": str(each.digest or ""),
-            "move": dump_move(each),
-            "source": source,
-            "holder": held[name, tag].holder if (name, tag) in held else "",
-            "held_until": held[name, tag].held_until if (name, tag) in held else 0.0,
-        }
-        for (name, tag), each in wanted.items()
-    ]
-    await connection.execute(sa.insert(TASKS), rows)
 
 
 def _load_terms(text: str) -> dict[str, Terms]:

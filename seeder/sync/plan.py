@@ -97,7 +97,7 @@ class Planner:
 
     async def _incoming(self) -> AsyncIterator[PlanLine]:
         own = self._ledger.site
-        for task in await self._ledger.tasks(10_000):
+        for task in await self._ledger.queue.tasks(10_000):
             if task.source and (line := await self._line(own, task.name, task.tag, task.meaning)) is not None:
                 yield line
         for name, sibling in self._siblings.items():

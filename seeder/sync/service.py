@@ -157,7 +157,7 @@ class Sync:
 
     async def restoring(self, source: str) -> RestoreStatus:
         """Raises StorageError."""
-        tasks = await self._ledger.from_source(source)
+        tasks = await self._ledger.queue.from_source(source)
         stuck = [task for task in tasks if task.has_failed or task.attempts >= _STUCK_ATTEMPTS]
         running = [each for each in await self._work.statuses() if each.source == source]
         return RestoreStatus(
@@ -184,7 +184,7 @@ class Sync:
 
     async def status(self, *, with_destinations: bool) -> SyncStatus:
         """Raises StorageError."""
-        waiting, failed = await self._ledger.counts()
+        waiting, failed = await self._ledger.queue.counts()
         sequence = await self._journal.last_sequence()
         has_rules = bool(self._config.sync)
         return SyncStatus(

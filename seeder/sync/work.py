@@ -14,8 +14,9 @@ from imagedist.oci.platform import Platform
 from imagedist.site_sync import SyncedTag, TaskStatus
 from seeder.moves import Meaning
 from seeder.sync.bring import Brings, Progress
-from seeder.sync.ledger import Ledger, Task
+from seeder.sync.ledger import Ledger
 from seeder.sync.proxy import SiteProxy
+from seeder.sync.queue import Task
 
 log = logging.getLogger(__name__)
 
@@ -66,22 +67,22 @@ class Work:
 
     async def hold(self) -> None:
         """For ever: tells the other seeders that what is under way here is. What is theirs by now stops here."""
-        if not self._ledger.is_shared:
+        if not self._ledger.queue.is_shared:
             return
         loop = asyncio.get_running_loop()
         held_at = loop.time()
         while True:
-            await asyncio.sleep(self._ledger.hold_seconds / 4)
+            await asyncio.sleep(self._ledger.queue.hold_seconds / 4)
             asked_at = loop.time()
             try:
                 async with asyncio.timeout(
-                    self._ledger.hold_seconds / 2
+                    self._ledger.queue.hold_seconds / 2
                 ):  # a network that is cut says nothing for long
-                    held = await self._ledger.hold()
+                    held = await self._ledger.queue.hold()
                 held_at = asked_at
             except (ImagedistError, TimeoutError) as error:
                 log.warning("cannot go on holding sync's tasks: %s", str(error) or "the database does not answer")
-                if loop.time() + self._ledger.hold_seconds / 4 < held_at + self._ledger.hold_seconds:
+                if loop.time() + self._ledger.queue.hold_seconds / 4 < held_at + self._ledger.queue.hold_seconds:
                     continue
                 held = set()
             for running in list(self._under_way.values()):
@@ -91,25 +92,25 @@ class Work:
 
     async def statuses(self) -> list[TaskStatus]:
         """The queue's beginning. Raises StorageError."""
-        return [self._status(task) for task in await self._ledger.tasks(_SHOWN)]
+        return [self._status(task) for task in await self._ledger.queue.tasks(_SHOWN)]
 
     async def _start_due(self) -> float | None:
         """Returns how many seconds nothing else is due; None: until somebody calls."""
-        waiting, failed = await self._ledger.counts()
+        waiting, failed = await self._ledger.queue.counts()
         SYNC_QUEUE.labels(state="waiting").set(waiting)
         SYNC_QUEUE.labels(state="failed").set(failed)
         free = self._images_at_once - len(self._under_way)
         # one at a time of each tag: what is wanted last is set last
         busy = [str(running.task) for running in self._under_way.values()]
-        for task in await self._ledger.due(free, busy) if free else []:
+        for task in await self._ledger.queue.due(free, busy) if free else []:
             progress = Progress()
             working = asyncio.create_task(self._do(task, progress), name=f"sync of {task}")
             self._under_way[task.number] = _Running(task, working, progress, asyncio.get_running_loop().time())
             working.add_done_callback(partial(self._landed, task.number))
         if len(self._under_way) == self._images_at_once:
             return None
-        pause_seconds = await self._ledger.next_due() if not self._under_way else _FIRST_PAUSE_SECONDS
-        if not self._ledger.is_shared:
+        pause_seconds = await self._ledger.queue.next_due() if not self._under_way else _FIRST_PAUSE_SECONDS
+        if not self._ledger.queue.is_shared:
             return pause_seconds
         return _LOOK_SECONDS if pause_seconds is None else max(min(pause_seconds, _LOOK_SECONDS), _FIRST_PAUSE_SECONDS)
 
@@ -129,7 +130,7 @@ class Work:
             await self._try(task, progress)
         finally:
             try:
-                await self._ledger.release(task)
+                await self._ledger.queue.release(task)
             except ImagedistError as error:
                 log.warning("%s is not released, but will be: %s", task, error)
 
@@ -155,7 +156,7 @@ class Work:
         platforms = platforms_of(meaning, self._ledger.site)
         skipped = await self._brings.bring(upstream, repository, meaning.digest, platforms, progress)
         is_answer = meaning.origin != self._ledger.site
-        if not await self._ledger.wants(task):
+        if not await self._ledger.queue.wants(task):
             return
         kept = SyncedTag(digest=meaning.digest, is_answer=is_answer, skipped=skipped)
         await self._proxy.put_tag(upstream, repository, task.tag, kept)
@@ -166,7 +167,7 @@ class Work:
         again = None if is_last else random.uniform(0.5, 1.0) * longest_seconds
         log.warning("%s is not synced (attempt %d): %s", task, task.attempts + 1, error)
         try:
-            await self._ledger.fail(task, str(error) or repr(error), again)
+            await self._ledger.queue.fail(task, str(error) or repr(error), again)
         except ImagedistError as failure:
             log.error("cannot note that the sync of %s failed: %s", task, failure)
 

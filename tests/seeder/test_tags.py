@@ -125,7 +125,7 @@ async def test_a_journal_that_was_given_back_says_so_and_its_moves_count_once_it
             database = await Database.open(f"sqlite:///{file}")
             ledger = Ledger(database, TagJournal(database, "bj"))
             await ledger.note_scan("local/team/app", {"v": Seen(digest, {"sh": Terms()})}, None)
-            (task,) = await ledger.due(1, [])
+            (task,) = await ledger.queue.due(1, [])
             await ledger.finish(task)
             (record,) = await ledger.journal_tags()
             await database.close()
