@@ -104,10 +104,13 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def _is_refused(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose queue is full would have us wait for ever
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return True
+        except BlockingIOError:
+            return False
     return False
 
 

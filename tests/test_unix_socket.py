@@ -8,7 +8,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,19 @@ def test_of_many_that_start_at_once_on_a_dead_socket_one_listens_and_can_be_reac
                 listener.accept()[0].close()
             stack.close()
             assert not path.exists()
+
+
+def test_a_listener_that_does_not_come_to_accept_is_no_dead_one(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as waiting:
+        busy.bind(str(tmp_path / "s"))
+        busy.listen(0)
+        for _ in range(2):
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(str(tmp_path / "s"))
+        with pytest.raises(InputError, match="another program listens"):
+            listen(tmp_path / "s")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])

@@ -94,10 +94,11 @@ class BlobStore:
                 (root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
             for folder in ("partial", "unsynced"):
                 (root / folder).mkdir(exist_ok=True)
+            is_open = is_open_to_others(root)
         except OSError as error:
             raise storage_error(f"open blob store {root}", error) from error
         claim_format(root)
-        if is_open_to_others(root):
+        if is_open:
             _LOG.warning("every user of this machine can read the blobs in %s: chmod 750 %s", root, root)
         self.ledger = Ledger(root / "usage")
         self.space = Room(root, self.ledger, quota_bytes, headroom_bytes, self.remove)
