@@ -64,8 +64,14 @@ def verify(
         raise InputError(f"bad --repository: {error}") from error
     named = [text for text in repository or () if is_name(text)]
     access = None
-    if is_place_name(one) or is_place_name(other):
-        access = seeder_access(seeder, token_file[0] if token_file else None, config, socket)
+    names = [text for text in (one, other) if is_place_name(text)]
+    if names:
+        try:
+            access = seeder_access(seeder, token_file[0] if token_file else None, config, socket)
+        except InputError as error:
+            raise InputError(
+                f"bad place {names[0]!r}: expected a URL, or a name that the site's seeder knows; {error}"
+            ) from error
 
     async def compare() -> tuple[list[Difference], Counts]:
         async with AsyncExitStack() as stack:
