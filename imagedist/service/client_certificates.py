@@ -14,7 +14,7 @@ GUARDED_OTHERWISE = web.AppKey("guarded_otherwise", bool)
 
 _REFUSAL = (
     "only clients with a certificate of this site's authority are served, and this one has shown none: "
-    "imagedist shows site_client_certificate of agent.toml, seeder.toml or proxy.toml"
+    "imagedist shows site_client_certificate of agent.toml, seeder.toml or proxy.toml, `imagedist pull` its own option"
 )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 
 from imagedist.config import Address
@@ -163,7 +164,7 @@ class Listener:
                 self._connections.close_longest_idle(_IDLE_ENOUGH_SECONDS)
                 return
             try:
-                accepted, _ = listener.accept()
+                accepted, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -174,11 +175,11 @@ class Listener:
                 self.pause()
                 return
             accepted.setblocking(False)
-            task = self._loop.create_task(self._connect(accepted))
+            task = self._loop.create_task(self._connect(accepted, address))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, accepted: socket.socket) -> None:
+    async def _connect(self, accepted: socket.socket, address: object) -> None:
         tls, seconds = self._tls, self._limits.handshake_seconds
         try:
             await self._loop.connect_accepted_socket(
@@ -190,4 +191,6 @@ class Listener:
             )
         except OSError as error:  # ssl.SSLError is one
             CONNECTIONS_REFUSED.labels(cause="handshake").inc()
+            if isinstance(error, ssl.SSLCertVerificationError):  # which the client may not be told (TLS 1.3)
+                _LOG.info("refused the client certificate of %s: %s", address, error.verify_message)
             _LOG.debug("a connection failed at its start: %s", error)

@@ -83,7 +83,8 @@ async def test_old_versions_are_refused(tmp_path: Path) -> None:
             await shown(address, context)
 
 
-async def test_with_a_client_ca_only_its_clients_are_served(tmp_path: Path) -> None:
+async def test_with_a_client_ca_only_its_clients_are_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="imagedist.service.listener")
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
     tls = ServerTls(*authority.issue("proxy"), authority.ca)
     statuses, said = [], ""
@@ -101,6 +102,7 @@ async def test_with_a_client_ca_only_its_clients_are_served(tmp_path: Path) -> N
                 except aiohttp.ClientError:
                     statuses.append(0)
     assert statuses == [200, 404, 0, 403, 403]  # a stranger's ends the handshake; who shows none is told what to do
+    assert "refused the client certificate of ('127.0.0.1'," in caplog.text
     assert "site_client_certificate" in json.loads(said)["errors"][0]["message"]
 
 
