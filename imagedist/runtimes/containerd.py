@@ -157,7 +157,7 @@ def _cri_values(document: dict[str, Any], format: int, hosts: str) -> dict[Key, 
 
 
 def _transfer_values(document: dict[str, Any]) -> dict[Key, Value]:
-    """The transfer service (``ctr`` 2.x, newer nerdctl) unpacks only by snapshotters of its list, the first by default.
+    """The transfer service (``ctr`` 2.x) unpacks only by snapshotters of its list, the first by default.
 
     A list of the user's own gets ours at its end; without one, containerd's default, overlayfs, is written before it.
     """

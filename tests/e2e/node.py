@@ -16,6 +16,9 @@ _ENTER = """
 set -e
 if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 base=$1; shift
+for etc in "$base"/etc/*; do # directories that this machine lacks appear, empty
+    if [ -d "$etc" ] && [ ! -d "/etc/${etc##*/}" ]; then mount -t overlay -o "ro,lowerdir=$base/etc:/etc" etc /etc; fi
+done
 mount --bind "$base/hosts" /etc/hosts
 mount --bind "$base/run" /run
 mount --bind "$base/lib" /var/lib

@@ -9,6 +9,8 @@ import pytest
 
 _PROJECT = Path(__file__).parents[2]
 _UNPACKED = _PROJECT / "build/debian"
+PEERS = _PROJECT / "build/peers/bin"
+"""What ``deploy/peers.sh`` built: runtimes that Debian has not."""
 
 
 _MORE = """

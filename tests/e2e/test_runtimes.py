@@ -5,78 +5,20 @@ The node's own /etc/containerd and /etc/containers are private copies, so what i
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import HOSTS
-from tests.e2e.node import Node
-from tests.e2e.releases import V1_6, V1_7, V2, Release
+from tests.e2e.configured import ConfiguredNode
+from tests.e2e.releases import V1_7, V2, Release
 from tests.e2e.runtimes import Docker
 from tests.e2e.site import Agent, Site
 from tests.e2e.snapshotter import Snapshotter
 from tests.runtimes.trees import snapshot
 
 pytestmark = pytest.mark.e2e("docker-registry", "skopeo", "containerd", "podman", "crun", "docker.io")
-
-_PODMAN = """\
-[containers]
-cgroups = "disabled"
-default_ulimits = ["nofile=10000:10000", "nproc=1000:1000"]
-[engine]
-lock_type = "file"
-runtime = "crun"
-"""
-"""What this kind of test machine allows; see facts on crun and hybrid cgroups."""
-
-
-class ConfiguredNode:
-    """A node with files of its own in /etc, on which commands run as an operator types them.
-
-    Args:
-        release: whose containerd and Docker it has.
-    """
-
-    def __init__(self, base: Path, agent: Agent, release: Release = V1_6) -> None:
-        self.release = release
-        self._node = Node(base, HOSTS, usr=release.usr)
-        self._agent = agent
-        self.etc = self._node.etc
-        for name in ("containerd", "containers", "docker"):
-            shutil.copytree(f"/etc/{name}", self.etc / name, symlinks=True)
-        self._settings = base / "containers.conf"
-        self._settings.write_text(_PODMAN)
-
-    def runtimes(self, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
-        options = ["--config", str(self._agent.config), "--socket", str(self._agent.config.with_name("agent.sock"))]
-        command = [sys.executable, "-m", "imagedist", "runtimes", *arguments, *options, "--json"]
-        return self._node.run(command, {"CONTAINERS_CONF": str(self._settings), **(env or {})})
-
-    def told(self, *arguments: str) -> Any:
-        done = self.runtimes(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    @contextlib.contextmanager
-    def running(self, *with_docker: str) -> Iterator[None]:
-        """Its containerd, with whatever /etc says now; with ``dockerd`` that beside it."""
-        with contextlib.ExitStack() as stack:
-            daemon = self._node.start(["containerd"], "containerd")
-            stack.callback(daemon.stop)
-            daemon.wait_until(lambda: self._node.run(["ctr", "version"]).returncode == 0, "containerd")
-            for name in with_docker:
-                flags = ["--iptables=false", "--bridge=none", "--containerd=/run/containerd/containerd.sock"]
-                docker = self._node.start_beside(daemon, [name, *flags], name)
-                stack.callback(docker.stop)
-                docker.wait_until(lambda: self._node.run(["docker", "version"]).returncode == 0, name)
-            yield
 
 
 @pytest.fixture(scope="module")
