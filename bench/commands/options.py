@@ -31,12 +31,12 @@ Json = Annotated[
 ]
 
 
-def _endpoint(system: str) -> Any:
+def _endpoint(system: str, limits: str = "") -> Any:
     at = f"{system}'s mirror endpoint on this node, such as http://127.0.0.1:4001"
-    return typer.Option(help=f"{at}: pulled through, with --image of it.")
+    return typer.Option(help=f"{at}: pulled through, with --image of it{limits}.")
 
 
-Kraken = Annotated[str | None, _endpoint("Kraken")]
+Kraken = Annotated[str | None, _endpoint("Kraken", ", whose manifest is Docker's: it knows no OCI ones")]
 Dragonfly = Annotated[str | None, _endpoint("Dragonfly")]
 Spegel = Annotated[str | None, _endpoint("Spegel")]
 

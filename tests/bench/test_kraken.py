@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
 import pytest
 from typer.testing import CliRunner
 
+from bench import images
+from bench.account import ProcessAccount
 from bench.burst import Burst
 from bench.charts import charts_of
 from bench.cli import app
 from bench.directories import short_directory
 from bench.headlines import headlines
 from bench.kraken_network import kraken_network
+from bench.network import Network, deployment
+from bench.network.kraken import kraken
+from bench.processes import run
+from bench.pull import Mirror
 from bench.pulling import Pulled
 from bench.result import Contestant
 from bench.swarm import Scale, kraken_series
 from bench.swarm_rows import Bursts, against, row_of
-from imagedist.errors import InputError
+from imagedist.errors import ImagedistError, InputError
 from tests.bench.test_charts import nodes
 from tests.bench.test_result import result
 
@@ -76,3 +84,25 @@ def test_two_nodes_get_a_new_image_by_kraken_and_upstream_sends_it_once() -> Non
     assert 1.0 <= burst.upstream_bytes / _IMAGE_BYTES < 1.1
     assert 0.9 < burst.site_bytes / _IMAGE_BYTES < 2.5
     assert min(burst.cpu_seconds, burst.agent_bytes) > 0
+
+
+@pytest.mark.prove
+@pytest.mark.peer("kraken")
+@pytest.mark.network
+@pytest.mark.e2e("docker-registry", "nginx-light", "redis-server", "skopeo", "containerd")
+def test_containerd_pulls_an_image_through_krakens_agent_and_no_oci_manifest() -> None:
+    with short_directory() as directory, Network() as network, ExitStack() as stack:
+        node = network.site("bench").node("all")
+        upstream = stack.enter_context(deployment.registry(node, directory / "upstream"))
+        stack.enter_context(kraken(node, [node], directory / "kraken", upstream))
+        built = images.tiny(directory / "cache")
+        flags = ["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{built.layout}"]
+        node.run(["skopeo", *flags, "--format", "v2s2", f"docker://{upstream.address}/bench/docker:1"])
+        upstream.add(built, "bench/oci:1")
+        refused: AbstractContextManager[object] = pytest.raises(ImagedistError, match="not found")
+        with node.namespace.entered():
+            for name, said in (("docker", nullcontext()), ("oci", refused)):
+                there = Mirror("kraken", deployment.MIRROR, f"{upstream.address}/bench/{name}:1")
+                with there.ready(directory, ProcessAccount(), "") as ready, said:
+                    assert ready.command is not None
+                    assert "done" in run(ready.command(""))
