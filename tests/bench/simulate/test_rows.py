@@ -84,6 +84,10 @@ def test_measured_runs_are_read_with_the_cpu_that_they_had(tmp_path: Path) -> No
     left = 0.9 * measured["machine"]["cpus"]
     assert known[1].scenario.cpu_rate == pytest.approx(left * 16 * known[1].scenario.size / 8)
     assert known[1].scenario.join_rate == pytest.approx(left / 0.015)
+    assert known[1].scenario.state == "cold"
+    measured["settings"]["site"] = "has an image before nodes ask"
+    (tmp_path / "warm.json").write_text(json.dumps(measured))
+    assert known_of(load(tmp_path / "warm.json"), "warm.json")[1].scenario.state == "warm"
     with pytest.raises(InputError, match="expected a result of imagedist-bench swarm"):
         known_of(load(EXAMPLE), "simulated.json")
 
