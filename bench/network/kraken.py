@@ -141,7 +141,8 @@ class Kraken:
         for path in paths:
             repository, _, digest = path.removeprefix("/v2/").partition("?")[0].rpartition("/blobs/")
             place = f"/namespace/{quote(repository, safe='')}/blobs/{digest}/metainfo"
-            while not self.host.get(f"http://127.0.0.1:{_TRACKER}{place}"):  # 202, an empty one, until it is there
+            # JSON; until it is there 202, with the origin's words.
+            while not self.host.get(f"http://127.0.0.1:{_TRACKER}{place}").startswith(b"{"):
                 if time.monotonic() > deadline:
                     raise ImagedistError(f"Kraken's origin did not have {digest} within {_BRING_SECONDS:.0f} s")
                 time.sleep(_POLL_SECONDS)

@@ -79,8 +79,9 @@ def test_lengths_of_pieces_that_are_none_are_refused(pieces: str) -> None:
 def test_two_nodes_get_a_new_image_by_kraken_and_upstream_sends_it_once() -> None:
     with short_directory() as directory, kraken_network(directory, 2, 100_000_000, _IMAGE_BYTES, "64KB") as network:
         network.warm_up()
-        burst = network.burst(2)
-    assert len(burst.pulled) == 2
+        burst, warm = network.burst(2), network.burst(2, is_warm=True)
+    assert len(burst.pulled) == len(warm.pulled) == 2
+    assert warm.upstream_bytes < _IMAGE_BYTES / 10
     assert 1.0 <= burst.upstream_bytes / _IMAGE_BYTES < 1.1
     assert 0.9 < burst.site_bytes / _IMAGE_BYTES < 2.5
     assert min(burst.cpu_seconds, burst.agent_bytes) > 0
