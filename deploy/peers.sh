@@ -11,6 +11,7 @@ set -eu
 table() {
     cat <<'TABLE'
 containerd github.com/containerd/containerd/v2@v2.4.2
+kraken github.com/uber/kraken@v0.1.4
 nerdctl github.com/containerd/nerdctl/v2@v2.2.1
 soci github.com/awslabs/soci-snapshotter@v0.16.1 github.com/awslabs/soci-snapshotter/cmd@v0.0.0-20260930233240-61147fe7c929
 TABLE
@@ -22,6 +23,14 @@ build_containerd() { # one that unpacks layers in parallel: Debian's, up to fork
     cd source
     for program in containerd ctr; do
         build $program-2 ./cmd/$program "-X github.com/containerd/containerd/v2/version.Version=$(version_of "$pins")"
+    done
+}
+
+build_kraken() { # without its proxy, which takes pushes; its nginx and Redis are Debian's
+    source_of "$pins" source
+    cd source
+    for program in agent build-index origin tracker; do
+        build "kraken-$program" "./$program" ""
     done
 }
 

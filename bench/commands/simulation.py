@@ -12,7 +12,7 @@ from bench.commands.options import Asked, benchmark
 from bench.result import Result
 from bench.result import load as load_result
 from bench.simulate import run as simulation
-from bench.simulate.known import KNOWN, KRAKEN, Known, known_of
+from bench.simulate.known import KNOWN, KRAKEN, KRAKEN_MEASURED, Known, known_of
 from bench.simulate.options import churn_of, classes_of, stragglers_of
 from bench.simulate.scenario import load, scenario_of
 from imagedist.errors import InputError
@@ -90,5 +90,5 @@ def simulate(
 def _known(name: str) -> tuple[Known, ...]:
     """Raises InputError: no result of the swarm's benchmark."""
     if name in ("known", "kraken"):
-        return KNOWN if name == "known" else (KRAKEN,)
+        return KNOWN if name == "known" else (KRAKEN, KRAKEN_MEASURED)
     return known_of(load_result(Path(name)), Path(name).name)

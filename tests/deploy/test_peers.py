@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from bench.processes import BUILT
+
 SCRIPT = Path(__file__).parents[2] / "deploy/peers.sh"
 
 GO = """\
@@ -51,6 +53,12 @@ def test_a_peer_is_built_once(tmp_path: Path) -> None:
 
     assert len(calls(tmp_path, "build")) == 1
     assert sorted(path.name for path in (tmp_path / "peers").iterdir()) == ["bin", "soci.built"]
+
+
+def test_all_programs_of_a_system_are_built(tmp_path: Path) -> None:
+    assert run(tmp_path, "kraken").returncode == 0
+    built = {path.name for path in (tmp_path / "peers/bin").iterdir()}
+    assert built == {program for program, peer in BUILT.items() if peer == "kraken"}
 
 
 def test_another_version_is_built_anew(tmp_path: Path) -> None:
