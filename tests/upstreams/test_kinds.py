@@ -246,7 +246,7 @@ def test_blobs_on_another_host_that_is_shown_no_credentials(
 
 
 _THROTTLED = """\
-    limit_req_zone $binary_remote_addr zone=one:1m rate=4r/s;
+    limit_req_zone $binary_remote_addr zone=one:1m rate=2r/s;
     server {{
         listen 127.0.0.1:{port};
         limit_req zone=one burst=1 nodelay;
