@@ -154,6 +154,8 @@ class NodePreheat:
             if not asking.done():
                 asking.cancel()
             await asyncio.wait([asking, changing])
+            if not asking.cancelled():
+                asking.exception()  # seen: whoever cancels us does not ask for it, as when site and node stop together
         return None if asking.cancelled() else asking.result()
 
     async def _take(self, orders: Orders) -> None:

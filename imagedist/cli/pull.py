@@ -23,7 +23,10 @@ def pull(
         Literal["docker", "podman", "containerd"] | None,
         typer.Option(help="Make this runtime pull it through the agent, under its real name."),
     ] = None,
-    plain_http: Annotated[bool, typer.Option("--plain-http", help="The registry speaks HTTP, not HTTPS.")] = False,
+    plain_http: Annotated[
+        bool,
+        typer.Option("--plain-http", help="The registry speaks HTTP. It is asked straight, not by the agent's site."),
+    ] = False,
     ca_file: Annotated[
         Path | None, typer.Option("--ca-file", help="Authorities to trust besides the system's, PEM.")
     ] = None,

@@ -60,6 +60,7 @@ _QUERY_NAME = 1 << 6  # torrent_handle::query_name, which the Python binding doe
 _QUERY_UPDATES = _QUERY_NAME | int(lt.status_flags_t.query_distributed_copies)
 _QUERY_PIECES = _QUERY_NAME | int(lt.status_flags_t.query_pieces)
 
+_MAX_COMPLAINTS = 100
 _SEEDER_PREFIX = PEER_ID_PREFIXES["seeder"].encode()
 
 
@@ -81,6 +82,7 @@ class LibtorrentSession:
         self._listening: asyncio.Future[int] = self._loop.create_future()
         self._status_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._complaints: set[tuple[str, str]] = set()
         handlers = {
             lt.block_downloading_alert: self._on_block,
             lt.block_finished_alert: self._on_block,
@@ -387,13 +389,21 @@ class LibtorrentSession:
             self._listening.set_exception(failure)
 
     def _on_tracker_answer(self, alert: Any) -> None:
+        self._introduced(alert)
+        if self._complaints:
+            self._complaints = {said for said in self._complaints if said[0] != alert.url}
+
+    def _introduced(self, alert: Any) -> None:
         if transfer := self._transfers.get(alert.torrent_name):
             transfer.is_introduced = True
 
     def _on_tracker_error(self, alert: Any) -> None:
-        self._on_tracker_answer(alert)
-        if alert.times_in_row == 1:
-            _LOG.warning("announce to %s failed: %s", alert.url, alert.error.message() or alert.error_message())
+        """Said once until that tracker answers again: hundreds of torrents fail alike."""
+        self._introduced(alert)
+        said = (alert.url, alert.error.message() or alert.error_message())
+        if alert.times_in_row == 1 and said not in self._complaints and len(self._complaints) < _MAX_COMPLAINTS:
+            self._complaints.add(said)
+            _LOG.warning("announce to %s failed: %s", *said)
 
 
 def _source(peer_id: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ class Site:
         self.orders = Orders()
         self.reports: list[Report] = []
         self.failure: ImagedistError | None = None
+        self.stops_with_the_node = False
         self._changed = asyncio.Event()
 
     def order(self, *orders: Order, version: str, rate: int | None = None) -> None:
@@ -47,7 +49,12 @@ class Site:
         self.reports.append(report)
         changed = self._changed
         if report.version == self.orders.version and report.wait_seconds:
-            await changed.wait()
+            try:
+                await changed.wait()
+            except asyncio.CancelledError:
+                if self.stops_with_the_node:
+                    raise SourceError("this seeder is about to stop") from None
+                raise
         return self.orders
 
     async def told(self, state: str) -> Report:
@@ -154,6 +161,18 @@ async def test_what_is_missing_is_brought_under_the_cap_pinned_and_confirmed(tmp
     assert node.images.pins == {KEPT.config.hex: "pinned by preheat base"}
     assert 500 in node.rates
     assert node.rates[-1] is None
+
+
+async def test_a_site_that_stops_in_the_same_moment_as_the_node_is_no_fault_in_the_log(tmp_path: Path) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context))
+    node = Node(tmp_path, Images())
+    async with node.running():
+        node.site.order(order(), version="1")
+        await node.site.told("present")
+        node.site.stops_with_the_node = True
+    gc.collect()
+    assert faults == []
 
 
 async def test_a_source_that_fails_is_tried_again_with_back_off_and_then_told(tmp_path: Path) -> None:

@@ -142,6 +142,19 @@ async def test_a_transfer_goes_on_after_its_seed_came_back(tmp_path: Path) -> No
         await node.close()
 
 
+async def test_a_tracker_that_is_down_is_one_line_however_many_torrents_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await LibtorrentSession.open(Address("127.0.0.1", 0))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(session.close)
+        for seed in range(3):
+            blob = make_blob(tmp_path / "seed", 100_000, seed)
+            await session.add(blob.torrent, tmp_path / "seed", seeding=True, trackers=["http://127.0.0.1:1/announce"])
+        await until(lambda: all(transfer.status().is_introduced for transfer in session.transfers()))
+    assert len([record for record in caplog.records if "announce to" in record.getMessage()]) == 1
+
+
 async def test_an_alert_that_cannot_be_handled_does_not_stop_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
