@@ -5,12 +5,14 @@ It lies in memory, as every announce asks it; ``seeder/node_rows.py`` keeps it o
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from imagedist.config import NODE_NAME
 from imagedist.errors import InputError, NotFoundError, OverloadedError
 from imagedist.nodes import Heartbeat, NodeStatus
 from seeder.tracker.announce import packed
@@ -23,7 +25,8 @@ FORGET_SECONDS = 30 * 86400.0
 _SAVE_SECONDS = 60.0
 """A row is written anew when it is older; what came since is in the next heartbeat, too."""
 
-_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_NODE_ID = re.compile(NODE_NAME)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,28 @@ class _Known:
     """By the monotonic clock: what counts for being gone."""
     saved_at: float | None = None
     """Seen when its row was written last; None: it has to be."""
+    address_before: str = ""
+    is_doubtful: bool = False
+    """It was said that there may be two of that name."""
+
+
+def _heard(known: _Known | None, node: Node, now: float) -> _Known:
+    """A node that speaks from two addresses by turns is two nodes, most likely: cloned machines of one name."""
+    if known is None:
+        return _Known(node, now)
+    before = known.node.address
+    has_moved = node.address != before
+    heard = _Known(node, now, known.saved_at, before if has_moved else known.address_before, known.is_doubtful)
+    if has_moved and node.address and node.address == known.address_before and not known.is_doubtful:
+        heard.is_doubtful = True
+        _LOG.warning(
+            "node %s speaks from %s and %s by turns: if these are two hosts, the inventory and preheats take them for "
+            "one; give each a name of its own (agent.name, or its host name)",
+            node.id,
+            before,
+            node.address,
+        )
+    return heard
 
 
 class Nodes:
@@ -112,7 +137,7 @@ class Nodes:
         Raises:
             InputError: the ID is not one. OverloadedError: too many nodes.
         """
-        if not _NODE_ID.match(node_id):
+        if not _NODE_ID.fullmatch(node_id):
             raise InputError(f"invalid node ID {node_id[:140]!r}: expected up to 128 letters, digits, '.', '_', '-'")
         self._expire()
         living = self._living.pop(node_id, None)
@@ -123,7 +148,7 @@ class Nodes:
             )
         before = known.node if known is not None else None
         node = Node(node_id, heartbeat, address, self._wall(), before.is_paused if before is not None else False)
-        self._living[node_id] = _Known(node, self._clock(), known.saved_at if known is not None else None)
+        self._living[node_id] = _heard(known, node, self._clock())
         self._forgotten.discard(node_id)
         if address:
             self._places[packed(address)] = Place(heartbeat.labels.get("zone", ""), heartbeat.labels.get("rack", ""))

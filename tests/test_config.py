@@ -146,6 +146,10 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
             '[agent]\nsite_proxies = ["http://p"]\n[seeding]\ntime = "long"',
             "bad value for seeding.time: expected a dur",
         ),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\nname = "rack 12"',
+            "bad value for agent.name: expected up to 128 letters",
+        ),
         ("[agent", "is not TOML"),
     ],
 )

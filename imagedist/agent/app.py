@@ -26,7 +26,7 @@ from imagedist.agent.preheat_runtimes import NodeRuntimes
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.sole_user import sole_user
 from imagedist.agent.source import NodeSource
-from imagedist.config import Address, AgentConfig, read_secret
+from imagedist.config import AgentConfig, AgentTable, read_secret
 from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
@@ -87,11 +87,11 @@ async def started(
         stack.enter_context(mounted(unpack.ramdisk, budget_bytes))
         workers = stack.enter_context(started_workers(unpack))
         engine = stack.enter_context(opened(config.storage, unpack, workers, budget_bytes))
-        node_id = _node_id(table.bittorrent)
+        own_id = node_id(table)
         limits = config.limits
         rate = ChangingRate(limits.download)
         tls = site_tls(table)
-        site = Site(table.site_proxies, table.site_seeders, node_id, read_secret(table.site_token_file), rate, tls)
+        site = Site(table.site_proxies, table.site_seeders, own_id, read_secret(table.site_token_file), rate, tls)
         stack.push_async_callback(site.close)
         session = await LibtorrentSession.open(table.bittorrent, networks=table.peer_networks)
         stack.push_async_callback(session.close)
@@ -193,6 +193,8 @@ async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIte
         await runner.cleanup()
 
 
-def _node_id(bittorrent: Address) -> str:
+def node_id(table: AgentTable) -> str:
     """Of letters that a path of the site's API may have; agents of one host differ in their peer ports."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sockets.gethostname()}-{bittorrent}").strip("-")[:128]
+    if table.name is not None:
+        return table.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sockets.gethostname()}-{table.bittorrent}").strip("-")[:128]

@@ -18,9 +18,10 @@ from imagedist.config.schedules import Schedule
 from imagedist.config.seeder import SeederConfig, SeederTable, Site
 from imagedist.config.syncing import SyncRule, SyncTags, TransferTable
 from imagedist.config.tagging import TagRule, matches, parse_pattern
-from imagedist.config.values import Address, Rate, parse_address, parse_rate, parse_size, parse_url
+from imagedist.config.values import NODE_NAME, Address, Rate, parse_address, parse_rate, parse_size, parse_url
 
 __all__ = [
+    "NODE_NAME",
     "Address",
     "AgentConfig",
     "AgentTable",

@@ -19,6 +19,7 @@ from imagedist.config.values import (
     DurationOrNone,
     Fallback,
     Listen,
+    NodeName,
     Percent,
     Rate,
     Ratio,
@@ -41,6 +42,8 @@ class AgentTable(SiteTlsTable):
     seeds) must be in them. Empty: everywhere."""
     node_blobs: AbsolutePath = Path("/var/lib/imagedist/blobs")
     node_blobs_quota: ByteSize = ByteSize(50 << 30)
+    name: NodeName | None = None
+    """What the site's inventory calls this node; it must be no other's. None: the host's name and ``bittorrent``."""
     labels: dict[str, str] = {}
     site_token_file: AbsolutePath | None = None
     max_requests: int = Field(default=256, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -20,6 +21,9 @@ from pydantic import (
 )
 
 from imagedist.errors import InputError
+
+NODE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""What a node of a site may be called: it is a part of the site API's paths."""
 
 
 class Address(NamedTuple):
@@ -143,6 +147,17 @@ def _parse_cgroup(value: Any) -> str:
 Fallback = Literal["upstream", "never"]
 AccessLog = Literal["json", "text", "off"]
 Listen = Annotated[Address, BeforeValidator(parse_address)]
+
+
+def parse_node_name(text: str) -> str:
+    """Raises ValueError: it cannot be in a path."""
+    if not re.fullmatch(NODE_NAME, text):
+        raise ValueError(f"expected up to 128 letters, digits, '.', '_', '-', got {text!r}")
+    return text
+
+
+NodeName = Annotated[str, AfterValidator(parse_node_name)]
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 DurationOrNone = Annotated[
     timedelta | None, BeforeValidator(lambda value: None if value == "none" else parse_duration(value))

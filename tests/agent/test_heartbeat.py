@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from imagedist.agent.app import node_id
 from imagedist.agent.heartbeat import Vitals, keep_beating
-from imagedist.config import AgentConfig
+from imagedist.config import AgentConfig, AgentTable
 from imagedist.errors import SourceError
 from imagedist.nodes import Heartbeat
 from imagedist.overlay.store import OverlayStore
 from imagedist.site.questions import Questions
 from imagedist.site.seeders import Seeders
 from imagedist.store.blobs import BlobStore
+
+
+def test_a_node_is_called_as_its_file_says_or_by_its_host_and_peer_address() -> None:
+    assert node_id(AgentTable(site_proxies=("http://p",), name="rack12-n1")) == "rack12-n1"
+    assert node_id(AgentTable(site_proxies=("http://p",))).endswith("-0.0.0.0-6882")
 
 
 class LateSeeders(Seeders):

@@ -62,6 +62,17 @@ def test_a_node_id_is_a_plain_name(node_id: str) -> None:
         Nodes().beat(node_id, Heartbeat())
 
 
+def test_two_hosts_of_one_name_are_told_apart_from_a_node_that_moved(caplog: pytest.LogCaptureFixture) -> None:
+    nodes = Nodes()
+    for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2"):
+        nodes.beat("moved", Heartbeat(), address)
+    assert caplog.text == ""
+    for address in ("10.0.0.3", "10.0.0.4") * 3:
+        nodes.beat("cloned", Heartbeat(), address)
+    (said,) = caplog.messages
+    assert said.startswith("node cloned speaks from 10.0.0.4 and 10.0.0.3 by turns")
+
+
 def test_the_inventory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_NODES", 1)
     nodes = Nodes()
