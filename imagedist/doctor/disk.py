@@ -9,7 +9,7 @@ from pathlib import Path
 from imagedist.config import AgentConfig
 from imagedist.doctor.asking import in_thread
 from imagedist.doctor.finding import Finding, Severity
-from imagedist.doctor.subject import Subject
+from imagedist.doctor.subject import BLOB_CACHE, Subject
 from imagedist.store.files import is_open_to_others
 
 LITTLE_BYTES = 5 << 30
@@ -27,7 +27,7 @@ async def check(subject: Subject) -> list[Finding]:
 
 def _all(subject: Subject) -> list[Finding]:
     findings = [finding for name, path in subject.paths.items() for finding in room(name, path)]
-    if (blobs := subject.paths.get("blob cache")) is not None:
+    if (blobs := subject.paths.get(BLOB_CACHE)) is not None:
         findings += open_to_others(blobs)
     findings += quotas(subject.config) if subject.config else []
     return findings
@@ -94,8 +94,20 @@ def _bytes(name: str, path: Path, sizes: os.statvfs_result) -> Finding:
         "disk-space",
         what,
         why,
-        "imagedist gc --quota 20GiB, or move it to a larger disk",
+        f"{_less(name, sizes)}, or move it to a larger disk",
     )
+
+
+def _less(name: str, sizes: os.statvfs_result) -> str:
+    """What makes a store smaller: ``gc`` is for images only."""
+    half = half_of(sizes.f_blocks * sizes.f_frsize)
+    if name == BLOB_CACHE:
+        return f'a lower node_blobs_quota in agent.toml, such as "{half}", and systemctl restart imagedist-agent'
+    return f"imagedist gc --quota {half}"
+
+
+def half_of(total_bytes: int) -> str:
+    return f"{total_bytes // 2 >> 30}GiB" if total_bytes >= 2 << 30 else f"{total_bytes // 2 >> 20}MiB"
 
 
 def _inodes(name: str, path: Path, sizes: os.statvfs_result) -> list[Finding]:
@@ -105,9 +117,8 @@ def _inodes(name: str, path: Path, sizes: os.statvfs_result) -> list[Finding]:
     severity: Severity = "bad" if sizes.f_favail < _HARDLY_ANY_INODES else "warn"
     what = f"{name} {path}: {sizes.f_favail} inodes free of {sizes.f_files}"
     why = "a large image has 50,000 files: the disk is full with room left"
-    return [
-        Finding(severity, "disk-inodes", what, why, "imagedist gc --quota 20GiB, or make it anew: mkfs.ext4 -i 4096")
-    ]
+    fix = f"{_less(name, sizes)}, or make it anew: mkfs.ext4 -i 4096"
+    return [Finding(severity, "disk-inodes", what, why, fix)]
 
 
 def open_to_others(blobs: Path) -> list[Finding]:
@@ -138,7 +149,7 @@ def quotas(config: AgentConfig) -> list[Finding]:
         if quota_bytes > total_bytes:
             what = f"{key} is {size(quota_bytes)}, and the disk of {path} holds {size(total_bytes)}"
             why = "the disk is full before the quota makes room"
-            fix = f'{key.partition(".")[2]} = "{max(total_bytes // 2 >> 30, 1)}GiB" in agent.toml'
+            fix = f'{key.partition(".")[2]} = "{half_of(total_bytes)}" in agent.toml'
             findings.append(Finding("warn", "quota-too-large", what, why, fix))
     return findings
 

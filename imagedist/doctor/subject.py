@@ -19,6 +19,7 @@ from imagedist.errors import ConfigError, ImagedistError, InputError
 from imagedist.oci.tls import Tls
 
 START = "systemctl start imagedist-agent"
+BLOB_CACHE = "blob cache"
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -165,5 +166,5 @@ def _subject(
         tls=tls,
         root=root,
         ramdisk=told or (config.unpack.ramdisk if config else default_ramdisk()),
-        paths={"image store": root, **({"blob cache": blobs} if blobs else {})},
+        paths={"image store": root, **({BLOB_CACHE: blobs} if blobs else {})},
     )

@@ -108,7 +108,10 @@ class Headers(Mapping[str, str]):
 
 def unreachable(name: str, error: Exception) -> str:
     cause = str(error).partition("\n")[0] or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
-    return f"cannot reach registry {name}: {cause}; check the name, the port or --plain-http"
+    remedy = "check the name, the port or --plain-http"
+    if "CERTIFICATE_VERIFY_FAILED" in cause:
+        remedy = "check its certificate, both clocks, and which authorities are trusted (SSL_CERT_FILE; ca_file)"
+    return f"cannot reach registry {name}: {cause}; {remedy}"
 
 
 def unaskable(name: str, url: str, error: Exception) -> str:

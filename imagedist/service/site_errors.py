@@ -21,9 +21,11 @@ from imagedist.errors import (
     UnauthorizedError,
 )
 from imagedist.service.limits import LIMITS, Limits
+from imagedist.service.repeats import Repeats
 
 _LOG = logging.getLogger(__name__)
 
+_REPEATS = Repeats()
 _LIMITS = Limits()
 _STATUSES: tuple[tuple[type[ImagedistError], int, str], ...] = (
     (NotFoundError, 404, "NOT_FOUND"),
@@ -62,8 +64,8 @@ async def render_site_errors(request: web.Request, handler: Handler) -> web.Stre
         status, code = next(
             ((status, code) for kind, status, code in _STATUSES if isinstance(error, kind)), (500, "FAILED")
         )
-        if status >= 500:
-            _LOG.warning("%s %s: %s", request.method, request.path, error)
+        if status >= 500 and (more := _REPEATS.due(str(error))) is not None:
+            _LOG.warning("%s %s: %s%s", request.method, request.path, error, more)
         response = site_error(status, code, str(error))
         if status == 401:
             response.headers["WWW-Authenticate"] = 'Bearer realm="imagedist site"'

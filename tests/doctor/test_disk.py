@@ -33,6 +33,9 @@ def test_a_disk_with_little_room_is_named(tmp_path: Path, free_bytes: int, sever
     (found,) = room("blob cache", tmp_path, full(free_bytes))
     assert (found.severity, found.code) == (severity, "disk-space")
     assert str(tmp_path) in found.what
+    assert found.fix.startswith('a lower node_blobs_quota in agent.toml, such as "2048GiB"')
+    (images,) = room("image store", tmp_path, full(free_bytes))
+    assert images.fix.startswith("imagedist gc --quota 2048GiB")
 
 
 def test_a_cache_of_blobs_that_every_user_can_read_is_named_with_the_command_that_mends_it() -> None:
