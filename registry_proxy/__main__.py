@@ -15,7 +15,10 @@ from imagedist.share import shared
 
 
 def main() -> None:
-    typer.run(_serve)
+    # Help and a fault's traceback as plain text: they end in a journal.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(_serve)
+    app(prog_name="imagedist-proxy")
 
 
 def _serve(config: Annotated[Path, typer.Option(help="The proxy's TOML file.")]) -> None:

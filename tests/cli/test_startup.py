@@ -39,6 +39,15 @@ def test_a_small_command_imports_no_big_library(tmp_path: Path, arguments: tuple
     assert imported(done.stderr) & BIG == set()
 
 
+def test_the_proxys_help_and_complaints_are_plain_text() -> None:
+    for arguments, code in (("--help", 0), ("--confg=x", 2)):
+        command = [sys.executable, "-m", "registry_proxy", arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert "imagedist-proxy [OPTIONS]" in done.stdout + done.stderr
+        assert (done.stdout + done.stderr).isascii()
+
+
 def test_a_worker_imports_only_the_standard_library_and_what_it_writes_with() -> None:
     command = [sys.executable, "-X", "importtime", "-c", "import imagedist.unpack.worker"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
