@@ -97,7 +97,7 @@ def _serving(node: Node) -> Iterator[str]:
             self.end_headers()
             if self.path == "/never":
                 over.wait()
-            self.wfile.write(bytes(100 if self.path == "/cut" else 300_000))
+            self.wfile.write(bytes(300_000 if self.path in ("/whole", "/late") else 100))
 
         def log_message(self, format: str, *args: object) -> None:
             pass
