@@ -87,6 +87,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PATH": search_path(), **(extra or {})}
 
 
+def bound(command: Sequence[str]) -> list[str]:
+    """The command that runs ``command`` and ends with us, whatever ends us (prctl(2), PR_SET_PDEATHSIG)."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *command]
+
+
 @contextmanager
 def daemon(
     command: Sequence[str], log: Path, is_ready: Callable[[], bool], account: Account | None = None
@@ -96,7 +101,7 @@ def daemon(
     Raises:
         ImagedistError: it ended or was not ready in time; names the last line of its log.
     """
-    argv = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    argv = bound(command)
     with log.open("wb") as output:
         process = subprocess.Popen(
             account.enter(argv) if account else argv,

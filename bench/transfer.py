@@ -20,7 +20,7 @@ from bench.directories import short_directory
 from bench.in_turn import Runs, Say, in_turn, ratio
 from bench.machine import Start, described
 from bench.preflight import need
-from bench.processes import daemon
+from bench.processes import bound, daemon
 from bench.processes import run as run_program
 from bench.registry import free_port
 from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
@@ -87,7 +87,7 @@ def run(scale: Scale, say: Say, keep: Keep) -> Result:
             into = directory / "leecher"
             into.mkdir()
             command = [*_program(what, ports[giver], into / file.name), "--torrent", str(torrent)]
-            told = json.loads(run_program(command))
+            told = json.loads(run_program(bound(command)))  # once the giver is gone it would wait for ever
             shutil.rmtree(into)
             return Run(round=number, **told)
 
