@@ -23,7 +23,7 @@ from imagedist.service import wait_unless_stopping
 from imagedist.share import Share
 from imagedist.site import ACTION_HEADER, BLOB_TYPE, PRIVATE_HEADER
 from imagedist.store.arrival import Arrival
-from imagedist.swarm.torrent import build
+from imagedist.swarm.torrent import HEAD_BYTES, build, is_as_built
 from registry_proxy.cache import SiteCache
 from registry_proxy.flights import Flights
 from registry_proxy.seeds import Seeds
@@ -202,10 +202,11 @@ class Torrents:
         await asyncio.to_thread(self._cache.store.ledger.unlink, self._path(digest))
 
     def _drop_orphans(self) -> None:
-        """Torrents of blobs that are not here: a process was killed between the two, or somebody removed a blob."""
+        """Torrents of blobs that are not here (a process was killed between the two, or somebody removed a blob), and
+        those of a version that cut other pieces: seeders and nodes refuse them, and all would come by HTTP."""
         for path in self._directory.glob("*.torrent"):
             digest = Digest.of_name("sha256", path.stem)
-            if digest is not None and not self._cache.store.path(digest).exists():
+            if digest is not None and not (self._cache.store.path(digest).exists() and _is_as_built(path)):
                 self._cache.store.ledger.unlink(path)
 
     def _is_shared(self, place: UpstreamRepository, digest: Digest, size_bytes: int) -> bool:
@@ -276,3 +277,11 @@ def _arriving(arrival: Arrival, action: str, *, is_swarm: bool, is_private: bool
         "private": is_private,
     }
     return web.json_response(body, status=202)
+
+
+def _is_as_built(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_as_built(file.read(HEAD_BYTES))
+    except OSError as error:
+        raise storage_error(f"read {path}", error) from error

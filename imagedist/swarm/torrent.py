@@ -8,6 +8,7 @@ blob (rare; the distribution spec allows it) comes by HTTP.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -23,6 +24,13 @@ BLOCK_BYTES = 16 << 10
 
 MAX_TORRENT_BYTES = 8 << 20
 """The .torrent of a 1 TiB blob is 8 MiB of piece hashes; nothing larger is read from anyone."""
+
+HEAD_BYTES = 512
+_HEAD = re.compile(
+    rb"d4:infod9:file treed64:[0-9a-f]{64}d0:d6:lengthi([1-9]\d{0,17})e11:pieces root32:.{32}eee"
+    rb"12:meta versioni2e4:name64:[0-9a-f]{64}12:piece lengthi(\d{1,9})e7:privatei1ee",
+    re.DOTALL,
+)
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -142,6 +150,16 @@ def parse(torrent: bytes) -> TorrentFacts:
         )
     _check_layers(document[b"piece layers"], digest, root, size_bytes, length)
     return TorrentFacts(digest, size_bytes, length, hashlib.sha256(bencode.encode(info)).digest())
+
+
+def is_as_built(head: bytes) -> bool:
+    """Whether a file of our own begins as ``build`` writes it today: a version before may have had other pieces.
+
+    Args:
+        head: its first ``HEAD_BYTES``.
+    """
+    found = _HEAD.match(head)
+    return found is not None and piece_length(int(found[1])) == int(found[2])
 
 
 def piece_hashes(torrent: bytes) -> list[bytes]:

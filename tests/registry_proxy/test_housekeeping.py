@@ -206,6 +206,26 @@ async def test_torrents_without_their_blobs_go_at_the_start(start: StartProxy, t
     assert (await call(proxy, "GET", "store"))["used_bytes"] == 0
 
 
+async def test_torrents_that_an_earlier_version_cut_otherwise_are_made_anew(start: StartProxy, tmp_path: Path) -> None:
+    torrents = tmp_path / "site" / "torrents"
+    proxy = await start(swarm_min_size="100kB")
+    query = {"ns": "registry.local:5000", "repo": "team/app", "wait": "20"}
+    made = []
+    for _ in range(2):
+        async with asyncio.timeout(60):
+            while (answer := await proxy.get(f"/site/v1/torrents/{BLOB}", params=query)).status != 200:
+                await answer.read()
+        made.append(await answer.read())
+        (path,) = torrents.glob("*.torrent")
+        written = path.stat()
+        proxy = await start(swarm_min_size="100kB")
+        assert path.stat().st_ino == written.st_ino, "one of today's pieces stays"
+        path.write_bytes(made[-1].replace(b"12:piece lengthi65536e", b"12:piece lengthi262144e"))
+        proxy = await start(swarm_min_size="100kB")
+        assert not path.exists()
+    assert made[0] == made[1]
+
+
 @pytest.mark.root
 async def test_disk_of_eight_megabytes_serves_whatever_is_asked_for(
     start: StartProxy, upstream: FaultyRegistry, tmp_path: Path

@@ -38,6 +38,9 @@ def test_libtorrent_reads_the_same_infohash_and_the_same_piece_hashes(tmp_path: 
     info = libtorrent.load_torrent_buffer(blob.torrent).ti
     assert info is not None
     assert info.info_hashes().v2.to_bytes() == facts.infohash
+    assert torrent.is_as_built(blob.torrent[: torrent.HEAD_BYTES])
+    length = f"12:piece lengthi{facts.piece_length}e".encode()
+    assert not torrent.is_as_built(blob.torrent.replace(length, b"12:piece lengthi32768e")[: torrent.HEAD_BYTES])
     assert not info.info_hashes().has_v1()
     assert info.priv()
 
