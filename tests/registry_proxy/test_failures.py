@@ -31,7 +31,7 @@ def test_failure_is_raised_again_until_it_expires() -> None:
 
 
 def test_remembered_failure_keeps_nothing_of_the_fetch_alive() -> None:
-    failures = RecentFailures()
+    failures = RecentFailures(lambda: 0.0)
 
     def fetch() -> weakref.ref[Chunk]:
         chunk = Chunk()

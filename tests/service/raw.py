@@ -29,7 +29,7 @@ class Raw:
         async with asyncio.timeout(seconds):
             try:
                 return await self.reader.read()
-            except ConnectionResetError:
+            except ConnectionError:
                 return b""
 
     async def answer(self, seconds: float = 60.0) -> bytes:

@@ -6,7 +6,9 @@ import asyncio
 import os
 import socket
 import stat
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -190,7 +192,9 @@ async def test_a_disk_that_fails_ends_the_transfer(tmp_path: Path, caplog: pytes
 
 async def test_closing_leaves_no_thread_and_no_file_descriptor(tmp_path: Path) -> None:
     blob = make_blob(tmp_path, 100_000)
-    await asyncio.gather(*(asyncio.to_thread(os.getpid) for _ in range(64)))  # asyncio's own threads exist before
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(4))
+    all_are_there = threading.Barrier(4)
+    await asyncio.gather(*(asyncio.to_thread(all_are_there.wait) for _ in range(4)))  # asyncio's own threads
     threads, files = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         session = await LibtorrentSession.open(Address("127.0.0.1", 0))
