@@ -170,7 +170,8 @@ class Ways:
             self._members.moved_at[member] = self.joined_at[member] = self._clock()  # from now on it is watched
         is_seed = bool(self._members.have_count[member] == self._members.pieces.count)
         self._tracking.announce(blob, node, is_seed=is_seed)
-        later = next_announce_seconds(int(ANNOUNCE_SECONDS), self._dice, is_beginning=is_beginning and not is_seed)
+        beginning = self._tracking.counts(blob)[1] if is_beginning and not is_seed else None
+        later = next_announce_seconds(int(ANNOUNCE_SECONDS), self._dice, beginning)
         heapq.heappush(self._again, (self._clock() + later, member))
 
     def _look(self, member: int, stream: _Stream, *, has_torrents: bool) -> None:

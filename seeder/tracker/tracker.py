@@ -15,12 +15,15 @@ from seeder.tracker.choice import choose
 from seeder.tracker.peers import Counts, Peers, Place
 
 _MIN_INTERVAL_SECONDS = 5
-SECOND_SECONDS = 6
+_SECOND_SECONDS = 6
 """Who begins comes again so soon, once, and learns of as many peers again. Few neighbours make a burst begin quickly,
 but whoever has fewer than others gets less: docs/swarm-benchmark.md, "Neighbours"."""
-_DRAWN_TIMES = 3
-"""So many times as many peers are drawn as are wanted, and those go out that were handed out least: else some nodes of
-a burst have 4 neighbours and others 12."""
+_SECOND_PER_SECOND = 400
+"""Of those, in one torrent: a tenth of a tracker's core. Thousands that begin at once come again later, or not at all:
+else 20,000 nodes wait for a first neighbour behind the second ones of others."""
+_SPARE_DRAWN = 9
+"""So many more peers are drawn than are wanted, and those go out that were handed out least: else some nodes of a burst
+have 4 neighbours and others 12. An agent wants five, of which the seeder is one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -94,16 +97,16 @@ class Tracker:
             {
                 b"complete": counts.seeds + self._is_seeding(announce.infohash),
                 b"incomplete": counts.partials,
-                b"interval": self._interval(announce),
+                b"interval": self._interval(announce, counts.partials),
                 b"min interval": min(_MIN_INTERVAL_SECONDS, self._interval_seconds),
                 b"peers": b"".join(peer.compact for peer in introduced if peer.is_v4),
                 b"peers6": b"".join(peer.compact for peer in introduced if not peer.is_v4),
             }
         )
 
-    def _interval(self, announce: Announce) -> int:
+    def _interval(self, announce: Announce, partials: int) -> int:
         is_beginning = announce.is_started and not announce.is_seed
-        return next_announce_seconds(self._interval_seconds, self._dice, is_beginning=is_beginning)
+        return next_announce_seconds(self._interval_seconds, self._dice, partials if is_beginning else None)
 
     async def admit(self, announce: Announce) -> None:
         """Remembers the peer, or forgets one that stopped."""
@@ -134,7 +137,7 @@ class Tracker:
         if wanted <= 0:
             return found
         place = self._place_of(announce.peer.host)
-        count = _DRAWN_TIMES * wanted + 1
+        count = wanted + _SPARE_DRAWN
         drawn = await self.peers.candidates(announce.infohash, place, seeds=not announce.is_seed, count=count)
         for peer in choose(drawn, announce.peer, place, wanted):
             endpoint = peer.endpoint
@@ -153,11 +156,16 @@ class Tracker:
         return [own] if is_wanted and own.is_v4 == self._own.is_v4 and self._is_seeding(announce.infohash) else []
 
 
-def next_announce_seconds(interval_seconds: int, dice: random.Random, *, is_beginning: bool) -> int:
-    """Spread, or a site that started at once would announce at once for ever."""
-    if is_beginning:
-        soon = min(SECOND_SECONDS, interval_seconds)
-        return soon + dice.randint(0, soon // 3)
+def next_announce_seconds(interval_seconds: int, dice: random.Random, beginning: int | None) -> int:
+    """Spread, or a site that started at once would announce at once for ever.
+
+    Args:
+        beginning: how many others have begun, for one that begins.
+    """
+    if beginning is not None:
+        soon = _SECOND_SECONDS + beginning // _SECOND_PER_SECOND
+        if soon < interval_seconds:
+            return soon + dice.randint(0, soon // 3)
     return interval_seconds + dice.randint(0, interval_seconds // 10)
 
 

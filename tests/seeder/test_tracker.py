@@ -21,6 +21,7 @@ from imagedist.swarm import bencode
 from seeder.tracker import PeersInMemory, Tracker, add_tracker_routes
 from seeder.tracker import peers as module
 from seeder.tracker.announce import MAX_HANDED_OUT, Announce, Endpoint
+from seeder.tracker.tracker import next_announce_seconds
 
 INFOHASH = b"\x00&=%\xff" + b"x" * 15
 
@@ -138,6 +139,14 @@ async def test_who_begins_is_asked_to_come_again_soon_and_after_that_as_all_othe
     assert 6 <= (await ask(tracker, announce("10.0.0.1", event="started")))[b"interval"] <= 8
     assert 30 <= (await ask(tracker, announce("10.0.0.1")))[b"interval"] <= 33
     assert 30 <= (await ask(tracker, announce("10.0.0.2", event="started", left=0)))[b"interval"] <= 33
+
+
+def test_the_more_begin_at_once_the_later_they_come_again() -> None:
+    dice = random.Random(7)
+    assert 6 <= next_announce_seconds(30, dice, 64) <= 8
+    assert 8 <= next_announce_seconds(30, dice, 1000) <= 10
+    assert 30 <= next_announce_seconds(30, dice, 20_000) <= 33
+    assert 5 <= next_announce_seconds(5, dice, 1) <= 5
 
 
 async def test_nodes_that_begin_together_have_about_as_many_neighbours_once_they_have_come_again() -> None:
