@@ -85,6 +85,8 @@ class Ways:
         self._again: list[tuple[float, int]] = []
         self._torrent_bytes = 250 + HASH_BYTES * members.pieces.real_count
         self.torrent_bytes = 0.0
+        self._begun = [0] * len(self._digests)
+        """Members that have announced, if it was their turn or not: so many the tracker knows when it is this one's."""
         self.has_joined = np.zeros(len(members), np.bool_)
         self.joined_at = np.full(len(members), np.inf)
 
@@ -170,7 +172,8 @@ class Ways:
             self._members.moved_at[member] = self.joined_at[member] = self._clock()  # from now on it is watched
         is_seed = bool(self._members.have_count[member] == self._members.pieces.count)
         self._tracking.announce(blob, node, is_seed=is_seed)
-        beginning = self._tracking.counts(blob)[1] if is_beginning and not is_seed else None
+        beginning = self._begun[blob] if is_beginning and not is_seed else None
+        self._begun[blob] += is_beginning
         later = next_announce_seconds(int(ANNOUNCE_SECONDS), self._dice, beginning)
         heapq.heappush(self._again, (self._clock() + later, member))
 
