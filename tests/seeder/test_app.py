@@ -8,7 +8,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +222,18 @@ async def test_the_command_shows_and_changes_what_the_sites_host_may_send(tmp_pa
         assert (await limit("--egress", "fast"))[0] == 2
 
 
+def execute(database: Path, statement: str) -> None:
+    """In a thread: the seeder of the same event loop may hold the lock, and goes on meanwhile."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.execute(statement)
+
+
 async def test_a_database_that_cannot_be_written_is_what_readyz_and_refusals_say(tmp_path: Path) -> None:
     config = configuration(tmp_path, database=f"sqlite:///{tmp_path}/seeder.db", takeover_after="300ms")
     async with running(config) as url, aiohttp.ClientSession() as client, asyncio.timeout(60):
         await ready(client, url)
-        database = sqlite3.connect(tmp_path / "seeder.db", timeout=30)
-        database.execute("CREATE TRIGGER full BEFORE INSERT ON leases BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+        full = "CREATE TRIGGER full BEFORE INSERT ON leases BEGIN SELECT RAISE(FAIL, 'disk is full'); END"
+        await asyncio.to_thread(execute, tmp_path / "seeder.db", full)
         while True:
             async with client.get(f"{url}/readyz") as response:
                 said = await response.text()
@@ -238,6 +244,5 @@ async def test_a_database_that_cannot_be_written_is_what_readyz_and_refusals_say
         assert "disk is full" in said
         async with client.get(f"{url}/site/v1/nodes") as response:
             assert (response.status, "disk is full" in await response.text()) == (503, True)
-        database.execute("DROP TRIGGER full")
-        database.close()
+        await asyncio.to_thread(execute, tmp_path / "seeder.db", "DROP TRIGGER full")
         await ready(client, url)
