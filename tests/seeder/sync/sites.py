@@ -19,6 +19,7 @@ from imagedist.service import ServerTls, serving
 from imagedist.site_sync import RestorePlan, SyncPlan, SyncStatus
 from registry_proxy.app import create_app as create_proxy
 from seeder.app import create_app as create_seeder
+from seeder.tag_routes import JournalPage
 from tests.support.certificates import Authority
 from tests.support.postgres import site_database
 from tests.support.registry import FaultyRegistry
@@ -274,8 +275,13 @@ class SyncSite:
             return body
 
     async def journal(self) -> dict[str, str | None]:
-        page = await self.ask("GET", "tags")
-        return {f"{each['name']}:{each['tag']}": each["digest"] for each in json.loads(page)["tags"]}
+        """All of it, page by page."""
+        entries: dict[str, str | None] = {}
+        since = 0
+        while (page := JournalPage.model_validate_json(await self.ask("GET", f"tags?since={since}"))).tags:
+            entries |= {f"{each.name}:{each.tag}": str(each.digest) if each.digest else None for each in page.tags}
+            since = page.sequence
+        return entries
 
 
 async def until_told(site: SyncSite, repository: str, tag: str, digest: Digest | None) -> None:
