@@ -115,9 +115,10 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
                     f"wrk, {_CLIENTS} clients that think for {_THINK_MILLISECONDS} ms on average",
                     "link": f"a card of {scale.link_bits_per_second / 1e6:.0f} Mbit/s with the kernel's pfifo_fast",
                     "upload": f"{int(upload) / 1e6:.1f} MB/s" if upload.isdigit() else upload,
-                    "peers": f"{_LEECHERS}, which give way to wrk (SCHED_IDLE), that take "
+                    "peers": f"{_LEECHERS}, which give way to wrk (SCHED_IDLE), as all commands do, that take "
                     f"{_BLOB_BYTES / 1e6:.0f} MB again and again",
-                    "node's CPUs": f"{_listed(node_cpus)}: agent and service; all others {_listed(other_cpus)}",
+                    "node's CPUs": f"{_listed(node_cpus)}: agent and service; all others, with the commands that "
+                    f"ask for pulls and remove images: {_listed(other_cpus)}",
                     "weights": f"agent and service by the weights of their units, {AGENT_WEIGHT} and {SERVICE_WEIGHT}"
                     if all(weighed)
                     else "agent and service as equals: no cgroup with a weight can be made here",
@@ -135,7 +136,7 @@ def run(scale: Scale, cache: Path, say: Say, keep: Keep) -> Result:
                         beside.enter_context(_leecher(peer, node, torrent, directory))
                     _wait_flowing(node)
                 if name in (UNPACKING, BOTH):
-                    beside.enter_context(_pulls(agent, reference, node_cpus))
+                    beside.enter_context(_pulls(agent, reference))
                 if name != ALONE:
                     threading.Event().wait(scale.settle_seconds)
                 return _measured(number, service, agent)
@@ -261,16 +262,19 @@ def _leecher(peer: Node, node: Node, torrent: Path, directory: Path) -> Iterator
 
 
 @contextmanager
-def _pulls(agent: Agent, reference: str, node_cpus: frozenset[int]) -> Iterator[None]:
-    """One after the other: the image's compressed layers are cached, so it is the unpacking that is seen."""
+def _pulls(agent: Agent, reference: str) -> Iterator[None]:
+    """One after the other: the image's compressed layers are cached, so it is the unpacking that is seen.
+
+    The agent unpacks; who asks it to, and who removes the image for the next round, are not of the node's day.
+    """
     is_over, failures = threading.Event(), []
 
     def pulls() -> None:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # as the peers: wrk is not kept waiting
         try:
-            with cpus.on(node_cpus):
-                while not is_over.is_set():
-                    agent.imagedist("pull", reference)
-                    agent.imagedist("rm", reference, "--root", str(agent.storage))
+            while not is_over.is_set():
+                agent.imagedist("pull", reference)
+                agent.imagedist("rm", reference, "--root", str(agent.storage))
         except ImagedistError as error:
             failures.append(error)
 
