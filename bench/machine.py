@@ -27,14 +27,20 @@ _LIMITS_V1 = ("cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes")
 @dataclass(frozen=True, slots=True)
 class Start:
     """When a benchmark began, ISO 8601, and how many processes had been runnable over the minute before: above the
-    CPUs' half its figures are not quiet ones."""
+    CPUs' half its figures are not quiet ones.
+
+    Attributes:
+        cpus: that it may use on the whole; later it may confine itself to some.
+    """
 
     at: str
     load: float
+    cpus: int
 
     @classmethod
     def now(cls) -> Start:
-        return cls(datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), os.getloadavg()[0])
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(at, os.getloadavg()[0], len(os.sched_getaffinity(0)))
 
 
 def described(
@@ -54,10 +60,11 @@ def described(
         start: None: now, and how busy the machine was is not told.
     """
     load = {"load_at_start": f"{start.load:.2f}"} if start else {}
+    start = start or Start.now()
     return Result(
         benchmark=benchmark,
-        started=(start or Start.now()).at,
-        machine=describe_machine(directory),
+        started=start.at,
+        machine=describe_machine(directory, start.cpus),
         versions={**versions([]), **(more_versions or {})},
         image=image,
         settings={**settings, **load},
@@ -66,11 +73,11 @@ def described(
     )
 
 
-def describe_machine(store: Path) -> Machine:
-    """This machine; ``store`` is a directory on the measured file system."""
+def describe_machine(store: Path, cpus: int) -> Machine:
+    """This machine, of which so many CPUs are used; ``store`` is a directory on the measured file system."""
     return Machine(
         processor=_processor(),
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=cpus,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         kernel=platform.release(),
         store_file_system=file_system(store.absolute()),

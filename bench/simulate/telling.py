@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.machine import describe_machine, versions
+from bench.machine import Start, describe_machine, versions
 from bench.result import Contestant, ImageFacts, Keep, Result, Run, Verdict
 from bench.simulate import against, target
 from bench.simulate.outcome import Outcome
@@ -22,14 +21,14 @@ _SAID_SECONDS = 5.0
 
 def tell(plan: Plan, say: Say, keep: Keep) -> Result:
     """As ``run``."""
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    start = Start.now()
     parts: list[Result] = []
 
     def part(name: str, of: Scenario, rows: Sequence[Contestant], verdicts: Sequence[Verdict] = ()) -> Result:
         return Result(
             benchmark=name,
-            started=started,
-            machine=describe_machine(Path("/")),
+            started=start.at,
+            machine=describe_machine(Path("/"), start.cpus),
             versions=versions([]),
             image=ImageFacts(name="simulated", manifest_digest="", layers=of.layers, compressed_bytes=of.size),
             settings=_settings(plan, of),
