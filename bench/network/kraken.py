@@ -11,17 +11,17 @@ announces every 3 s, and an agent's bandwidth limit, which no link here reaches.
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from bench.network.deployment import MIRROR, Registry
 from bench.network.node import Node
 from bench.processes import daemon, missing, search_path, succeeds
-from imagedist.errors import ImagedistError
+from bench.waiting import until
 
 PIECE = "4MB"
 """Of every torrent, by default."""
@@ -137,15 +137,15 @@ class Kraken:
         Raises:
             ImagedistError: it does not have them in time.
         """
-        deadline = time.monotonic() + _BRING_SECONDS
         for path in paths:
             repository, _, digest = path.removeprefix("/v2/").partition("?")[0].rpartition("/blobs/")
             place = f"/namespace/{quote(repository, safe='')}/blobs/{digest}/metainfo"
-            # JSON; until it is there 202, with the origin's words.
-            while not self.host.get(f"http://127.0.0.1:{_TRACKER}{place}").startswith(b"{"):
-                if time.monotonic() > deadline:
-                    raise ImagedistError(f"Kraken's origin did not have {digest} within {_BRING_SECONDS:.0f} s")
-                time.sleep(_POLL_SECONDS)
+            url = f"http://127.0.0.1:{_TRACKER}{place}"
+            until(partial(self._knows_pieces, url), f"Kraken's origin to have {digest}", _BRING_SECONDS, _POLL_SECONDS)
+
+    def _knows_pieces(self, url: str) -> bool:
+        """JSON; until the origin has the blob 202, with its words."""
+        return self.host.get(url).startswith(b"{")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from imagedist.errors import InputError, storage_error
 from imagedist.locking import LockFile
 from imagedist.store.format import refuse_foreign
+from imagedist.threads import settled
 
 _LOCK = "agent.lock"
 _END_SECONDS = 2.0
@@ -24,12 +25,7 @@ async def sole_user(node_blobs: Path) -> AsyncIterator[None]:
     Raises:
         InputError: another agent has it. StorageError: it cannot be made, or is somebody else's.
     """
-    refuse_foreign(node_blobs)  # no lock is put there either
-    try:
-        node_blobs.mkdir(parents=True, exist_ok=True, mode=0o750)
-    except OSError as error:
-        raise storage_error(f"make {node_blobs}", error) from error
-    lock = LockFile(node_blobs / _LOCK, mode=0o600)
+    lock = await settled(asyncio.to_thread(_lock_file, node_blobs), LockFile.close)
     try:
         for _ in range(round(_END_SECONDS / _LOOK_SECONDS)):
             if lock.try_acquire():
@@ -40,3 +36,13 @@ async def sole_user(node_blobs: Path) -> AsyncIterator[None]:
         yield
     finally:
         lock.close()
+
+
+def _lock_file(node_blobs: Path) -> LockFile:
+    """In the directory, which is made if it is not there. Raises InputError, StorageError."""
+    refuse_foreign(node_blobs)  # no lock is put there either
+    try:
+        node_blobs.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise storage_error(f"make {node_blobs}", error) from error
+    return LockFile(node_blobs / _LOCK, mode=0o600)

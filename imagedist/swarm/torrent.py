@@ -155,6 +155,8 @@ def parse(torrent: bytes) -> TorrentFacts:
 def is_as_built(head: bytes) -> bool:
     """Whether a file of our own begins as ``build`` writes it today: a version before may have had other pieces.
 
+    Of all that a proxy has, before it listens: ``parse`` takes 0.1 ms (5 MB) to 0.8 ms (1.5 GB) for each, this 0.007.
+
     Args:
         head: its first ``HEAD_BYTES``.
     """
