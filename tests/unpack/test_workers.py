@@ -18,6 +18,7 @@ from imagedist.unpack.stage import LayerStage
 from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
 from tests.support.engine import GatedWorkers
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -151,25 +152,25 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     tar = tmp_path / "tar"
     tar.write_bytes(layers.tar([layers.file("f")]))
     directories = [str(fresh(tmp_path / name)) for name in ("a", "b")]
-    parent = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", script, str(tar), *directories], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert parent.stdin is not None
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == b"ready\n"
-    descriptors = [os.pidfd_open(child) for child in children(parent.pid)]
-    assert len(descriptors) == 2
-    for child in children(parent.pid):
-        assert os.sched_getaffinity(child) == {0}
-        assert os.getpriority(os.PRIO_PROCESS, child) == min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
-    parent.kill()
-    parent.wait()
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == b"ready\n"
+            started = children(parent.pid)
+            descriptors = [os.pidfd_open(child) for child in started]
+            assert len(descriptors) == 2
+            niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
+            # One of them may have done both tasks before the other had its place.
+            wait_until(lambda: all(os.sched_getaffinity(child) == {0} for child in started), "both are on their CPU")
+            wait_until(lambda: all(os.getpriority(os.PRIO_PROCESS, child) == niceness for child in started), "are nice")
+        finally:
+            parent.kill()
     for descriptor in descriptors:
         # A pidfd is readable when its process has ended; the test's own timeout bounds the wait.
         with os.fdopen(descriptor) as ended:
             select.select([ended], [], [])
-    parent.stdin.close()
-    parent.stdout.close()
 
 
 def children(process: int) -> list[int]:
