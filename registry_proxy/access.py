@@ -20,7 +20,7 @@ from registry_proxy.flights import Flights
 from registry_proxy.manifests import Generation
 from registry_proxy.upstream import UpstreamRepository
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _LIMIT = 65_536
 _ANONYMOUS = ""
@@ -112,7 +112,7 @@ class Access:
             self._note(key, may_read=False)
             return False
         except SourceError as error:
-            log.info("cannot tell whether %s is open to all: %s", place, error)
+            _LOG.info("cannot tell whether %s is open to all: %s", place, error)
             return None
         self._note(key, may_read=True)
         return True

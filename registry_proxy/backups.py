@@ -24,7 +24,7 @@ from imagedist.site_sync import BackupList, BackupSource
 from registry_proxy.siblings import breaker_of, keep_asking
 from registry_proxy.upstream_client import Source
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 10.0
@@ -77,7 +77,7 @@ class Backups:
                 if str(error) != self._said:
                     is_starting = isinstance(error, SourceError) and not isinstance(error, UnauthorizedError)
                     level = logging.INFO if is_starting else logging.WARNING
-                    log.log(level, "seeder %s does not name the backups: %s", seeder, error)
+                    _LOG.log(level, "seeder %s does not name the backups: %s", seeder, error)
                 self._said = str(error)
                 continue
             self._said = ""

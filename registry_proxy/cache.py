@@ -48,7 +48,7 @@ from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
 from registry_proxy.upstream_client import Source
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _MAX_PLACES = 16
 _MAX_JOINS = 3
@@ -160,7 +160,7 @@ class SiteCache:
             try:
                 return await self.store.open(digest)
             except NotFoundError:
-                log.info("%s was evicted this moment: fetching it again", digest)
+                _LOG.info("%s was evicted this moment: fetching it again", digest)
         return await (await self.arrival(target, digest)).open()
 
     def limit_sync(self, bytes_per_second: int | None) -> None:
@@ -326,7 +326,7 @@ class SiteCache:
             FETCHES.labels(kind="blob", outcome=type(error).__name__).inc()
             if not isinstance(error, LyingSourceError):  # else somebody else is asked next
                 self._remember(place, writer.digest, error)
-            log.warning("fetch of %s from %s failed: %s", writer.digest, place, error)
+            _LOG.warning("fetch of %s from %s failed: %s", writer.digest, place, error)
             raise
         FETCHES.labels(kind="blob", outcome="done").inc()
 
@@ -367,7 +367,7 @@ class SiteCache:
         except SourceError as error:
             if not is_known or not self._access.may_read(place, has_failed=True):
                 raise
-            log.warning("giving %s of %s unasked: %s", digest, place, error)
+            _LOG.warning("giving %s of %s unasked: %s", digest, place, error)
             return
         if self._size_here(digest) not in (None, size_bytes):  # a server that says 200 to anything
             raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
@@ -390,7 +390,7 @@ class SiteCache:
             async for chunk in stream:
                 hasher.update(chunk)
         if not digest.matches(hasher):
-            log.warning("%s says to have %s, which is private elsewhere, but sends something else", place, digest)
+            _LOG.warning("%s says to have %s, which is private elsewhere, but sends something else", place, digest)
             raise NotFoundError(f"registry {place.client.name} has no {place}@{digest}")
 
     async def _head(self, place: UpstreamRepository, digest: Digest) -> tuple[UpstreamRepository, int]:

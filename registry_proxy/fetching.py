@@ -13,7 +13,7 @@ from imagedist.store.writer import BlobWriter
 from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.upstream_client import BLAMED_SECONDS, SUSPECTED_SECONDS, Source
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 Nearby = Callable[[], Sequence[Source]]
 """The sibling sites, or the backups, there are now, nearest first."""
@@ -67,7 +67,7 @@ async def fetch_blob(
                 answer = error
             if source is sources[-1]:
                 raise answer or error from None
-            log.info("%s not from %s %s: %s", writer.digest, source.kind, source.client.base_url, error)
+            _LOG.info("%s not from %s %s: %s", writer.digest, source.kind, source.client.base_url, error)
         if writer.offset > before:
             senders.append(source)
 
@@ -81,7 +81,7 @@ async def fetch_manifest_nearby(place: UpstreamRepository, digest: Digest, nearb
             continue
         except (SourceError, IntegrityError) as error:
             FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
-            log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+            _LOG.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
             if isinstance(error, IntegrityError):
                 source.blame(str(error), BLAMED_SECONDS)
         else:
@@ -105,10 +105,10 @@ async def manifest_kept(place: UpstreamRepository, reference: str, sources: Sequ
             continue
         except (SourceError, IntegrityError, UnacceptableError) as error:
             FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
-            log.info("%s:%s not from %s %s: %s", place, reference, source.kind, source.client.base_url, error)
+            _LOG.info("%s:%s not from %s %s: %s", place, reference, source.kind, source.client.base_url, error)
         else:
             BYTES_BY_SOURCE.labels(source=source.kind).inc(len(found.body))
-            log.warning("%s:%s is answered by %s %s", place, reference, source.kind, source.client.base_url)
+            _LOG.warning("%s:%s is answered by %s %s", place, reference, source.kind, source.client.base_url)
             return found
     return None
 
@@ -125,7 +125,7 @@ async def first_bytes(
         try:
             return await source.client.blob_bytes(place.repository, digest, limit_bytes)
         except (NotFoundError, SourceError, IntegrityError) as error:
-            log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+            _LOG.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
     try:
         return await place.client.sources[-1].client.blob_bytes(place.repository, digest, limit_bytes)
     except (NotFoundError, SourceError):
@@ -134,7 +134,7 @@ async def first_bytes(
                 name = source.repository(place.upstream, place.repository)
                 return await source.client.blob_bytes(name, digest, limit_bytes)
             except (NotFoundError, SourceError, IntegrityError) as error:
-                log.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
+                _LOG.info("%s not from %s %s: %s", digest, source.kind, source.client.base_url, error)
         raise
 
 
@@ -165,5 +165,5 @@ def _blame(senders: Sequence[Source], writer: BlobWriter) -> bool:
     seconds = BLAMED_SECONDS if len(senders) == 1 and not writer.is_resumed else SUSPECTED_SECONDS
     for source in suspects:
         source.blame(f"it sent wrong bytes of {writer.digest}", seconds)
-        log.warning("%s %s is not asked for %d s", source.kind, source.client.base_url, seconds)
+        _LOG.warning("%s %s is not asked for %d s", source.kind, source.client.base_url, seconds)
     return bool(suspects)

@@ -20,7 +20,7 @@ from registry_proxy.pins import Pins
 from registry_proxy.policy import tag_policy
 from registry_proxy.store_routes import StoreRoutes
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class Housekeeping:
@@ -69,9 +69,9 @@ class Housekeeping:
                 try:
                     await self._cache.arrival(Target(None, repository), digest)
                 except ImagedistError as error:
-                    log.warning("cannot fetch the kept blob %s again: %s", digest, error)
+                    _LOG.warning("cannot fetch the kept blob %s again: %s", digest, error)
                 else:
-                    log.info("fetching the kept blob %s again", digest)
+                    _LOG.info("fetching the kept blob %s again", digest)
                 return
 
     def _roots(self) -> list[tuple[Digest, str]]:

@@ -18,7 +18,7 @@ from imagedist.errors import storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.ledger import Ledger
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class Pin(BaseModel):
@@ -94,7 +94,7 @@ class Pins:
                 except FileNotFoundError:
                     continue
                 except ValidationError:
-                    log.error("%s is no pin: what it pinned may be evicted; remove it and pin again", path)
+                    _LOG.error("%s is no pin: what it pinned may be evicted; remove it and pin again", path)
         except OSError as error:
             raise storage_error(f"read {self.directory}", error) from error
         return sorted(found, key=lambda pin: (pin.name, pin.owner))

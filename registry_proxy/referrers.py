@@ -20,7 +20,7 @@ from registry_proxy.failures import RecentFailures
 from registry_proxy.tags import Manifests
 from registry_proxy.upstream import UpstreamRepository
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _TAG_HEX_LENGTH = 64
 """Of a longer digest (sha512) the tag has the beginning ("Referrers Tag Schema")."""
@@ -53,7 +53,7 @@ class Referrers:
         except SourceError as error:
             if not await self._manifests.is_synced(place, _tag(digest)):
                 raise
-            log.info("the referrers of %s@%s as their tag tells them: %s", place, digest, error)
+            _LOG.info("the referrers of %s@%s as their tag tells them: %s", place, digest, error)
         return await self._tagged(place, target, digest, query)
 
     async def keep(self, place: UpstreamRepository, digest: Digest) -> Digest | None:
@@ -114,7 +114,7 @@ class Referrers:
         page = Page(manifest.body, manifest.media_type)
         answer = referrers_page(page, target, digest, query)
         if answer is None:
-            log.warning("%s:%s is no image index: taken for no referrers", place, tag)
+            _LOG.warning("%s:%s is no image index: taken for no referrers", place, tag)
             return no_referrers(query)
         return answer
 

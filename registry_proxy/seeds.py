@@ -19,7 +19,7 @@ from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
 from registry_proxy.replicas import ranked
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0
 _AT_ONCE = 16
@@ -85,7 +85,7 @@ class Seeds:
         Nodes get the torrent after this, so that their first announce already finds a seed.
         """
         if len(self._tasks) >= _MAX_QUEUED:
-            log.warning("seeders are behind: they will find %s at their next start", digest)
+            _LOG.warning("seeders are behind: they will find %s at their next start", digest)
             return
         up = self._up()
         tasks = [asyncio.create_task(self._put(each, digest, torrent, up)) for each in self._seeders]
@@ -131,11 +131,11 @@ class Seeds:
             try:
                 if now != before and self._is_watchman():
                     if now.keys() != before.keys():
-                        log.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
+                        _LOG.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
                     await self._assign(before, now)
                     before = now
             except (OSError, StorageError) as error:
-                log.warning("cannot look after who seeds what, trying again: %s", error)
+                _LOG.warning("cannot look after who seeds what, trying again: %s", error)
             await asyncio.sleep(self._look_seconds)
 
     def _is_watchman(self) -> bool:
@@ -183,7 +183,7 @@ class Seeds:
             async with self._slots:
                 await retrying()(attempt)
         except TransientError as error:
-            log.warning("seeder %s does not seed %s: %s", seeder, digest, error)
+            _LOG.warning("seeder %s does not seed %s: %s", seeder, digest, error)
 
     async def _delete(self, seeder: str, digest: Digest) -> bool:
         if self._clock() < self._silent_until.get(seeder, 0.0):
@@ -192,7 +192,7 @@ class Seeds:
             status = await self._ask("DELETE", seeder, digest)
         except TransientError as error:
             self._silent_until[seeder] = self._clock() + SILENT_SECONDS
-            log.warning("seeder %s may still seed %s, so it stays: %s", seeder, digest, error)
+            _LOG.warning("seeder %s may still seed %s, so it stays: %s", seeder, digest, error)
             return False
         return status < 300 or status == 404
 

@@ -23,7 +23,7 @@ from imagedist.oci.tls import Tls
 from imagedist.service import kept_up
 from registry_proxy.upstream_client import Source
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
 _FIRST_AGAIN_SECONDS, _AGAIN_SECONDS = 0.25, 5.0
@@ -86,7 +86,7 @@ class Siblings:
             try:
                 sites = await self._ask(seeder)
             except (SourceError, OSError, TimeoutError, ValidationError) as error:
-                log.info("seeder %s does not name the sibling sites: %s", seeder, error)
+                _LOG.info("seeder %s does not name the sibling sites: %s", seeder, error)
                 continue
             known = self._known
             self._known = {each: known.get(each) or _source(each, self._tls) for each in sites.siblings}

@@ -20,7 +20,7 @@ from imagedist.site_sync import KeptTag, SyncedTag
 from imagedist.store.blobs import BlobStore
 from registry_proxy.manifests import ManifestStore
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _DEPTH = 4
 """An index of indexes of manifests; one that names itself ends here."""
@@ -96,7 +96,7 @@ class SyncedTags:
         except FileNotFoundError:
             return None
         except ValidationError:
-            log.error("%s is no synced tag: what it keeps may be evicted; remove it and sync again", path)
+            _LOG.error("%s is no synced tag: what it keeps may be evicted; remove it and sync again", path)
             return None
         except OSError as error:
             raise storage_error(f"read {path}", error) from error

@@ -32,7 +32,7 @@ from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.upstream_client import Source
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class _Question(NamedTuple):
@@ -132,7 +132,7 @@ class Manifests:
                 TAGS.labels(outcome="backup").inc()
                 return replace(found, warning=f"{place}:{tag} is as sync or a backup has kept it: {error}")
             TAGS.labels(outcome="stale").inc()
-            log.warning("serving %s:%s as of %d s ago: %s", place, tag, age_seconds, error)
+            _LOG.warning("serving %s:%s as of %d s ago: %s", place, tag, age_seconds, error)
             warning = f"{place}:{tag} is stale, last checked {age_seconds:.0f} s ago: {error}"
             return replace(kept.manifest.answer, warning=warning)
 
@@ -160,7 +160,7 @@ class Manifests:
             StorageError: the records cannot be removed.
         """
         count = await asyncio.to_thread(self._store.purge, place.upstream, place.repository, tag)
-        log.info("purged %s%s: %d tags were known", place, f":{tag}" if tag is not None else "", count)
+        _LOG.info("purged %s%s: %d tags were known", place, f":{tag}" if tag is not None else "", count)
         return count
 
     async def close(self) -> None:
@@ -199,7 +199,7 @@ class Manifests:
             is_denied = isinstance(error, UnauthorizedError)
             if kept is None or is_denied or not self._is_for(place, kept, has_failed=True):
                 raise
-            log.warning("giving %s@%s unasked: %s", place, digest, error)
+            _LOG.warning("giving %s@%s unasked: %s", place, digest, error)
             return kept.answer
 
     async def _kept(self, place: UpstreamRepository, tag: str) -> KeptTag:
@@ -247,7 +247,7 @@ class Manifests:
             TAGS.labels(outcome="revalidated" if answer is before else "fetched").inc()
         else:
             TAGS.labels(outcome="moved").inc()
-            log.info("%s:%s moved from %s to %s", place, tag, kept.record.digest, answer.digest)
+            _LOG.info("%s:%s moved from %s to %s", place, tag, kept.record.digest, answer.digest)
         return answer
 
     @staticmethod
@@ -256,7 +256,7 @@ class Manifests:
         try:
             await asyncio.to_thread(write)
         except FullError as error:
-            log.warning("answering without keeping it: %s", error)
+            _LOG.warning("answering without keeping it: %s", error)
 
     async def _from_nearby(self, place: UpstreamRepository, digest: Digest) -> ManifestAnswer | None:
         """That a sibling site holds it is no grant of upstream's: not for those whose users need one."""

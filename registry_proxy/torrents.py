@@ -32,7 +32,7 @@ from registry_proxy.upstream import UpstreamRepository
 from registry_proxy.wanting import Wanting
 from registry_proxy.wave import Waves
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 60.0
 _BUILD_SECONDS = 1.0

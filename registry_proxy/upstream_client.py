@@ -13,7 +13,7 @@ from imagedist.oci.client import FetchedManifest, ManifestHead, RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.page import Page
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -105,9 +105,9 @@ class UpstreamClient:
                 pass  # a mirror need not have everything
             except SourceError as error:
                 FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
-                log.info("mirror %s fails, asking the next one: %s", source.client.base_url, error)
+                _LOG.info("mirror %s fails, asking the next one: %s", source.client.base_url, error)
             except IntegrityError as error:
                 FAILURES.labels(source=source.kind, cause=type(error).__name__).inc()
                 source.blame(str(error), BLAMED_SECONDS)
-                log.warning("mirror %s is not asked for %d s: %s", source.client.base_url, BLAMED_SECONDS, error)
+                _LOG.warning("mirror %s is not asked for %d s: %s", source.client.base_url, BLAMED_SECONDS, error)
         return await ask(last.client)

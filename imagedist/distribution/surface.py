@@ -27,7 +27,7 @@ from imagedist.errors import ChallengeError, ImagedistError, InputError
 from imagedist.metrics import BYTES_SERVED
 from imagedist.oci.digest import Digest
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 MAX_REQUESTS = 512
 MAX_DOWNLOADS = 2048
@@ -115,7 +115,7 @@ class _Surface:
         if request.method not in ("GET", "HEAD"):
             response = self._refuse_push(request, pushed_name(path), namespace)
         elif isinstance(route, Refusal):
-            log.info("%s %s refused: %s", request.method, _logged(request), route.message)
+            _LOG.info("%s %s refused: %s", request.method, _logged(request), route.message)
             response = refuse(route.status, route.code, route.message)
         else:
             try:
@@ -125,7 +125,7 @@ class _Surface:
                 else:
                     response = await self._held(self._holding, request, route, target)
             except ImagedistError as error:
-                log.info("%s %s: %s", request.method, _logged(request), error)
+                _LOG.info("%s %s: %s", request.method, _logged(request), error)
                 served.error = str(error)
                 response = render(error)
                 if isinstance(error, ChallengeError):
@@ -154,7 +154,7 @@ class _Surface:
             except ImagedistError:  # of no upstream: the message says all the same that this is a mirror
                 upstream = None
         where = f"push to {upstream} itself" if upstream else "push to the registry itself"
-        log.info("%s %s refused: %s", request.method, _logged(request), where)
+        _LOG.info("%s %s refused: %s", request.method, _logged(request), where)
         response = refuse(405, "UNSUPPORTED", f"this is a mirror, for pulls only: {where}")
         response.headers["Allow"] = "GET, HEAD"
         return response
@@ -213,7 +213,7 @@ class _Surface:
                 wanted = None
             part = parse_range(wanted, total_bytes)
             if isinstance(part, Unsatisfiable):
-                log.info(
+                _LOG.info(
                     "%s %s: range %.100s lies outside of %d bytes", request.method, request.path, wanted, total_bytes
                 )
                 response = refuse(416, "SIZE_INVALID", f"the blob has {total_bytes} bytes")
@@ -234,7 +234,7 @@ class _Surface:
                 if not stream.prepared:
                     raise
                 # the promised length cannot be kept: end the connection, so that nobody takes this for a whole body
-                log.warning("broke off %s of %s for %s: %s", digest, target.name, request.remote, error)
+                _LOG.warning("broke off %s of %s for %s: %s", digest, target.name, request.remote, error)
                 if request.transport is not None:
                     request.transport.abort()
             return stream

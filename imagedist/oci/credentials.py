@@ -16,7 +16,7 @@ from imagedist.errors import InputError
 from imagedist.oci.auth import Credentials
 from imagedist.oci.fields import Fields, MalformedError
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 KEPT_SECONDS = 60.0
 _DOCKER_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -99,7 +99,7 @@ def _from_helper(name: str, registry: str, environment: Mapping[str, str], *, is
     except MissingHelperError as error:
         if is_needed:
             raise
-        log.warning("%s; going on without credentials for %s", error, registry)
+        _LOG.warning("%s; going on without credentials for %s", error, registry)
         return None
 
 

@@ -23,7 +23,7 @@ from imagedist.store.partial import Partial, stated_size
 from imagedist.store.writer import MAX_PASSING, BlobWriter
 from imagedist.threads import settled
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 MAX_FETCHES = 64
 _FIRST_LOOK_SECONDS, _EMPTY_LOOK_SECONDS, FOLLOW_SECONDS = 0.002, 0.008, 0.05
@@ -115,7 +115,7 @@ class Arrivals:
             arrival.fail(SourceError(f"the fetch of blob {arrival.digest} was stopped"))
             raise
         except Exception as error:
-            log.exception("fetch of blob %s failed", arrival.digest)
+            _LOG.exception("fetch of blob %s failed", arrival.digest)
             arrival.fail(SourceError(f"the fetch of blob {arrival.digest} failed: {error!r}"))
         finally:
             if self._arrivals.get(arrival.digest) is arrival:
@@ -185,7 +185,7 @@ class Arrivals:
         try:
             await asyncio.to_thread(self._store.commit, partial)
         except FullError as error:
-            log.warning("blob %s is passed on without being stored: %s", partial.digest, error)
+            _LOG.warning("blob %s is passed on without being stored: %s", partial.digest, error)
             await asyncio.to_thread(self._store.drop, partial)
             return False
         return True

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from imagedist.oci.digest import Digest
 from imagedist.store.partial import SIZE_SUFFIX, stated_size
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 ALGORITHMS = ("sha256", "sha512")
 PARTIAL_KEPT_SECONDS = 24 * 3600.0
@@ -153,7 +153,7 @@ def _blobs(directory: Path, algorithm: str, now: float) -> Iterator[tuple[Digest
     for entry in os.scandir(directory):
         digest = Digest.of_name(algorithm, entry.name)
         if digest is None or not entry.is_file(follow_symlinks=False):
-            log.warning("dropping %s: not a blob", entry.path)
+            _LOG.warning("dropping %s: not a blob", entry.path)
             if not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.path)
             continue

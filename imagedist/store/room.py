@@ -18,7 +18,7 @@ from imagedist.store import inventory
 from imagedist.store.inventory import Inventory, Item
 from imagedist.store.ledger import Ledger
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _ROUNDS = 4
 """What is evicted frees the disk only when its last reader closes it, and others fill it meanwhile."""
@@ -222,7 +222,7 @@ class Room:
                 return 0
             size_bytes = await self._remove(item.digest)
         await asyncio.to_thread(self._note_eviction, size_bytes)
-        log.info("evicted %s (%d bytes) from %s", item.name, size_bytes, self.root)
+        _LOG.info("evicted %s (%d bytes) from %s", item.name, size_bytes, self.root)
         return size_bytes
 
     def _note_eviction(self, size_bytes: int) -> None:

@@ -25,7 +25,7 @@ from imagedist.store.files import HASH_STEP_BYTES, write_aside
 from imagedist.store.inventory import ALGORITHMS
 from imagedist.threads import settled
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _SAVE_SECONDS = 10.0
 POLL_SECONDS = 15.0
@@ -125,7 +125,7 @@ class Scrub:
             try:
                 await self.run_if_due()
             except Exception:
-                log.exception("scrubbing of %s failed; it goes on later", self._store.root)
+                _LOG.exception("scrubbing of %s failed; it goes on later", self._store.root)
             self._wanted.clear()
             try:
                 async with asyncio.timeout(self._poll_seconds):
@@ -157,7 +157,7 @@ class Scrub:
         if state.position is None:
             self._has_dropped_unread = False
             state = ScrubState(position="", started_at=self._clock(), finished_at=state.finished_at)
-            log.info("scrubbing %s", self._store.root)
+            _LOG.info("scrubbing %s", self._store.root)
         saved_at = self._clock()
         for digest in await asyncio.to_thread(self._behind, state.position or ""):
             size_bytes = await self._check(digest)
@@ -174,7 +174,7 @@ class Scrub:
                 await asyncio.to_thread(self._save, state)
         state = state.model_copy(update={"position": None, "finished_at": self._clock()})
         await asyncio.to_thread(self._save, state)
-        log.info(
+        _LOG.info(
             "scrubbed %s: %d blobs, %d bytes, %d had rotted",
             self._store.root,
             state.checked_blobs,
@@ -207,19 +207,19 @@ class Scrub:
             # A bad sector is one blob's. A disk that fails in more of them says nothing of what lies on it, and an
             # outage of one that hangs on a network would cost all.
             if error.errno != errno.EIO or self._has_dropped_unread:
-                log.error("%s cannot be read, and is left as it is: %s", digest, error)
+                _LOG.error("%s cannot be read, and is left as it is: %s", digest, error)
                 return 0
-            log.error("%s cannot be read: %s", digest, error)
+            _LOG.error("%s cannot be read: %s", digest, error)
             self._has_dropped_unread, is_right, size_bytes = True, False, 0
         finally:
             os.close(descriptor)
         if is_right:
             return size_bytes
         ROTTEN.inc()
-        log.error("%s has rotted on the disk of %s: dropping it", digest, self._store.root)
+        _LOG.error("%s has rotted on the disk of %s: dropping it", digest, self._store.root)
         may_evict = self._store.space.may_evict
         if may_evict is not None and not await may_evict(digest):
-            log.warning("somebody may still seed %s: peers refuse its wrong pieces", digest)
+            _LOG.warning("somebody may still seed %s: peers refuse its wrong pieces", digest)
         await self._store.remove(digest)
         await self._dropped(digest)
         return None

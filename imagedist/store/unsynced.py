@@ -19,7 +19,7 @@ from imagedist.errors import InputError, storage_error
 from imagedist.oci.digest import Digest
 from imagedist.store.files import HASH_STEP_BYTES
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -79,7 +79,7 @@ class Unsynced:
                 elif not blob.exists() or is_right(blob, digest):
                     _sync(blob, Path(entry.path))
                 else:
-                    log.warning("%s was cut short when the machine went down: dropping it", digest)
+                    _LOG.warning("%s was cut short when the machine went down: dropping it", digest)
                     found.append(digest)
         except OSError as error:
             raise storage_error(f"check the blobs named in {self._directory}", error) from error
@@ -116,4 +116,4 @@ def _sync(blob: Path, note: Path) -> None:
                 os.close(descriptor)
         note.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("cannot sync %s, so it is checked at the next boot: %s", blob, error)
+        _LOG.warning("cannot sync %s, so it is checked at the next boot: %s", blob, error)

@@ -15,7 +15,7 @@ from imagedist.store.partial import Partial
 if TYPE_CHECKING:
     from imagedist.store.arrival import Arrival
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 MAX_PASSING = 16
 """Blobs that are passed on without being stored at a time: each holds a window in memory."""
@@ -164,7 +164,7 @@ class BlobWriter:
 
     async def _pass_on(self, error: FullError) -> None:
         """From here on nothing is stored."""
-        log.warning("blob %s is passed on without being stored: %s", self.digest, error)
+        _LOG.warning("blob %s is passed on without being stored: %s", self.digest, error)
         PASSED_THROUGH.inc()
         try:
             async with asyncio.timeout(_PASSING_TURN_SECONDS):

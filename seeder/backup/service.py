@@ -24,7 +24,7 @@ from seeder.sync.proxy import SiteProxy
 from seeder.sync.rules import Rule
 from seeder.tags import TagJournal
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 class Backups:
@@ -77,9 +77,9 @@ class Backups:
             await work.rows.retry()
             try:
                 if gone := await work.check():
-                    log.warning("%s has lost %d tags, which are sent again", work.registry, gone)
+                    _LOG.warning("%s has lost %d tags, which are sent again", work.registry, gone)
             except ImagedistError as error:
-                log.warning("%s cannot be looked through: %s", work.registry, error)
+                _LOG.warning("%s cannot be looked through: %s", work.registry, error)
 
     async def destinations(self, sequence: int) -> list[DestinationStatus]:
         """

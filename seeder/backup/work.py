@@ -22,7 +22,7 @@ from seeder.sync.gather import all_of
 from seeder.sync.work import MAX_ATTEMPTS, platforms_of
 from seeder.tags import TagJournal
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 300.0
 _PAGE = 1000
@@ -181,14 +181,14 @@ class BackupWork:
             await self.rows.finish(send)
         except Exception as error:
             if not isinstance(error, ImagedistError):
-                log.exception("%s of %s failed", self.registry, send)
+                _LOG.exception("%s of %s failed", self.registry, send)
             BACKUP_TAGS.labels(outcome="failed").inc()
             await self._failed(send, error)
         else:
             self._error = ""
             BACKUP_TAGS.labels(outcome="set" if send.digest is not None else "deleted").inc()
             what = "has" if send.digest is not None else "no longer has"
-            log.info("%s %s %s (%d bytes sent)", self.registry, what, send, progress.bytes_done)
+            _LOG.info("%s %s %s (%d bytes sent)", self.registry, what, send, progress.bytes_done)
 
     async def _carry_out(self, send: Send, progress: Progress) -> None:
         if send.digest is None:
@@ -211,17 +211,17 @@ class BackupWork:
         longest_seconds = min(_FIRST_PAUSE_SECONDS * 2**send.attempts, _LONGEST_PAUSE_SECONDS)
         again = None if is_last else random.uniform(0.5, 1.0) * longest_seconds
         if isinstance(error, UnacceptableError):
-            log.warning("%s: %s was not sent: %s", self.registry, send, error)
+            _LOG.warning("%s: %s was not sent: %s", self.registry, send, error)
         else:
             self._note(error, f"{send} was not sent (attempt {send.attempts + 1})")
         try:
             await self.rows.fail(send, str(error) or repr(error), again)
         except ImagedistError as failure:
-            log.error("cannot note that %s was not sent: %s", send, failure)
+            _LOG.error("cannot note that %s was not sent: %s", send, failure)
 
     def _note(self, error: Exception, what: str) -> None:
         self._error = f"{what}: {error}"
-        log.warning("%s: %s", self.registry, self._error)
+        _LOG.warning("%s: %s", self.registry, self._error)
 
     def _status(self, send: Send) -> TaskStatus:
         running = self._under_way.get((send.name, send.tag))

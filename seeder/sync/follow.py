@@ -14,7 +14,7 @@ from imagedist.site_sync import FollowStatus
 from seeder.sync.ledger import Ledger
 from seeder.sync.sibling import Sibling, records_of
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 25
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
@@ -57,14 +57,14 @@ class Follow:
                 await self._step()
             except ImagedistError as error:
                 if str(error) != self._error:
-                    log.warning("cannot follow site %s: %s", self._sibling.name, error)
+                    _LOG.warning("cannot follow site %s: %s", self._sibling.name, error)
                 self._error = str(error)
                 failing.set(1)
                 await self._pause(pause_seconds * random.uniform(0.5, 1.0))
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
                 continue
             if self._error:
-                log.info("site %s can be followed again", self._sibling.name)
+                _LOG.info("site %s can be followed again", self._sibling.name)
                 self._error = ""
                 self._back()
             failing.set(0)
@@ -88,7 +88,7 @@ class Follow:
         count = await self._ledger.note_page(self._sibling.name, page.journal, page.sequence, records_of(page))
         self._sequence = page.sequence
         if count:
-            log.info("site %s told %d tags", self._sibling.name, count)
+            _LOG.info("site %s told %d tags", self._sibling.name, count)
             self._told()
 
     async def _pause(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ from seeder.sync.rules import Rule
 from seeder.sync.scan import Scans
 from seeder.sync.webhooks import Hint
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 _MAX_HINTS = 10_000
@@ -132,7 +132,7 @@ class Looking:
 
     def _note_failure(self, place: _Place, look: _Look, error: ImagedistError) -> None:
         upstream, repository, tag = place
-        log.warning("cannot look at %s/%s:%s: %s", upstream, repository, tag or "*", error)
+        _LOG.warning("cannot look at %s/%s:%s: %s", upstream, repository, tag or "*", error)
         for rule in self._rules:
             if rule.has_repository(upstream, repository):
                 self._errors[rule.number] = str(error)
@@ -171,7 +171,7 @@ class Looking:
                 tags += await self._scans.count(rule.upstream, repository)
             self._errors.pop(rule.number, None)
         except ImagedistError as error:
-            log.warning("sync.%d is not looked through: %s", rule.number, error)
+            _LOG.warning("sync.%d is not looked through: %s", rule.number, error)
             self._errors[rule.number] = str(error)
         finally:
             self._busy -= 1

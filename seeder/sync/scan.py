@@ -22,7 +22,7 @@ from seeder.sync.ledger import Ledger, Seen
 from seeder.sync.proxy import SiteProxy
 from seeder.sync.rules import ImageFacts, Rule, is_about_subject, referrers_tag, subject_of, terms_by_site
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 """Questions to the registry."""
@@ -156,7 +156,7 @@ class Scans:
             kept = [tag for each in wanted if (tag := referrers_tag(each)) in seen and tag not in asked]
             listed = {tag: seen[tag].digest for tag in kept}
             if kept:
-                log.warning(
+                _LOG.warning(
                     "registry %s told of referrers in %s, and now of none: %d lists stay",
                     upstream,
                     repository,

@@ -46,7 +46,7 @@ from seeder.sync.webhooks import Hint
 from seeder.sync.work import Work
 from seeder.tags import TagJournal
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 2.0
 _DESTINATION_SECONDS = 5.0
@@ -238,7 +238,7 @@ class Sync:
                 self._rules = await self._resolved()
             except ImagedistError as error:
                 if str(error) != self._why_not:
-                    log.warning("sync rules wait: %s", error)
+                    _LOG.warning("sync rules wait: %s", error)
                 self._why_not = str(error)
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
                 continue

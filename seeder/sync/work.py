@@ -18,7 +18,7 @@ from seeder.sync.ledger import Ledger
 from seeder.sync.proxy import SiteProxy
 from seeder.sync.queue import Task
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 20
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 300.0
@@ -56,7 +56,7 @@ class Work:
                 try:
                     pause_seconds = await self._start_due()
                 except ImagedistError as error:
-                    log.error("sync's queue cannot be read: %s", error)
+                    _LOG.error("sync's queue cannot be read: %s", error)
                     pause_seconds = _FIRST_PAUSE_SECONDS
                 await self._wait(pause_seconds)
         finally:
@@ -81,13 +81,13 @@ class Work:
                     held = await self._ledger.queue.hold()
                 held_at = asked_at
             except (ImagedistError, TimeoutError) as error:
-                log.warning("cannot go on holding sync's tasks: %s", str(error) or "the database does not answer")
+                _LOG.warning("cannot go on holding sync's tasks: %s", str(error) or "the database does not answer")
                 if loop.time() + self._ledger.queue.hold_seconds / 4 < held_at + self._ledger.queue.hold_seconds:
                     continue
                 held = set()
             for running in list(self._under_way.values()):
                 if str(running.task) not in held and running.began_at < asked_at and not running.work.done():
-                    log.warning("%s is with another seeder by now", running.task)
+                    _LOG.warning("%s is with another seeder by now", running.task)
                     running.work.cancel()
 
     async def statuses(self) -> list[TaskStatus]:
@@ -132,7 +132,7 @@ class Work:
             try:
                 await self._ledger.queue.release(task)
             except ImagedistError as error:
-                log.warning("%s is not released, but will be: %s", task, error)
+                _LOG.warning("%s is not released, but will be: %s", task, error)
 
     async def _try(self, task: Task, progress: Progress) -> None:
         try:
@@ -140,10 +140,10 @@ class Work:
             if await self._ledger.finish(task):
                 is_set = task.meaning.digest is not None
                 SYNC_TAGS.labels(outcome="set" if is_set else "deleted").inc()
-                log.info("%s %s (%d bytes)", task, "is set" if is_set else "is deleted", progress.bytes_done)
+                _LOG.info("%s %s (%d bytes)", task, "is set" if is_set else "is deleted", progress.bytes_done)
         except Exception as error:
             if not isinstance(error, ImagedistError):
-                log.exception("sync of %s failed", task)
+                _LOG.exception("sync of %s failed", task)
             SYNC_TAGS.labels(outcome="failed").inc()
             await self._failed(task, error)
 
@@ -165,11 +165,11 @@ class Work:
         is_last = task.attempts + 1 >= MAX_ATTEMPTS or isinstance(error, UnacceptableError)
         longest_seconds = min(_FIRST_PAUSE_SECONDS * 2**task.attempts, _LONGEST_PAUSE_SECONDS)
         again = None if is_last else random.uniform(0.5, 1.0) * longest_seconds
-        log.warning("%s is not synced (attempt %d): %s", task, task.attempts + 1, error)
+        _LOG.warning("%s is not synced (attempt %d): %s", task, task.attempts + 1, error)
         try:
             await self._ledger.queue.fail(task, str(error) or repr(error), again)
         except ImagedistError as failure:
-            log.error("cannot note that the sync of %s failed: %s", task, failure)
+            _LOG.error("cannot note that the sync of %s failed: %s", task, failure)
 
     def _status(self, task: Task) -> TaskStatus:
         running = self._under_way.get(task.number)
