@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.account import CPU_V1, PREFIX, own_cgroup
+from tests.support.holders import links
 
 _EMPTY = ("/dev/shm", "/var/tmp", "/run")
 _SCRIPT = f"for each in {' '.join(_EMPTY)}; do mount -t tmpfs tmpfs $each; done; echo ready; read -r line"
@@ -92,15 +93,7 @@ class Room:
     def _held_networks(self) -> list[int]:
         numbers = {f"net:[{number}]": number for number in self.networks}
         own = f"/proc/{os.getpid()}/"
-        found = set()
-        for link in [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]:
-            try:
-                number = numbers.get(os.readlink(link))
-            except OSError:
-                continue
-            if number is not None and not str(link).startswith(own):
-                found.add(number)
-        return sorted(found)
+        return sorted({numbers[held] for link, held in links() if held in numbers and not str(link).startswith(own)})
 
 
 def _line(process: int) -> str:

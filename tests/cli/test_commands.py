@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from imagedist.cli import app
 from imagedist.overlay.store import OverlayStore
 from imagedist.progress import STAGES, Event
+from tests.support.children import wait_for_children
 from tests.support.layers import directory, file, image
 from tests.support.registry import FaultyRegistry
 
@@ -135,8 +136,7 @@ async def test_an_interrupted_pull_leaves_no_process_and_no_partial_state(tmp_pa
             stderr=asyncio.subprocess.PIPE,
         )
         await gate.reached.wait()
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").parent.parent
-        workers = [pid for task in children.iterdir() for pid in (task / "children").read_text().split()]
+        workers = await asyncio.to_thread(wait_for_children, 2, process.pid)
         assert len(workers) == 2
         process.send_signal(number)
         if number == signal.SIGTERM:

@@ -11,6 +11,7 @@ from tests.support.user import ordinary_user
 
 
 @pytest.mark.root
+@pytest.mark.e2e("uidmap")  # not beside the tests that nothing changes /etc/passwd: the user is in it
 def test_an_ordinary_user_is_told_what_could_not_be_checked() -> None:
     with ordinary_user() as user, socket.socket(socket.AF_UNIX) as agent:
         path = user.home / "agent.sock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -70,8 +71,12 @@ class World:
 
 
 def _seen(path: Path) -> object:
+    if path.is_relative_to("/proc"):
+        return path.read_bytes()  # it has a new inode whenever the kernel took the old one's memory
     status = path.lstat()
     fixed = (status.st_mode, status.st_uid, status.st_gid, status.st_ino, status.st_nlink, status.st_size)
+    if stat.S_ISCHR(status.st_mode):
+        return (*fixed, status.st_rdev)  # any container runtime of the machine chowns its standard streams
     content = path.read_bytes() if path.is_file() and path.name in ("canary", "egg") else None
     return (*fixed, status.st_rdev, status.st_mtime_ns, status.st_ctime_ns, content)
 

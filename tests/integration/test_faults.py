@@ -23,6 +23,7 @@ from imagedist.store.blobs import BlobStore
 from imagedist.store.partial import Partial
 from imagedist.unpack.workers import Workers
 from tests.support import layers
+from tests.support.children import children, wait_for_children
 from tests.support.pipeline import Pipeline, pipeline
 
 MIB = 1 << 20
@@ -192,28 +193,17 @@ def test_worker_killed_for_its_memory_fails_its_layer_and_another_takes_its_plac
     with tmpfs(tmp_path / "disk", 128 * MIB) as disk, memory_cgroup(16 * MIB) as cgroup:
         for name in ("first", "second"):
             (disk / name).mkdir()
+        others = children(os.getpid())
         workers = Workers(1)
         try:
-            for worker in wait_for_children():
-                cgroup.write_text(str(worker))
+            (worker,) = wait_for_children(1, besides=others)
+            cgroup.write_text(str(worker))
             with pytest.raises(StorageError, match="signal 9"):
                 workers.extract_file(tar, disk / "first").result()
             extracted = workers.extract_file(tar, disk / "second").result()
             assert (extracted.directory / "diff/f").stat().st_size == 40 * MIB
         finally:
             workers.close()
-
-
-def wait_for_children() -> list[int]:
-    """The workers of this process; they are started by threads, each as it gets round to it."""
-    while not (found := children()):
-        os.sched_yield()
-    return found
-
-
-def children() -> list[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 @contextmanager

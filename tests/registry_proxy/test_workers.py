@@ -19,7 +19,8 @@ from aiohttp.test_utils import TestServer
 from imagedist.config import Address
 from imagedist.oci.digest import Digest
 from imagedist.swarm.torrent import parse
-from tests.service.programs import Program, children, running
+from tests.service.programs import Program, running
+from tests.support.children import children
 from tests.support.ports import free_port
 from tests.support.registry import FaultyRegistry
 from tests.support.waiting import until

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.children import children
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,10 +74,3 @@ async def running(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await program.end()
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 
 from imagedist.config import Address
-from tests.service.programs import Program, children, running
+from tests.service.programs import Program, running
 from tests.service.raw import REQUEST, raw
+from tests.support.children import children
 from tests.support.ports import free_port
 
 PROGRAM = """

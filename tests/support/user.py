@@ -16,8 +16,8 @@ from pathlib import Path
 
 _REPOSITORY = Path(__file__).parents[2]
 
-_SUBORDINATE = (Path("/etc/subuid"), Path("/etc/subgid"))
-_IDS = ("--add-subuids", "2000000-2065535", "--add-subgids", "2000000-2065535")
+_IDS = "2000000-2065535"
+"""Subordinate ones, of users and of groups."""
 
 _HOME = "/dev/shm"  # takes overlay mounts
 
@@ -71,13 +71,15 @@ class OrdinaryUser:
 
     def drop_ids(self) -> None:
         """Takes the subordinate ids away."""
-        for path in _SUBORDINATE:
-            lines = path.read_text().splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if not line.startswith(f"{self.name}:")))
+        self._modify("--del-subuids", _IDS, "--del-subgids", _IDS)
 
     def add_ids(self) -> None:
         """Gives the user subordinate ids."""
-        subprocess.run(["/usr/sbin/usermod", *_IDS, self.name], check=True, capture_output=True)
+        self._modify("--add-subuids", _IDS, "--add-subgids", _IDS)
+
+    def _modify(self, *options: str) -> None:
+        """By the program, which takes the locks: another test may have its own user at the same time."""
+        subprocess.run(["/usr/sbin/usermod", *options, self.name], check=True, capture_output=True)
 
 
 def _closed() -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.stage import LayerStage
 from imagedist.unpack.workers import Extracting, Workers
 from tests.support import layers
+from tests.support.children import children, wait_for_children
 from tests.support.engine import GatedWorkers
 from tests.support.waiting import wait_until
 
@@ -108,13 +109,14 @@ def test_unacceptable_layer_is_told_by_the_future(ramdisk: Ramdisk, workers: Wor
 
 
 def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> None:
+    others = children(os.getpid())
     workers = Workers(1)
     tar = tmp_path / "tar"
-    tar.write_bytes(layers.tar([layers.file(str(number)) for number in range(10_000)]))
+    tar.write_bytes(layers.tar([layers.file("f")]))
+    assert workers.extract_file(tar, fresh(tmp_path / "before")).result().tar_bytes > 0
+    (child,) = wait_for_children(1, besides=others)
+    os.kill(child, signal.SIGSTOP)  # or it might have done everything before it is killed
     stuck = workers.extract_file(tar, fresh(tmp_path / "stuck"))
-    while not (tmp_path / "stuck/diff/0").exists():
-        os.sched_yield()  # the first of many files: the worker is surely at work when it is killed
-    (child,) = children(os.getpid())
     os.kill(child, signal.SIGKILL)
     with pytest.raises(StorageError, match="try again"):
         stuck.result()
@@ -124,10 +126,11 @@ def test_killed_worker_fails_its_task_only(ramdisk: Ramdisk, tmp_path: Path) -> 
 
 
 def test_ctrl_c_does_not_reach_a_worker_not_even_one_that_is_starting() -> None:
+    others = set(children(os.getpid()))
     workers = Workers(1)
-    while not (started := children(os.getpid())):
-        os.sched_yield()
-    blocked = next(line for line in Path(f"/proc/{started[0]}/status").read_text().splitlines() if "SigBlk" in line)
+    while not (started := set(children(os.getpid())) - others):
+        os.sched_yield()  # as early as can be
+    blocked = next(line for line in Path(f"/proc/{started.pop()}/status").read_text().splitlines() if "SigBlk" in line)
     assert int(blocked.split()[1], 16) >> (signal.SIGINT - 1) & 1
     workers.close()
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -158,11 +161,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         try:
             assert parent.stdout is not None
             assert parent.stdout.readline() == b"ready\n"
-            started = children(parent.pid)
+            started = wait_for_children(2, parent.pid)  # one may have done both tasks before the other was there
             descriptors = [os.pidfd_open(child) for child in started]
             assert len(descriptors) == 2
             niceness = min(os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)
-            # One of them may have done both tasks before the other had its place.
             wait_until(lambda: all(os.sched_getaffinity(child) == {0} for child in started), "both are on their CPU")
             wait_until(lambda: all(os.getpriority(os.PRIO_PROCESS, child) == niceness for child in started), "are nice")
         finally:
@@ -171,11 +173,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         # A pidfd is readable when its process has ended; the test's own timeout bounds the wait.
         with os.fdopen(descriptor) as ended:
             select.select([ended], [], [])
-
-
-def children(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
 
 
 def test_layer_that_grows_and_ends_while_its_worker_is_asked_is_extracted_whole(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from bench.network import Network, Node
 from bench.processes import environment
 from imagedist.errors import ImagedistError
+from tests.support.holders import links
 
 pytestmark = pytest.mark.network
 
@@ -261,11 +262,4 @@ def test_nothing_is_left_when_its_owner_is_killed() -> None:
 
 def _holders(number: int) -> list[Path]:
     """Processes in a network namespace, and descriptors of it."""
-    found = []
-    for link in [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]:
-        try:
-            if os.readlink(link) == f"net:[{number}]":
-                found.append(link)
-        except OSError:
-            continue
-    return found
+    return [link for link, held in links() if held == f"net:[{number}]"]
