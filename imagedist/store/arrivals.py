@@ -91,9 +91,10 @@ class Arrivals:
         partial = Partial.claim(self._store.partial_path(arrival.digest), arrival.digest)
         if partial is None:
             raise StorageError(f"cannot drop what came of blob {arrival.digest}: another process fetches it")
-        file = FileIO(self._store.partial_path(arrival.digest))
-        self._store.drop(partial)
-        return file
+        try:
+            return FileIO(self._store.partial_path(arrival.digest))
+        finally:
+            self._store.drop(partial)
 
     async def close(self) -> None:
         """Stops every fetch; what has arrived stays for the next process."""
@@ -152,14 +153,24 @@ class Arrivals:
     async def _claim_file(self, path: Path, digest: Digest) -> Partial | None:
         """On a disk that is full to the last byte, after evicting too: one that stores nothing."""
         try:
-            return await asyncio.to_thread(Partial.claim, path, digest)
+            return await self._lock_file(path, digest)
         except FullError:
             if not await self._store.space.relieve(_FILE_RESERVE_BYTES):
                 return Partial.nowhere(digest)
         try:
-            return await asyncio.to_thread(Partial.claim, path, digest)
+            return await self._lock_file(path, digest)
         except FullError:
             return Partial.nowhere(digest)
+
+    @staticmethod
+    async def _lock_file(path: Path, digest: Digest) -> Partial | None:
+        """A fetch that is stopped meanwhile leaves no lock behind: it would keep everybody from the blob."""
+
+        def unlock(partial: Partial | None) -> None:
+            if partial is not None:
+                partial.release()
+
+        return await settled(asyncio.to_thread(Partial.claim, path, digest), unlock)
 
     async def _fetch(self, arrival: Arrival, partial: Partial, fetch: Fetch) -> None:
         writer = BlobWriter(arrival, partial, self._passing, self._threads)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from imagedist.oci.digest import Digest
 from imagedist.store.arrival import Arrival
 from imagedist.store.arrivals import Arrivals
 from imagedist.store.blobs import BlobStore
+from imagedist.store.partial import Partial
 from imagedist.store.writer import BlobWriter
 
 CONTENT = os.urandom(100_000)
@@ -200,6 +203,34 @@ async def test_closing_stops_fetches_and_keeps_what_arrived(store: BlobStore, ar
     with pytest.raises(SourceError, match="stopped"):
         await arrival.wait()
     assert store.partial_path(DIGEST).stat().st_size == 50_000
+
+
+async def test_a_fetch_that_is_stopped_while_it_takes_the_lock_leaves_none(
+    store: BlobStore, arrivals: Arrivals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, locking = asyncio.get_running_loop(), asyncio.Event()
+    proceed, locked = threading.Event(), threading.Event()
+    lock = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        loop.call_soon_threadsafe(locking.set)
+        assert proceed.wait(60)
+        lock(descriptor, operation)
+        locked.set()
+
+    store.partial_path(DIGEST).write_bytes(CONTENT[:40_000])
+    monkeypatch.setattr(fcntl, "flock", flock)
+    await arrivals.join(DIGEST, None, Source().fetch)
+    await locking.wait()
+    closing = asyncio.create_task(arrivals.close())
+    await asyncio.sleep(0)
+    proceed.set()
+    await closing
+    assert await asyncio.to_thread(locked.wait, 60)
+    heir = Partial.claim(store.partial_path(DIGEST), DIGEST)
+    assert heir is not None
+    assert heir.found_bytes == 40_000
+    heir.release()
 
 
 async def test_known_size_needs_no_begin(arrivals: Arrivals) -> None:
