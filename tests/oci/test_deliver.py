@@ -123,7 +123,7 @@ async def test_body_that_stands_still_is_asked_for_again(
 ) -> None:
     digest, taken = registry.add_blob(CONTENT), Taken()
     registry.gate = asyncio.Event()
-    async with client_of(registry, http, stall_seconds=0.05) as client:
+    async with client_of(registry, http, stall_seconds=0.5) as client:  # the head and half of the body come within that
         delivering = asyncio.create_task(deliver(client, digest, taken, threads))
         await until_asked(registry, digest, 2)
         registry.gate.set()
