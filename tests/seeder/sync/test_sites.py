@@ -266,11 +266,11 @@ async def test_a_follower_that_was_away_catches_up(bj: SyncSite, sh: SyncSite) -
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(count(180, 1800))
+@pytest.mark.timeout(count(400, 1800))
 async def test_a_journal_of_many_tags_is_caught_up_with_in_order_and_no_tag_comes_before_its_blobs(
     bj: SyncSite, sh: SyncSite
 ) -> None:
-    tags, patience_seconds = [f"{number}" for number in range(count(60, 1000))], count(60, 600)
+    tags, patience_seconds = [f"{number}" for number in range(count(60, 1000))], count(150, 600)
     sh.tables = {"transfer": {"images_at_once": 1}}  # so that they are done in the order in which they are begun
     first = bj.registry.add_image("team/first", "1", LAYER)
     async with bj, sh:
