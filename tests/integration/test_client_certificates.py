@@ -92,15 +92,16 @@ async def test_nodes_share_by_the_swarm_and_one_that_is_alone_by_a_signed_web_se
     token = {"site_token_file": tmp_path / "token"}
     async with guarded(tmp_path / "site", authority, **token) as site:
         site.put(BUILT, "team/app", "1")
-        table = keys(site, authority, authority.issue("node")) | token | SOON
-        async with site.agent(agent=table) as (first, _, store), site.agent(agent=table) as (second, _, other_store):
+        table = keys(site, authority, authority.issue("node")) | token
+        two = table | {"swarm_alone": "60s", "swarm_stalled": "60s"}
+        async with site.agent(agent=two) as (first, _, store), site.agent(agent=two) as (second, _, other_store):
             await pull(first)
             check_tree(store)
             received = (await pull(second)).received_bytes or {}
             check_tree(other_store)
         assert received.get("peer", 0) + received.get("seeder", 0) > 0
         await site.stop_seeder()
-        async with site.agent(agent=table) as (alone, _, store):
+        async with site.agent(agent=table | SOON) as (alone, _, store):
             received = (await pull(alone)).received_bytes or {}
             check_tree(store)
     assert received.get("webseed", 0) > 0

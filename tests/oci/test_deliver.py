@@ -447,7 +447,7 @@ async def test_body_that_only_drips_is_taken_for_broken(
 async def test_slow_reader_is_not_held_against_the_registry(
     registry: FaultyRegistry, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, http: Http
 ) -> None:
-    monkeypatch.setattr(bulk, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(bulk, "SLOW_SECONDS", 0.5)
     content = CONTENT[: 2 * CHUNK_BYTES]
     digest, taken = registry.add_blob(content), bytearray()
 

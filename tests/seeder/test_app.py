@@ -237,11 +237,10 @@ async def test_a_database_that_cannot_be_written_is_what_readyz_and_refusals_say
         while True:
             async with client.get(f"{url}/readyz") as response:
                 said = await response.text()
-            if response.status == 503:
+            if response.status == 503 and "disk is full" in said:  # a lease that ran out on a busy machine says less
                 break
             await asyncio.sleep(0.05)
         assert said.startswith("nobody leads the site: the seeder's database failed")
-        assert "disk is full" in said
         async with client.get(f"{url}/site/v1/nodes") as response:
             assert (response.status, "disk is full" in await response.text()) == (503, True)
         await asyncio.to_thread(execute, tmp_path / "seeder.db", "DROP TRIGGER full")
