@@ -13,9 +13,17 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bench import network
 from bench.network.namespace import Namespace
+from tests.support.counts import count
+
+# Whatever else the machine does: the same examples every day, and none that is too slow. New ones by make prove.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=count(1, 0) == 1
+)
+settings.load_profile("tests")
 
 _PACKAGES = {
     "docker-registry": "docker-registry",
