@@ -167,7 +167,7 @@ def test_nine_nodes_with_one_stopped_and_one_disk_full_then_repaired_then_scaled
         assert all(f"{NAME}/preheat/app:1" in agent.image_names() for agent in agents)
     finally:
         nodes.stop()
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)
 
 
 @pytest.mark.timeout(300)

@@ -129,7 +129,7 @@ def test_a_bad_peer_is_met_and_left(site: SwarmSite, blob: Digest, manner: Manne
         assert bad.met > 0
         until(lambda: bad.is_alone, "nobody has anything to do with it any more")
         if manner == "corrupt":
-            assert refused(site.nodes) > before, "who sends wrong bytes is banned"
+            until(lambda: refused(site.nodes) > before, "who sends wrong bytes is banned")
 
 
 def refused(nodes: Sequence[SwarmNode]) -> int:

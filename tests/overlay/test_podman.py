@@ -23,6 +23,13 @@ from tests.support.sparse import FORMS
 pytestmark = pytest.mark.e2e("podman", "crun")
 NAME = "registry.example/team/app:1"
 SHELL = "/bin/sh"
+_PRIVATE = """
+umount /sys/fs/cgroup/unified 2>/dev/null
+mkdir -p "$1/run" && mount --bind "$1/run" /run || exit
+echo '[engine]\nlock_type = "file"' >"$1/containers.conf" && export CONTAINERS_CONF="$1/containers.conf"
+shift
+exec "$@"
+"""
 
 
 def shell_with_libraries() -> list[Member]:
@@ -47,11 +54,13 @@ def scratch() -> Iterator[Path]:
 
 
 def podman_command(scratch: Path, store: Path, *arguments: str) -> list[str]:
-    """podman with its own empty store; crun refuses the hybrid cgroups of some machines, so those go first."""
+    """podman with its own empty store, locks and /run: ``system reset`` removes /run/libpod, under whoever else uses it.
+
+    crun refuses the hybrid cgroups of some machines, so those go first.
+    """
     options = ["--root", str(scratch / "p"), "--runroot", str(scratch / "r"), "--storage-driver", "overlay"]
     command = ["podman", *options, "--storage-opt", f"additionalimagestore={store}", *arguments]
-    script = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
-    return ["unshare", "-m", "sh", "-c", script, "sh", *command]
+    return ["unshare", "-m", "sh", "-c", _PRIVATE, "sh", str(scratch), *command]
 
 
 def podman(scratch: Path, store: Path, *arguments: str) -> str:
