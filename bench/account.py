@@ -171,6 +171,14 @@ def descendants(process: int) -> list[int]:
     return found
 
 
+def threads(process: int) -> list[int]:
+    """Of a process; none when it is gone."""
+    try:
+        return [int(thread) for thread in os.listdir(f"/proc/{process}/task")]
+    except FileNotFoundError:
+        return []
+
+
 def is_alive(process: int) -> bool:
     """Whether it runs; one that has ended and is not waited for yet does not."""
     return (_stat(process) or "Z")[0] not in "ZX"

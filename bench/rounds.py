@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.account import Account, TreeAccount, cgroup_account
+from bench.account import Account, TreeAccount, cgroup_account, threads
 from bench.contestant import Contestant, Ready
 from bench.pages import touch
 from bench.peaks import PEAKS_SECONDS, Peaks, held_bytes
@@ -211,18 +211,18 @@ def _narrowed(cpus: Sequence[int] | None, registry: Registry) -> Iterator[None]:
         yield
         return
     all_cpus = os.sched_getaffinity(0)
-    threads = [thread for process in registry.account.processes() for thread in _threads(process)]
     try:
-        for thread in (0, *threads):
-            os.sched_setaffinity(thread, cpus)
+        _keep_on(cpus, registry)
         yield
     finally:
-        for thread in (0, *(thread for process in registry.account.processes() for thread in _threads(process))):
-            os.sched_setaffinity(thread, all_cpus)
+        _keep_on(all_cpus, registry)
 
 
-def _threads(process: int) -> list[int]:
-    return [int(thread) for thread in os.listdir(f"/proc/{process}/task")]
+def _keep_on(cpus: Iterable[int], registry: Registry) -> None:
+    os.sched_setaffinity(0, cpus)
+    for thread in (thread for process in registry.account.processes() for thread in threads(process)):
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(thread, cpus)
 
 
 @contextmanager

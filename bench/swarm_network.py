@@ -15,7 +15,7 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.account import ProcessAccount, descendants
+from bench.account import ProcessAccount, descendants, threads
 from bench.burst import Burst, burst_of
 from bench.network import Link, Network, deployment
 from bench.network.deployment import Agent, Registry, Site, check_settings
@@ -193,8 +193,9 @@ def go_first(process: int) -> None:
     for each in (process, *descendants(process)):
         with contextlib.suppress(OSError):
             Path(f"/proc/{each}/autogroup").write_text(str(_NICENESS))
-        for thread in os.listdir(f"/proc/{each}/task"):
-            os.setpriority(os.PRIO_PROCESS, int(thread), _NICENESS)
+        for thread in threads(each):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def received_bytes(agents: Sequence[Agent]) -> Counter[str]:

@@ -54,7 +54,7 @@ def scratch() -> Iterator[Path]:
 
 
 def podman_command(scratch: Path, store: Path, *arguments: str) -> list[str]:
-    """podman with its own empty store, locks and /run: ``system reset`` removes /run/libpod, under whoever else uses it.
+    """podman with its own empty store, locks and /run: ``system reset`` removes /run/libpod, whoever else uses it.
 
     crun refuses the hybrid cgroups of some machines, so those go first.
     """
