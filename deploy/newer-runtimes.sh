@@ -34,11 +34,16 @@ fetch() (
             -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2 -o Debug::NoLocking=1 \
             -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false -o APT::Update::Error-Mode=any "$@"
     }
-    if ! { apt update && apt install --download-only --yes --no-install-recommends "$@"; } >"$work/log" 2>&1; then
-        { echo "$mirror gave no $* of Debian $suite:"; tail -n 5 "$work/log"; } >"$directory/$suite.failed"
-        cat "$directory/$suite.failed" >&2
-        exit 1
-    fi
+    tries=3 # a mirror may be renewing itself
+    until { apt update && apt install --download-only --yes --no-install-recommends "$@"; } >"$work/log" 2>&1; do
+        tries=$((tries - 1))
+        if [ "$tries" = 0 ]; then
+            { echo "$mirror gave no $* of Debian $suite:"; tail -n 5 "$work/log"; } >"$directory/$suite.failed"
+            cat "$directory/$suite.failed" >&2
+            exit 1
+        fi
+        sleep 3
+    done
     for package in cache/archives/*.deb; do
         dpkg-deb --extract "$package" root
     done
