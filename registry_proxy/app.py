@@ -117,7 +117,7 @@ def create_app(config: ProxyConfig, share: Share = Share()) -> web.Application:
     torrents.add_routes(site)
     purges.add_routes(site)
     housekeeping.add_routes(site)
-    add_known_routes(site, cache.manifest_store, upstreams.hosts())
+    add_known_routes(site, cache.manifest_store, cache.synced, upstreams.hosts())
     SyncRoutes(cache).add_routes(site)
     add_held_routes(site, cache, egress)
     web_seeds = WebSeeds(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from imagedist.distribution.backend import ManifestAnswer, Page, Target
-from imagedist.distribution.paging import tags_page
 from imagedist.errors import (
     ImagedistError,
     InputError,
@@ -43,6 +42,7 @@ from registry_proxy.manifests import Generation, ManifestStore
 from registry_proxy.pace import Pace
 from registry_proxy.referrers import Referrers
 from registry_proxy.synced import SyncedTags
+from registry_proxy.tag_lists import TagLists
 from registry_proxy.tags import Manifests
 from registry_proxy.turns import Turns
 from registry_proxy.upstream import UpstreamRepository, Upstreams
@@ -99,6 +99,7 @@ class SiteCache:
             synced=self.synced.get,
         )
         self._referrers = Referrers(self._manifests, self._failures)
+        self._tag_lists = TagLists(self._access, self.synced)
         self._arrivals = Arrivals(store)
         self._private = PrivateBlobs(store)
         self._heads: Flights[_Question, tuple[UpstreamRepository, int]] = Flights()
@@ -260,10 +261,7 @@ class SiteCache:
 
     async def tags(self, target: Target, query: Mapping[str, str]) -> Page:
         place = self.upstreams.resolve(target)
-        asked = {**query, "n": "1"} if query.get("n") == "0" else query  # what n=0 means is not the same everywhere
-        with self._access.asking(place):
-            page = await place.client.tags(place.repository, asked)
-        return tags_page(page, target, query)
+        return await self._tag_lists.page(place, target, query)
 
     async def referrers(self, target: Target, digest: Digest, query: Mapping[str, str]) -> Page:
         place = self.upstreams.resolve(target)

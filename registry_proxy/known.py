@@ -13,38 +13,54 @@ from imagedist.oci.manifest import Index, choose_platform, parse_document
 from imagedist.oci.platform import Platform
 from imagedist.preheat.shapes import MAX_LAYERS, KnownImage, KnownImages, KnownLayer
 from registry_proxy.manifests import ManifestStore
+from registry_proxy.synced import SyncedTags
 
 MAX_KNOWN = 20_000
 """The images asked about last."""
 
+_Tag = tuple[str, str, str]
+"""Upstream, repository, tag."""
 
-def add_known_routes(app: web.Application, manifests: ManifestStore, hosts: Mapping[str, Sequence[str]]) -> None:
+
+def add_known_routes(
+    app: web.Application, manifests: ManifestStore, synced: SyncedTags, hosts: Mapping[str, Sequence[str]]
+) -> None:
     """
     Args:
+        synced: known as well, whether anybody has pulled them here or not.
         hosts: of each upstream, the registry names it answers for.
     """
 
     async def get_images(request: web.Request) -> web.Response:
-        known = await asyncio.to_thread(_known, manifests, hosts)
+        known = await asyncio.to_thread(_known, manifests, synced, hosts)
         return web.json_response(body=known.model_dump_json().encode())
 
     app.router.add_get("/images", get_images)
 
 
-def _known(manifests: ManifestStore, hosts: Mapping[str, Sequence[str]]) -> KnownImages:
+def _known(manifests: ManifestStore, synced: SyncedTags, hosts: Mapping[str, Sequence[str]]) -> KnownImages:
     registries = {upstream: _registry(upstream, names) for upstream, names in hosts.items()}
-    files = sorted(manifests.tag_files(), key=lambda file: -file.checked_at)
     layers: dict[Digest, tuple[KnownLayer, ...]] = {}
     images: list[KnownImage] = []
-    for file in files:
-        registry = registries.get(file.upstream, file.upstream if "." in file.upstream else None)
+    for (upstream, repository, tag), digest in _meant(manifests, synced).items():
+        registry = registries.get(upstream, upstream if "." in upstream else None)
         if registry is None or len(images) >= MAX_KNOWN:
             continue
-        if file.digest not in layers:
-            layers[file.digest] = _layers(manifests, file.digest)
-        reference = f"{registry}/{file.repository}:{file.tag}"
-        images.append(KnownImage(reference=reference, digest=file.digest, layers=layers[file.digest]))
+        if digest not in layers:
+            layers[digest] = _layers(manifests, digest)
+        images.append(KnownImage(reference=f"{registry}/{repository}:{tag}", digest=digest, layers=layers[digest]))
     return KnownImages(images=tuple(images))
+
+
+def _meant(manifests: ManifestStore, synced: SyncedTags) -> dict[_Tag, Digest]:
+    """What pullers are told; those asked about last come first."""
+    files = sorted(manifests.tag_files(), key=lambda file: -file.checked_at)
+    meant = {(file.upstream, file.repository, file.tag): file.digest for file in files}
+    for kept in synced.all():
+        name = (kept.upstream, kept.repository, kept.tag)
+        if kept.is_answer or name not in meant:
+            meant[name] = kept.digest
+    return meant
 
 
 def _registry(upstream: str, names: Sequence[str]) -> str | None:

@@ -70,6 +70,11 @@ class SyncedTags:
         except OSError as error:
             raise storage_error(f"read {self.directory}", error) from error
 
+    def answers(self, upstream: str, repository: str) -> list[str]:
+        """The repository's tags that pullers are told of by us, not by the registry. Raises StorageError."""
+        place = (upstream, repository)
+        return [kept.tag for kept in self.all() if kept.is_answer and (kept.upstream, kept.repository) == place]
+
     def _missing(self, meant: SyncedTag) -> Iterator[Digest]:
         seen = set(meant.skipped)
         wave = {meant.digest}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from imagedist.errors import InputError
+from imagedist.errors import InputError, UnauthorizedError
 
 if TYPE_CHECKING:
     from imagedist.config.agent import AgentTable
@@ -46,6 +46,11 @@ class SiteAccess(NamedTuple):
         site = Site(self.proxies, self.seeders, "imagedist", self.token, tls=self.tls)
         try:
             yield site
+        except UnauthorizedError as error:
+            held = "the one given is not that" if self.token is not None else "none was given"
+            raise UnauthorizedError(
+                f"{error}; {held}: name the token's file by --token-file, or the node's agent.toml by --config"
+            ) from error
         finally:
             await site.close()
 

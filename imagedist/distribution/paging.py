@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -34,19 +34,25 @@ def tags_page(upstream: Page, target: Target, query: Mapping[str, str]) -> Page:
     """
     tags = _tags(upstream.body, target)
     count, last = int(query["n"]) if "n" in query else None, query.get("last")
-    path = f"/v2/{target.name}/tags/list"
-    link = relinked(upstream.link, path, target)
+    link = relinked(upstream.link, _tags_path(target), target)
     is_whole = last in tags if last is not None else link is None and (count is None or len(tags) < count)
     if count == 0:
         tags, link = [], None
     elif is_whole or (count is not None and len(tags) > count):
-        tags = [tag for tag in sorted(tags) if last is None or tag > last]
-        link = None
-        if count is not None and len(tags) > count:
-            tags = tags[:count]
-            link = _link(path, {"n": str(count), "last": tags[-1]}, target)
-    body = json.dumps({"name": target.name, "tags": tags}).encode()
-    return Page(body, _JSON, link)
+        return _cut(tags, target, query)
+    return Page(_listed(tags, target), _JSON, link)
+
+
+def whole_page(upstream: Page | None, more: Sequence[str], target: Target, query: Mapping[str, str]) -> Page:
+    """One page of all the tags of an upstream that sent them at once, and of ``more``.
+
+    Args:
+        upstream: asked without ``n`` and ``last``, and without a link. None: it does not know the repository.
+
+    Raises:
+        SourceError: the upstream did not send a list of tags.
+    """
+    return _cut({*(_tags(upstream.body, target) if upstream is not None else ()), *more}, target, query)
 
 
 def referrers_page(upstream: Page, target: Target, digest: Digest, query: Mapping[str, str]) -> Page | None:
@@ -92,6 +98,24 @@ def next_query(link: str | None) -> dict[str, str] | None:
         at = match.end()
         url = match[1] if _NEXT.search(match[2]) else None
     return dict(parse_qsl(urlsplit(url).query)) if url is not None else None
+
+
+def _cut(tags: Iterable[str], target: Target, query: Mapping[str, str]) -> Page:
+    """Of all tags those that were asked for, in ASCII order."""
+    count, last = int(query["n"]) if "n" in query else None, query.get("last")
+    wanted = [tag for tag in sorted(tags) if last is None or tag > last]
+    shown, link = wanted[:count], None
+    if count and len(wanted) > count:
+        link = _link(_tags_path(target), {"n": str(count), "last": shown[-1]}, target)
+    return Page(_listed(shown, target), _JSON, link)
+
+
+def _listed(tags: Sequence[str], target: Target) -> bytes:
+    return json.dumps({"name": target.name, "tags": tags}).encode()
+
+
+def _tags_path(target: Target) -> str:
+    return f"/v2/{target.name}/tags/list"
 
 
 def _link(path: str, query: dict[str, str], target: Target) -> str:

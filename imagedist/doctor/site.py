@@ -30,7 +30,7 @@ async def check(subject: Subject) -> list[Finding]:
     tls = subject.tls
     asked = [service(url, "proxy", own, tls) for url in subject.proxies]
     asked += [service(url, "seeder", own, tls) for url in subject.seeders]
-    asked += [token(url, subject.token, tls) for url in subject.seeders]
+    asked += [token(url, subject.token, tls, is_known=subject.config is not None) for url in subject.seeders]
     if not asked:
         why = "whether its site answers cannot be checked"
         fix = "imagedist doctor --config /etc/imagedist/agent.toml"
@@ -95,14 +95,22 @@ def skewed_clock(kind: str, heard: Heard) -> list[Finding]:
     return [Finding(severity, "clock", what, why, "timedatectl set-ntp true, on the one that is wrong")]
 
 
-async def token(seeder: str, secret: str | None, tls: Tls | None = None) -> list[Finding]:
-    """Whether the seeder lets this node change something: its heartbeat. Asks for a route that there is not."""
+async def token(seeder: str, secret: str | None, tls: Tls | None = None, *, is_known: bool = True) -> list[Finding]:
+    """Whether the seeder lets this node change something: its heartbeat. Asks for a route that there is not.
+
+    Args:
+        is_known: whether that is the agent's token. False: no agent.toml was read, and the agent does not tell it.
+    """
     try:
         heard = await ask(f"{seeder}/site/v1/nodes", method="POST", token=secret, tls=tls)
     except ImagedistError:
         return []  # ``service`` says so
     if heard.status != 401:
         return [Finding("ok", "token", f"{seeder} takes this node's heartbeats")]
+    if not is_known:
+        why = "no agent.toml was read, and an agent does not tell its token"
+        fix = "imagedist doctor --config with the agent's file"
+        return [Finding("unknown", "token-unread", f"whether {seeder} takes this node's heartbeats", why, fix)]
     try:
         said = str(json.loads(heard.body)["error"]["message"])
     except (ValueError, KeyError, TypeError):

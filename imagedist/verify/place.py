@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from pydantic import ValidationError
 
 from imagedist.config import parse_url
-from imagedist.errors import InputError, NotFoundError, SourceError
+from imagedist.errors import InputError, NotFoundError, SourceError, UnauthorizedError
 from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.http_aiohttp import AiohttpClient
@@ -155,8 +155,13 @@ class SitePlace(RegistryPlace):
     async def _list(self) -> KeptTags:
         authorization = f"Bearer {self._token}" if self._token else None
         url = f"{self._proxy}/site/v1/synced"
-        async with self._questions.ask("GET", url, 60, {}, authorization=authorization) as answer:
-            body = await answer.read()
+        try:
+            async with self._questions.ask("GET", url, 60, {}, authorization=authorization) as answer:
+                body = await answer.read()
+        except UnauthorizedError as error:
+            raise UnauthorizedError(
+                f"{self} tells its tags with its site token only: give it by --token-file ({error})"
+            ) from error
         try:
             return KeptTags.model_validate_json(body)
         except ValidationError as error:

@@ -131,6 +131,13 @@ async def test_a_wrong_token_is_found_without_changing_anything(
     assert inventory.describe() == []
 
 
+async def test_an_agent_whose_file_was_not_read_is_not_told_that_it_has_no_token() -> None:
+    app = web.Application(middlewares=[render_site_errors, require_site_token("s3cret")])
+    async with serving(app, HERE) as address:
+        (found,) = await site.token(f"http://{address}", None, is_known=False)
+    assert (found.severity, found.code) == ("unknown", "token-unread")
+
+
 async def test_a_seeder_that_is_gone_says_nothing_about_the_token() -> None:
     async with answering() as address:
         pass

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from imagedist.config import ProxyConfig
 from imagedist.oci.digest import Digest
 from imagedist.oci.manifest import OCI_INDEX
+from imagedist.preheat.shapes import KnownImages
 from registry_proxy.app import create_app
 from tests.support.registry import FaultyRegistry
 
@@ -37,7 +39,7 @@ async def proxy(upstream: FaultyRegistry, tmp_path: Path) -> AsyncIterator[Proxy
     config = ProxyConfig.model_validate(
         {
             "proxy": {"listen": "127.0.0.1:0", "site_blobs": tmp_path / "site", "default_upstream": "up"},
-            "upstreams": {"up": {"url": upstream.url, "negative_ttl": "0s"}},
+            "upstreams": {"up": {"url": upstream.url, "negative_ttl": "0s", "hosts": ["registry.local:5000"]}},
         }
     )
     async with TestClient(TestServer(create_app(config))) as client:
@@ -142,6 +144,57 @@ async def test_a_synced_tag_is_what_pullers_are_told_without_the_registry(
     assert (await proxy.delete("/site/v1/synced", params=TAG)).status == 204
     assert (await proxy.get(f"{APP}/1")).headers["Docker-Content-Digest"] != str(digest)
     assert (await proxy.delete("/site/v1/synced", params=TAG)).status == 404
+
+
+async def test_synced_tags_are_listed_though_the_registry_does_not_know_them(
+    proxy: Proxy, upstream: FaultyRegistry
+) -> None:
+    upstream.tag_lists = {}
+    digest = upstream.add_image("team/app", "1", LAYER)
+    await bring(proxy, digest)
+    listed = "/v2/up/team/app/tags/list"
+    assert (await proxy.get(listed)).status == 404
+    for tag, is_answer in (("2", True), ("1", True), ("3", False)):
+        body = {"digest": str(digest), "is_answer": is_answer}
+        assert (await proxy.put("/site/v1/synced", params={**TAG, "tag": tag}, json=body)).status == 200
+    assert (await (await proxy.get(listed)).json())["tags"] == ["1", "2"]
+    upstream.tag_lists = {"team/app": ["1", "0"]}
+    assert (await (await proxy.get(listed)).json())["tags"] == ["0", "1", "2"]
+    assert (await (await proxy.get(listed, params={"n": "0"})).json())["tags"] == []
+    first = await proxy.get(listed, params={"n": "1", "last": "0"})
+    assert (await first.json())["tags"] == ["1"]
+    second = await proxy.get(URL(first.links["next"]["url"]).relative())
+    assert (await second.json())["tags"] == ["2"]
+    assert "next" not in second.links
+    assert (await proxy.get("/v2/up/team/other/tags/list")).status == 404
+
+
+async def test_a_registry_that_pages_lists_what_it_says_itself(proxy: Proxy, upstream: FaultyRegistry) -> None:
+    digest = upstream.add_image("team/app", "1", LAYER)
+    await bring(proxy, digest)
+    await proxy.put("/site/v1/synced", params=TAG, json={"digest": str(digest)})
+    answer = await proxy.get("/v2/up/team/app/tags/list")
+    assert (await answer.json())["tags"] == ["a", "b"]
+    assert "next" in answer.links
+
+
+async def test_synced_images_are_known_to_preheats_though_nobody_has_pulled_them(
+    proxy: Proxy, upstream: FaultyRegistry
+) -> None:
+    pulled, synced = (upstream.add_image("team/app", tag, os.urandom(100)) for tag in ("1", "2"))
+    for digest in (pulled, synced):
+        await bring(proxy, digest)
+    for tag, is_answer in (("1", False), ("2", False), ("3", True)):
+        body = {"digest": str(synced), "is_answer": is_answer}
+        await proxy.put("/site/v1/synced", params={**TAG, "tag": tag}, json=body)
+    await proxy.delete("/site/v1/tags", params=TAG)
+    await proxy.get(f"{APP}/1")
+    known = KnownImages.model_validate_json(await (await proxy.get("/site/v1/images")).read())
+    assert {image.reference.rpartition(":")[2]: image.digest for image in known.images} == {
+        "1": pulled,  # which the registry tells
+        "2": synced,
+        "3": synced,
+    }
 
 
 async def test_a_tag_that_is_only_kept_is_told_as_the_registry_says_it(proxy: Proxy, upstream: FaultyRegistry) -> None:

@@ -41,6 +41,8 @@ class FaultyRegistry:
         uploads_at: base URL that uploads are sent to.
         hidden_from: a repository in which blobs are unknown; asking there sets ``asked`` and waits for ``answer``.
         auth: what to demand. realm: another token server than its own.
+        tag_lists: repository → its tags, sent at once whatever the query; None: every repository has a and b, a page
+            each.
         referrers: subject → descriptors, given one a page and not filtered; None: no such API.
         readers: repositories that want credentials, and who may read them; every other is open. Given this, ``auth``
             only says how users log in. A user's password is ``PASSWORD``.
@@ -76,6 +78,7 @@ class FaultyRegistry:
         self.hidden_from: str | None = None
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
+        self.tag_lists: dict[str, list[str]] | None = None
         self.referrers: dict[Digest, list[dict[str, object]]] | None = None
         self.auth: Literal["basic", "bearer"] | None = None
         self.realm: str | None = None
@@ -199,6 +202,9 @@ class FaultyRegistry:
                 await self.manifest_gate.wait()
             headers = {"Docker-Content-Digest": str(self.lies.get(rest) or Digest.of(body)), "Content-Type": media_type}
             return web.Response(body=body, headers=headers)
+        if path.endswith("/tags/list") and self.tag_lists is not None:
+            tags = self.tag_lists.get(path.removesuffix("/tags/list"))
+            return web.json_response({"tags": tags}, status=200 if tags is not None else 404)
         if path.endswith("/tags/list"):
             link = f'</v2/{path}?last=b&n={request.query.get("n", "1")}>; rel="next"'
             is_last = "last" in request.query
