@@ -28,7 +28,7 @@ _CONNECTIONS = 8
 """Of each node's client: a runtime has three to six downloads at a time."""
 _STALL_SECONDS = 60.0
 _SETTLE_SECONDS = 3.0
-_SEED_SECONDS = 30.0
+_SEED_SECONDS = 60.0
 _EVERYTHING = Configuration(proxy="swarm_min_size = 1")
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-_END_SECONDS = 20.0
+_END_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 
 

@@ -18,8 +18,8 @@ from bench.processes import environment, run
 from imagedist.errors import ImagedistError
 
 _CLONE_NEWNET = 0x40000000
-_BATCH_SECONDS = 30.0
-_UP_SECONDS = 10.0
+_BATCH_SECONDS = 60.0
+_UP_SECONDS = 60.0
 _SIOCGIFFLAGS = 0x8913
 _IFF_RUNNING = 0x40
 """netdevice(7)"""

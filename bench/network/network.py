@@ -31,7 +31,7 @@ from imagedist.errors import ImagedistError
 
 _SITES = ipaddress.ip_network("10.0.0.0/8")
 _LINKS = ipaddress.ip_network("172.31.0.0/16")
-_END_SECONDS = 30.0
+_END_SECONDS = 90.0
 _SEGMENTS_AT_ONCE = 12
 """What a node's TCP hands on as one packet if its window allows (17.4 kB; a cap lets 20 kB through at once): a block
 of BitTorrent. On a slow link Linux makes it two, and every program pays for each: an agent at 8 Mbit/s 0.05

@@ -13,7 +13,7 @@ from bench.network.namespace import Namespace
 from bench.processes import daemon, run
 from imagedist.errors import ImagedistError
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
 
 
 class Node:

@@ -94,7 +94,7 @@ def test_a_seeder_that_is_killed_while_it_sends_goes_on_and_the_tag_comes_last(
     tmp_path: Path, vault: Backup, image: BuiltImage
 ) -> None:
     bj = Site(tmp_path, "bj")
-    bj.rules = TO_VAULT + vault.table(bandwidth='"1MiB/s"')
+    bj.rules = TO_VAULT + vault.table(bandwidth='"512KiB/s"')
     try:
         bj.start()
         bj.push(image, "team/app:v1")

@@ -102,7 +102,7 @@ def succeed(
 def answers(url: str) -> bool:
     """Whether a URL answers with a status below 400."""
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=30):
             return True
     except (urllib.error.URLError, OSError):
         return False

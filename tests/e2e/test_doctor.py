@@ -40,7 +40,7 @@ def node() -> Iterator[tuple[Site, Agent]]:
 def examine(agent: Agent, config: Path | None = None) -> tuple[int, dict[str, tuple[str, str]]]:
     """Exit code, and code → severity and words of what is not fine."""
     command = agent.command("doctor", "--json", "--config", str(config or agent.directory / "agent.toml"))
-    done = subprocess.run(agent.node.command(command), capture_output=True, env=environment(), check=False, timeout=60)
+    done = subprocess.run(agent.node.command(command), capture_output=True, env=environment(), check=False, timeout=120)
     told = json.loads(done.stdout)["findings"]
     found = {one["code"]: (one["severity"], one["what"]) for one in told if one["severity"] != "ok"}
     return done.returncode, {code: one for code, one in found.items() if code not in _CONFIGURED_BY_NOBODY}

@@ -175,7 +175,7 @@ def test_a_run_goes_on_after_seeder_and_agents_were_killed_in_the_middle_of_it(n
     nodes.push("preheat/killed:1", [[file(f"f{number}", os.urandom(2 << 20))] for number in range(4)])
     agents = nodes.add(3)
     nodes.start()
-    tables = '[limits]\nnode = "2MiB/s"\nheadroom = "1MiB"'
+    tables = '[limits]\nnode = "1MiB/s"\nheadroom = "1MiB"'
     rule = nodes.rule("killed", tables, images=[f"{NAME}/preheat/killed:1"], into=["blobs", "storage"])
     assert nodes.run("preheat", "run", rule).returncode == 1  # it has begun
     nodes.until(lambda: any(sum(agent.received_bytes().values()) > 1 << 20 for agent in agents), "bytes flow")
