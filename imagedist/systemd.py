@@ -1,4 +1,4 @@
-"""systemd's side of a process: the sockets that it passed, and word to it that we serve, stop, are alive."""
+"""systemd's side of a process: sockets that it passed, its journal, and word to it that we serve, stop, are alive."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ def notify(state: str) -> None:
         told.setblocking(False)  # a service manager that does not read must not stop us
         told.connect("\0" + address[1:] if address.startswith("@") else address)
         told.send(state.encode())
+
+
+def is_journal(descriptor: int) -> bool:
+    """Whether the journal reads what is written there (``$JOURNAL_STREAM``, systemd.exec(5)).
+
+    The variable alone says nothing: children of a service inherit it, wherever they write.
+    """
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
 def watchdog_seconds() -> float | None:

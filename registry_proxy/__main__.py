@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from imagedist.config import ProxyConfig, load
 from imagedist.errors import ImagedistError
+from imagedist.log import log_to_stderr
 from imagedist.share import shared
 
 
@@ -23,8 +23,7 @@ def main() -> None:
 
 def _serve(config: Annotated[Path, typer.Option(help="The proxy's TOML file.")]) -> None:
     """Pulls blobs from upstream registries once, and serves them to the nodes of a site."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         settings = load(config, ProxyConfig)
         with shared(settings.proxy.workers) as share:  # before anything that counts is imported

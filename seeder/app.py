@@ -16,6 +16,7 @@ from imagedist.config import SeederConfig, load, read_secret
 from imagedist.distribution.egress import EGRESS_FILE, Egress
 from imagedist.distribution.tracing import trace_hops
 from imagedist.errors import ImagedistError, SourceError
+from imagedist.log import log_to_stderr
 from imagedist.service import add_health_routes, beside, render_site_errors, run_service
 from imagedist.site import Site
 from imagedist.site.tls import site_tls
@@ -163,7 +164,7 @@ def serve(
     config: Annotated[Path, typer.Option("--config", help="The seeder's TOML file.", show_default=False)],
 ) -> None:
     """Runs the site's seeder: tracker, BitTorrent seed, node inventory and tag journal."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     try:
         settings = load(config, SeederConfig)
         run_service(lambda: create_app(settings), settings.seeder.listen)

@@ -12,10 +12,10 @@ import typer
 
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.errors import InputError
+from imagedist.garbage import importing
 
 if TYPE_CHECKING:
     from imagedist.config import AgentConfig
-from imagedist.garbage import importing
 
 
 @app.command()
@@ -30,8 +30,9 @@ def agent(
 
         from imagedist.agent.app import run
         from imagedist.config import AgentConfig, load
+        from imagedist.log import log_to_stderr
 
-    logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
+    log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     asyncio.run(run(load(config, AgentConfig)))
 
 
@@ -42,6 +43,8 @@ def snapshotter(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what happens, not only what went wrong.")] = False,
 ) -> None:
     """Serve containerd the layers that this node has, and those its agent gets: a proxy snapshotter."""
+    from imagedist.log import log_to_stderr
+
     try:
         from imagedist.snapshotter.app import run
     except ModuleNotFoundError as error:
@@ -54,7 +57,7 @@ def snapshotter(
 
         return load(config, AgentConfig)
 
-    logging.getLogger().setLevel(logging.DEBUG if verbose else logging.INFO)
+    log_to_stderr(logging.DEBUG if verbose else logging.INFO)
     run(loaded)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -64,7 +65,7 @@ class Process:
 
     def wait_until_ready(self) -> None:
         for line in self.log:
-            if "store" in line:
+            if re.match(r"\S+Z INFO imagedist\.snapshotter\.app: snapshotter .*, store ", line):
                 return
         raise AssertionError("it ended before it was ready")
 
