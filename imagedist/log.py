@@ -26,7 +26,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 class ForPeople(logging.Formatter):
     """Of a terminal, or of a container's log."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

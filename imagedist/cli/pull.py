@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from imagedist.cli.command import Json, Root, Socket, app, explained, interruptible
+from imagedist.cli.tls_options import CaFile, ClientCertificate, ClientKey, tls_files
 from imagedist.errors import InputError
 from imagedist.oci.platform import Platform
 from imagedist.oci.reference import Reference
@@ -27,16 +28,9 @@ def pull(
         bool,
         typer.Option("--plain-http", help="The registry speaks HTTP. It is asked straight, not by the agent's site."),
     ] = False,
-    ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", help="Authorities to trust besides the system's, PEM.")
-    ] = None,
-    client_certificate: Annotated[
-        Path | None,
-        typer.Option("--client-certificate", help="Shown to the registry, or to --via, when it wants one; PEM."),
-    ] = None,
-    client_key: Annotated[
-        Path | None, typer.Option("--client-key", help="Its key, not encrypted. Default: in the same file.")
-    ] = None,
+    ca_file: CaFile = None,
+    client_certificate: ClientCertificate = None,
+    client_key: ClientKey = None,
     platform: Annotated[str | None, typer.Option(help="OS/ARCH[/VARIANT]. Default: this machine's.")] = None,
     strategy: Annotated[
         Literal["parallel", "staged", "serial"],
@@ -73,13 +67,7 @@ def pull(
         if ramdisk or ramdisk_budget:
             raise InputError("--scratch disk uses no ramdisk: leave out --ramdisk and --ramdisk-budget")
         ramdisk_budget = "0"
-    if client_key is not None and client_certificate is None:
-        raise InputError("--client-key needs --client-certificate beside it")
-    tls = None
-    if ca_file is not None or client_certificate is not None:
-        from imagedist.oci.tls import TlsFiles  # here: a pull by the agent needs no TLS
-
-        tls = TlsFiles(ca_file, client_certificate, client_key)
+    tls = tls_files(ca_file, client_certificate, client_key)
     options = {"ramdisk": ramdisk, "ramdisk_budget": ramdisk_budget, "workers": workers}
     options |= {"cpus": cpus, "nice": nice, "io_class": io_class}
     given = {name: value for name, value in options.items() if value is not None}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from imagedist.cli.command import Json, app, explained, interruptible
+from imagedist.cli.tls_options import CaFile, ClientCertificate, ClientKey, tls_files
 
 _PLACE = "registry/repository:tag, or oci:DIR[:NAME]"
 
@@ -27,6 +28,9 @@ def repack(
     block_size: Annotated[str | None, typer.Option(help="Of pgzip's blocks, 64KiB to 2MiB. Default: 1MiB.")] = None,
     platform: Annotated[str | None, typer.Option(help="OS/ARCH[/VARIANT]. Default: all there are.")] = None,
     plain_http: Annotated[bool, typer.Option("--plain-http", help="The registries speak HTTP, not HTTPS.")] = False,
+    ca_file: CaFile = None,
+    client_certificate: ClientCertificate = None,
+    client_key: ClientKey = None,
     as_json: Json = False,
 ) -> None:
     """Compress an image's layers another way, so that it unpacks faster; files and image ID stay the same.
@@ -43,7 +47,8 @@ def repack(
 
     recipe = Recipe.of(compression, level, parse_size(block_size) if block_size else None)
     wanted = Platform.parse(platform) if platform else None
-    places = [parse_place(text, plain_http=plain_http) for text in (source, target)]
+    tls = tls_files(ca_file, client_certificate, client_key)
+    places = [parse_place(text, plain_http=plain_http, tls=tls) for text in (source, target)]
 
     async def work(source: Place, target: Place) -> None:
         try:

@@ -6,12 +6,16 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imagedist.cli.command import Json, Socket, app, explained, interruptible
 from imagedist.cli.site_access import Config, Seeder, seeder_access, tls_for
+from imagedist.cli.tls_options import CaFile, ClientCertificate, ClientKey, tls_files
+
+if TYPE_CHECKING:
+    from imagedist.oci.tls import Tls
 
 _PLACE = (
     "A site or backup by the name that the site's seeder has for it, site:URL of a site's proxy, "
@@ -33,6 +37,9 @@ def verify(
         list[Path] | None,
         typer.Option("--token-file", help="Holds a site's token; once for both, or once for each in their order."),
     ] = None,
+    ca_file: CaFile = None,
+    client_certificate: ClientCertificate = None,
+    client_key: ClientKey = None,
     seeder: Seeder = None,
     config: Config = None,
     socket: Socket = None,
@@ -41,7 +48,9 @@ def verify(
     """Compare tags, manifests and blobs of two places and list every difference. Nothing is changed.
 
     A site is what its sync keeps, and what its proxy itself holds of it for everyone. Exit code 0 only without a
-    difference. Without --token-file the agent's site token is shown to its own site only.
+    difference. Without --token-file the agent's site token is shown to its own site only. What --ca-file and
+    --client-certificate name is for places given by URL; a site's services are asked as agent.toml says it
+    (site_ca_file, site_client_certificate), if it does.
     """
     from contextlib import AsyncExitStack
     from functools import partial
@@ -55,6 +64,7 @@ def verify(
     from imagedist.verify.named import NamedPlaces, is_place_name
     from imagedist.verify.place import Place, open_place
 
+    files = tls_files(ca_file, client_certificate, client_key)
     tokens = [read_secret(path) for path in token_file or ()]
     if len(tokens) > 2:
         raise InputError("--token-file is given once for both places, or once for each")
@@ -73,18 +83,21 @@ def verify(
                 f"bad place {names[0]!r}: expected a URL, or a name that the site's seeder knows; {error}"
             ) from error
 
+    def site_tls(url: str) -> Tls | None:
+        return tls_for(url, config) or (files.own() if files is not None and url.startswith("https:") else None)
+
     async def compare() -> tuple[list[Difference], Counts]:
         async with AsyncExitStack() as stack:
             places = None
             if access is not None:
                 site = await stack.enter_async_context(access.opened())
-                places = NamedPlaces(site, access.proxies, access.token, lambda url: tls_for(url, config))
+                places = NamedPlaces(site, access.proxies, access.token, site_tls)
 
             async def opened(text: str, token: str | None) -> Place:
                 if places is not None and is_place_name(text):
                     place = await places.open(text, token)
                 else:
-                    place = open_place(text, token, tls_for(text.removeprefix("site:"), config))
+                    place = open_place(text, token, site_tls(text.removeprefix("site:")), files)
                 stack.push_async_callback(place.close)
                 return place
 

@@ -18,7 +18,7 @@ from imagedist.oci.manifest import Descriptor
 from imagedist.oci.platform import Platform
 from imagedist.oci.proxies import has_proxies
 from imagedist.oci.reference import Reference
-from imagedist.oci.tls import Tls, TlsFiles
+from imagedist.oci.tls import TlsFiles
 
 
 class RegistrySource:
@@ -72,11 +72,9 @@ def _http(reference: Reference, via: str | None, tls: TlsFiles | None) -> Http |
     """None: the registry client's own."""
     if tls is None:
         return None if has_proxies() else ThreadedClient()  # only aiohttp's knows how to use them
-    own_host = urlsplit(via or f"https://{reference.registry}").hostname
-    own = Tls(tls.ca_file, tls.certificate, tls.key)
-    elsewhere = Tls(tls.ca_file) if tls.ca_file is not None else None
+    asked = via or f"https://{reference.registry}"
     if not has_proxies():
-        return ThreadedClient(tls=own, elsewhere_tls=elsewhere, own_host=own_host)
+        return ThreadedClient(tls=tls.own(), elsewhere_tls=tls.elsewhere(), own_host=urlsplit(asked).hostname)
     from imagedist.oci.http_aiohttp import AiohttpClient  # here: its import takes a third of a pull's start
 
-    return AiohttpClient(tls=own, elsewhere_tls=elsewhere, own_host=own_host)
+    return AiohttpClient.with_files(tls, asked)

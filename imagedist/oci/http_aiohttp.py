@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -17,7 +17,7 @@ from imagedist.oci.http import CONNECT_SECONDS, STALL_SECONDS, unaskable, unreac
 from imagedist.oci.proxies import Proxy, environment_proxy
 from imagedist.oci.raw_body import RawSocketBody
 from imagedist.oci.retries import TransientError
-from imagedist.oci.tls import Tls
+from imagedist.oci.tls import Tls, TlsFiles
 
 BUFFER_BYTES = 512 << 10
 
@@ -62,6 +62,19 @@ class AiohttpClient:
         self._own_host = own_host
         self._connect_seconds = connect_seconds
         self._sessions: dict[tuple[bool, Proxy | None], aiohttp.ClientSession] = {}
+
+    @classmethod
+    def with_files(cls, files: TlsFiles | None, url: str) -> Self:
+        """
+        Args:
+            files: for the host of ``url``; their certificate is shown to nobody else.
+
+        Raises:
+            ConfigError: a file cannot be read or used; names it.
+        """
+        if files is None:
+            return cls()
+        return cls(tls=files.own(), elsewhere_tls=files.elsewhere(), own_host=urlsplit(url).hostname)
 
     async def send(
         self,

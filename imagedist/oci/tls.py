@@ -20,6 +20,14 @@ class TlsFiles(NamedTuple):
     certificate: Path | None = None
     key: Path | None = None
 
+    def own(self) -> Tls:
+        """Towards whom they are for. Raises ConfigError."""
+        return Tls(self.ca_file, self.certificate, self.key)
+
+    def elsewhere(self) -> Tls | None:
+        """Towards whom it leads to, who is shown nothing; None: as the system says. Raises ConfigError."""
+        return Tls(self.ca_file) if self.ca_file is not None else None
+
 
 class Tls:
     """Verifies always. Files that are replaced (certificates that live for a day) count for the next connection.

@@ -16,10 +16,12 @@ from imagedist.errors import InputError, IntegrityError, NotFoundError, storage_
 from imagedist.locking import PrivateDirectory
 from imagedist.oci.credentials import LookedUp, find_credentials
 from imagedist.oci.digest import Digest
+from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.layout import Layout
 from imagedist.oci.manifest import MANIFEST_LIMIT_BYTES, Descriptor
 from imagedist.oci.push import RegistryWriter
 from imagedist.oci.reference import Reference, is_tag
+from imagedist.oci.tls import TlsFiles
 from imagedist.privileges import user_id
 from imagedist.threads import settled
 
@@ -67,14 +69,17 @@ class Place(Protocol):
     async def close(self) -> None: ...
 
 
-def parse_place(text: str, *, plain_http: bool = False) -> Place:
+def parse_place(text: str, *, plain_http: bool = False, tls: TlsFiles | None = None) -> Place:
     """``oci:DIR[:NAME]`` or a registry reference.
 
+    Args:
+        tls: what a registry is trusted by, and shown, besides the system's authorities.
+
     Raises:
-        InputError: neither.
+        InputError: neither. ConfigError: a file of ``tls`` cannot be read or used; names it.
     """
     if not text.startswith(_LAYOUT_PREFIX):
-        return RegistryPlace(Reference.parse(text), plain_http=plain_http)
+        return RegistryPlace(Reference.parse(text), plain_http=plain_http, tls=tls)
     directory, colon, name = text.removeprefix(_LAYOUT_PREFIX).partition(":")
     if not directory or (colon and not is_tag(name.replace("/", "_").replace(":", "_"))):
         raise InputError(f"invalid image layout {text!r}: expected oci:DIR or oci:DIR:NAME")
@@ -140,10 +145,14 @@ class LayoutPlace:
 class RegistryPlace:
     """A ``Place`` in a registry, with the credentials that this user has for it."""
 
-    def __init__(self, reference: Reference, *, plain_http: bool = False) -> None:
+    def __init__(self, reference: Reference, *, plain_http: bool = False, tls: TlsFiles | None = None) -> None:
         self._reference = reference
-        credentials = LookedUp(partial(find_credentials, reference.registry))
-        self._client = RegistryWriter.for_registry(reference.registry, plain_http=plain_http, credentials=credentials)
+        self._client = RegistryWriter.for_registry(
+            reference.registry,
+            plain_http=plain_http,
+            credentials=LookedUp(partial(find_credentials, reference.registry)),
+            http=AiohttpClient.with_files(tls, f"https://{reference.registry}"),
+        )
 
     def __str__(self) -> str:
         return str(self._reference)

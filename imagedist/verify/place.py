@@ -13,7 +13,7 @@ from imagedist.oci.client import RegistryClient
 from imagedist.oci.digest import Digest
 from imagedist.oci.http_aiohttp import AiohttpClient
 from imagedist.oci.reference import is_name
-from imagedist.oci.tls import Tls
+from imagedist.oci.tls import Tls, TlsFiles
 from imagedist.site.questions import Questions
 from imagedist.site_sync import KeptTags
 
@@ -190,15 +190,16 @@ class BackupPlace(RegistryPlace):
         return self._before + repository
 
 
-def open_place(text: str, token: str | None, tls: Tls | None = None) -> Place:
+def open_place(text: str, token: str | None, tls: Tls | None = None, files: TlsFiles | None = None) -> Place:
     """``site:URL`` of a site's proxy, ``backup:URL[/PREFIX]`` of a registry that sites keep theirs in, or
     ``[NAME=]URL`` of another one; of registries with this user's login for it.
 
     Args:
         token, tls: of a site.
+        files: for a registry: what it is trusted by, and shown, besides the system's authorities.
 
     Raises:
-        InputError: neither.
+        InputError: neither. ConfigError: one of ``files`` cannot be read or used; names it.
     """
     from functools import partial
     from urllib.parse import urlsplit
@@ -211,7 +212,8 @@ def open_place(text: str, token: str | None, tls: Tls | None = None) -> Place:
         url = parse_url(text.removeprefix(_BACKUP), "place")
         parts = urlsplit(url)
         credentials = LookedUp(partial(find_credentials, parts.netloc))
-        client = RegistryClient(f"{parts.scheme}://{parts.netloc}", credentials=credentials)
+        base_url, http = f"{parts.scheme}://{parts.netloc}", AiohttpClient.with_files(files, url)
+        client = RegistryClient(base_url, credentials=credentials, http=http)
         return BackupPlace(client, parts.path.strip("/"))
     name, equals, url = text.partition("=")
     if not equals:
@@ -220,7 +222,8 @@ def open_place(text: str, token: str | None, tls: Tls | None = None) -> Place:
         raise InputError(f"bad place {text!r}: before = stands what a site calls the registry, such as local")
     url = parse_url(url, "place")
     credentials = LookedUp(partial(find_credentials, urlsplit(url).netloc))
-    return RegistryPlace(RegistryClient(url, credentials=credentials), name)
+    client = RegistryClient(url, credentials=credentials, http=AiohttpClient.with_files(files, url))
+    return RegistryPlace(client, name)
 
 
 def _names(body: bytes, key: str, place: str) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import re
+import ssl
 from collections import Counter
 from typing import Literal, Self
 
@@ -51,7 +52,8 @@ class FaultyRegistry:
             proxy_authorizations: what came with the requests of /v2.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.blobs: dict[Digest, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.statuses: list[int] = []
@@ -107,7 +109,7 @@ class FaultyRegistry:
         self._server = TestServer(app, host=host)
 
     async def __aenter__(self) -> Self:
-        await self._server.start_server()
+        await self._server.start_server(ssl=self._tls)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
