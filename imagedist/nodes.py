@@ -34,6 +34,7 @@ class Heartbeat(_Shape):
     """``PUT /site/v1/nodes/{id}``.
 
     Attributes:
+        former_id: what it called itself before; from then on it is known by its new ID only.
         version: the agent's. versions: of what else matters there, by name.
         peer_port: at which the agent lets peers in.
         disks: ``blobs``, the cache of compressed blobs, and ``storage``, the unpacked layers.
@@ -42,6 +43,7 @@ class Heartbeat(_Shape):
     """
 
     format: int = Field(default=1, ge=1)
+    former_id: _Short = ""
     version: _Short = ""
     versions: dict[_Short, _Short] = Field(default={}, max_length=16)
     labels: dict[_Short, _Short] = Field(default={}, max_length=64)

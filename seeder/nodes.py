@@ -140,6 +140,7 @@ class Nodes:
         if not _NODE_ID.fullmatch(node_id):
             raise InputError(f"invalid node ID {node_id[:140]!r}: expected up to 128 letters, digits, '.', '_', '-'")
         self._expire()
+        former = self._renamed(heartbeat.former_id, node_id, address)
         living = self._living.pop(node_id, None)
         known = living or self._gone.pop(node_id, None)
         if known is None and len(self._living) + len(self._gone) >= MAX_NODES:
@@ -147,8 +148,11 @@ class Nodes:
                 f"no room for node {node_id}: {MAX_NODES} nodes are known already; forget those that are gone"
             )
         before = known.node if known is not None else None
-        node = Node(node_id, heartbeat, address, self._wall(), before.is_paused if before is not None else False)
-        self._living[node_id] = _heard(known, node, self._clock())
+        is_paused = any(each is not None and each.is_paused for each in (before, former))
+        heard = _heard(known, Node(node_id, heartbeat, address, self._wall(), is_paused), self._clock())
+        if former is not None:
+            heard.saved_at = None
+        self._living[node_id] = heard
         self._forgotten.discard(node_id)
         if address:
             self._places[packed(address)] = Place(heartbeat.labels.get("zone", ""), heartbeat.labels.get("rack", ""))
@@ -220,6 +224,18 @@ class Nodes:
             if (known := self._living.get(node.id) or self._gone.get(node.id)) is not None:
                 known.saved_at = None
         self._forgotten.update(node_id for node_id in forgotten if self.get(node_id) is None)
+
+    def _renamed(self, former_id: str, node_id: str, address: str) -> Node | None:
+        """What was known of a node by the name that it had before; forgotten from now on. None: nothing.
+
+        Only of one that spoke from the same address: two hosts of one name have one former name, too.
+        """
+        known = self._living.get(former_id) or self._gone.get(former_id)
+        if known is None or former_id == node_id or known.node.address != address:
+            return None
+        self._drop(known)
+        _LOG.info("node %s calls itself %s now", former_id, node_id)
+        return known.node
 
     def _find(self, node_id: str) -> _Known:
         known = self._living.get(node_id) or self._gone.get(node_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket as sockets
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -20,13 +19,14 @@ from imagedist.agent.collecting import keep_collected
 from imagedist.agent.heartbeat import Vitals, keep_beating
 from imagedist.agent.limits import NodeLimits
 from imagedist.agent.mirror import Mirror
+from imagedist.agent.naming import former_node_id, node_id
 from imagedist.agent.preheat import NodePreheat
 from imagedist.agent.preheat_images import NodeImages
 from imagedist.agent.preheat_runtimes import NodeRuntimes
 from imagedist.agent.ramdisk import mounted
 from imagedist.agent.sole_user import sole_user
 from imagedist.agent.source import NodeSource
-from imagedist.config import AgentConfig, AgentTable, read_secret
+from imagedist.config import AgentConfig, read_secret
 from imagedist.distribution.changing_rate import ChangingRate
 from imagedist.distribution.surface import add_registry_routes
 from imagedist.distribution.tracing import trace_hops
@@ -157,7 +157,7 @@ async def started(
         api = SocketApi(config, str(mirror), backend, site, blobs, session, puller, node_limits)
         unix = next((found for found in passed if found.family == sockets.AF_UNIX), None)
         await stack.enter_async_context(listening(api.create_app(), unix or table.socket))
-        vitals = Vitals(config, blobs.store, engine.store)
+        vitals = Vitals(config, blobs.store, engine.store, former_node_id(table))
         await stack.enter_async_context(beside(preheat.keep, "preheats of the node"))
         beating = partial(keep_beating, site.seeders, vitals, table.heartbeat.total_seconds())
         await stack.enter_async_context(beside(beating, "heartbeats"))
@@ -191,10 +191,3 @@ async def listening(app: web.Application, at: Path | sockets.socket) -> AsyncIte
             yield
     finally:
         await runner.cleanup()
-
-
-def node_id(table: AgentTable) -> str:
-    """Of letters that a path of the site's API may have; agents of one host differ in their peer ports."""
-    if table.name is not None:
-        return table.name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{sockets.gethostname()}-{table.bittorrent}").strip("-")[:128]

@@ -33,6 +33,7 @@ class Vitals:
 
     Args:
         config: with the BitTorrent port that is in use.
+        former_id: what the node was called by default before; empty: nothing else.
         clock: monotonic seconds; injected by tests.
     """
 
@@ -41,11 +42,13 @@ class Vitals:
         config: AgentConfig,
         blobs: BlobStore,
         images: OverlayStore,
+        former_id: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._blobs = blobs
         self._images = images
+        self._former_id = former_id
         self._clock = clock
         self._counted_at = float("-inf")
         self._counted = Heartbeat()
@@ -67,6 +70,7 @@ class Vitals:
         self._storage_bytes = self._images.used_bytes()
         self._counted = Heartbeat(
             version=__version__,
+            former_id=self._former_id,
             versions=_VERSIONS,
             labels=self._config.agent.labels,
             peer_port=self._config.agent.bittorrent.port,

@@ -43,7 +43,7 @@ class AgentTable(SiteTlsTable):
     node_blobs: AbsolutePath = Path("/var/lib/imagedist/blobs")
     node_blobs_quota: ByteSize = ByteSize(50 << 30)
     name: NodeName | None = None
-    """What the site's inventory calls this node; it must be no other's. None: the host's name and ``bittorrent``."""
+    """What the site's inventory calls this node; it must be no other's. None: see ``agent.naming``."""
     labels: dict[str, str] = {}
     site_token_file: AbsolutePath | None = None
     max_requests: int = Field(default=256, ge=1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
-from imagedist.agent.app import node_id
 from imagedist.agent.heartbeat import Vitals, keep_beating
+from imagedist.agent.naming import former_node_id, node_id
 from imagedist.config import AgentConfig, AgentTable
 from imagedist.errors import SourceError
 from imagedist.nodes import Heartbeat
@@ -16,9 +17,19 @@ from imagedist.site.seeders import Seeders
 from imagedist.store.blobs import BlobStore
 
 
-def test_a_node_is_called_as_its_file_says_or_by_its_host_and_peer_address() -> None:
+def test_a_node_is_called_as_its_file_says_or_by_its_host_and_what_is_unusual_of_its_peer_address() -> None:
     assert node_id(AgentTable(site_proxies=("http://p",), name="rack12-n1")) == "rack12-n1"
-    assert node_id(AgentTable(site_proxies=("http://p",))).endswith("-0.0.0.0-6882")
+    host = socket.gethostname()
+    for address, name in (
+        ("0.0.0.0:6882", host),
+        ("[::]:6882", host),
+        ("0.0.0.0:7000", f"{host}-7000"),
+        ("127.0.0.2:6882", f"{host}-127.0.0.2"),
+        ("[fd00::1]:7000", f"{host}-fd00-1-7000"),
+    ):
+        table = AgentTable.model_validate({"site_proxies": ("http://p",), "bittorrent": address})
+        assert node_id(table) == name
+    assert former_node_id(AgentTable(site_proxies=("http://p",))) == f"{host}-0.0.0.0-6882"
 
 
 class LateSeeders(Seeders):

@@ -73,6 +73,21 @@ def test_two_hosts_of_one_name_are_told_apart_from_a_node_that_moved(caplog: pyt
     assert said.startswith("node cloned speaks from 10.0.0.4 and 10.0.0.3 by turns")
 
 
+def test_a_node_of_another_name_keeps_its_pause_and_is_not_there_twice() -> None:
+    nodes = Nodes()
+    nodes.beat("n1-0.0.0.0-6882", Heartbeat(), "10.0.0.1")
+    nodes.pause("n1-0.0.0.0-6882", is_paused=True)
+    nodes.take_unsaved()
+    nodes.beat("n1", Heartbeat(former_id="n1-0.0.0.0-6882"), "10.0.0.2")  # another host of that name
+    assert states(nodes) == [("n1", False, False), ("n1-0.0.0.0-6882", False, True)]
+    nodes.beat("n1", Heartbeat(former_id="n1-0.0.0.0-6882"), "10.0.0.1")
+    assert states(nodes) == [("n1", False, True)]
+    unsaved, forgotten = nodes.take_unsaved()
+    assert ([(node.id, node.is_paused) for node in unsaved], forgotten) == ([("n1", True)], ["n1-0.0.0.0-6882"])
+    nodes.beat("n1", Heartbeat(former_id="n1"), "10.0.0.1")
+    assert states(nodes) == [("n1", False, True)]
+
+
 def test_the_inventory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_NODES", 1)
     nodes = Nodes()
