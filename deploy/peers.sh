@@ -11,6 +11,7 @@ set -eu
 table() {
     cat <<'TABLE'
 containerd github.com/containerd/containerd/v2@v2.4.2
+crio github.com/cri-o/cri-o@v1.34.0
 kraken github.com/uber/kraken@v0.1.4
 nerdctl github.com/containerd/nerdctl/v2@v2.2.1
 soci github.com/awslabs/soci-snapshotter@v0.16.1 github.com/awslabs/soci-snapshotter/cmd@v0.0.0-20260930233240-61147fe7c929
@@ -24,6 +25,13 @@ build_containerd() { # one that unpacks layers in parallel: Debian's, up to fork
     for program in containerd ctr; do
         build $program-2 ./cmd/$program "-X github.com/containerd/containerd/v2/version.Version=$(version_of "$pins")"
     done
+}
+
+build_crio() { # no libgpgme, libbtrfs, libseccomp; its conmon and crun are Debian's
+    source_of "$pins" source
+    cd source
+    build crio ./cmd/crio "" containers_image_openpgp,containers_image_ostree_stub,exclude_graphdriver_btrfs
+    cc -std=c99 -O2 -static -s -o "$work/bin/pinns" pinns/src/*.c
 }
 
 build_kraken() { # without its proxy, which takes pushes; its nginx and Redis are Debian's
@@ -70,9 +78,9 @@ source_of() {
     chmod -R u+w "$work/$2"
 }
 
-# build PROGRAM PACKAGE LINKER_FLAGS
+# build PROGRAM PACKAGE LINKER_FLAGS [TAGS]
 build() {
-    nice go build -mod=mod -buildvcs=false -trimpath -ldflags "-s -w $3" -o "$work/bin/$1" "$2" ||
+    nice go build -mod=mod -buildvcs=false -trimpath -tags "${4:-}" -ldflags "-s -w $3" -o "$work/bin/$1" "$2" ||
         fail "$1 could not be built, see above"
 }
 

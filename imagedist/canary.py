@@ -74,7 +74,7 @@ async def prove(settings: Settings, names: Sequence[str], image: str | None, soc
 
 @contextlib.asynccontextmanager
 async def _canary(agent: AgentClient, status: AgentStatus, image: str | None) -> AsyncIterator[Canary]:
-    """The image and, afterwards, our store without it if it was not there before."""
+    """The image, served until the context is left."""
     command: tuple[str, ...] = ("true",)
     says = ""
     async with contextlib.AsyncExitStack() as stack:
@@ -95,12 +95,12 @@ async def _canary(agent: AgentClient, status: AgentStatus, image: str | None) ->
         def pull() -> None:
             agent.pull(PullRequest(reference=str(reference)), lambda event: None)
 
-        try:
-            yield Canary(reference, status.mirror, prefix, command, says, store.root, pull)
-        finally:
+        def drop() -> None:
             if not was_there:
                 with contextlib.suppress(ImagedistError):  # used, or never pulled
-                    await asyncio.to_thread(lambda: store.remove(store.find(str(reference)).id))
+                    store.remove(store.find(str(reference)).id)
+
+        yield Canary(reference, status.mirror, prefix, command, says, store.root, pull, drop)
 
 
 @contextlib.asynccontextmanager
@@ -143,6 +143,8 @@ async def judge(report: RuntimeReport, canary: Canary) -> Verdict:
     else:
         detail, unpacked, asks_mirror = outcome.detail, outcome.unpacked, outcome.asks_mirror
         ran = "-" if outcome.ran is None else _answer(canary.says in outcome.ran)
+    finally:  # the next one may take what is in our store for an image of its own
+        await asyncio.to_thread(canary.drop)
     mirror = _answer(await _manifests_given(canary.mirror) > before) if asks_mirror else "-"
     return Verdict(report.key, mirror, unpacked, ran, detail)
 

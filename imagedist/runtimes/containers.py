@@ -1,6 +1,6 @@
 """podman and CRI-O (and Buildah, skopeo): the mirror per registry, and our store as an additional image store.
 
-Sources: containers-registries.conf(5), containers-registries.conf.d(5), containers-storage.conf(5).
+Sources: containers-registries.conf(5), containers-registries.conf.d(5), containers-storage.conf(5), crio.conf.d(5).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _OURS = f"{_DROP_INS}/50-imagedist.conf"
 _STORAGE = "/etc/containers/storage.conf"
 _VENDORS_STORAGE = "/usr/share/containers/storage.conf"
 _STORES = ("storage", "options", "additionalimagestores")
+_CRIO = "/etc/crio/crio.conf.d/50-imagedist.conf"
 
 _STORAGE_DEFAULT = """\
 # By `imagedist runtimes --apply`: containers/storage's own defaults, and one line more.
@@ -28,6 +29,11 @@ _STORAGE_DEFAULT = """\
 driver = "overlay"
 runroot = "/run/containers/storage"
 graphroot = "/var/lib/containers/storage"
+"""
+_CRIO_HEAD = """\
+# By `imagedist runtimes --apply`. After a crash CRI-O checks its store, takes each layer upon one of an additional
+# image store for broken, and removes it: containers of such images, then the whole store (cri-o 1.34 with
+# containers/storage 1.58). `crio wipe` at boot is not concerned.
 """
 _REGISTRIES_HEAD = """\
 # By `imagedist runtimes --apply`. These clients do not say which registry they mean, so the mirror's address carries
@@ -45,10 +51,16 @@ def find_crio(settings: Settings) -> Found | None:
     if words is None:
         return None
     version = words[2] if len(words) > 2 else "unknown"
-    return _found(settings, "crio", "CRI-O", version, ("systemctl", "restart", "crio"))
+    unrepaired = Edit(settings.at(_CRIO), without_repair)
+    return _found(settings, "crio", "CRI-O", version, ("systemctl", "restart", "crio"), unrepaired)
 
 
-def _found(settings: Settings, key: str, name: str, version: str, restart: tuple[str, ...]) -> Found:
+def without_repair(text: str) -> str:
+    """A drop-in of ``crio.conf`` that keeps CRI-O from repairing after a crash. Raises ConfigError: not TOML."""
+    return with_values(text or _CRIO_HEAD, {("crio", "internal_repair"): False})
+
+
+def _found(settings: Settings, key: str, name: str, version: str, restart: tuple[str, ...], *own: Edit) -> Found:
     own_options = "crio.conf's own `storage_option`, if set, replaces storage.conf's"
     return Found(
         key,
@@ -57,7 +69,7 @@ def _found(settings: Settings, key: str, name: str, version: str, restart: tuple
         "yes, registries listed in registries.conf",
         "yes: runs images of `imagedist pull` in place",
         "registries.conf; storage.conf: additionalimagestores",
-        edits=(*_registry_edits(settings), Edit(settings.at(_STORAGE), _storage_change(settings))),
+        edits=(*_registry_edits(settings), Edit(settings.at(_STORAGE), _storage_change(settings)), *own),
         restart=restart,
         notes=(own_options,) if key == "crio" else (),
     )

@@ -33,7 +33,7 @@ class Canary:
         prefix: its registry's path at the mirror.
         command: what a container of it runs; empty: the image's own.
         says: what that prints.
-        store: our image store. pull: makes the agent unpack it there.
+        store: our image store. pull: makes the agent unpack it there. drop: takes it out, unless it was there before.
     """
 
     reference: Reference
@@ -43,6 +43,7 @@ class Canary:
     says: str
     store: Path
     pull: Callable[[], None]
+    drop: Callable[[], None]
 
     @property
     def name(self) -> str:
@@ -113,11 +114,14 @@ def try_k3s(canary: Canary) -> Outcome:
 
 
 def try_crio(canary: Canary) -> Outcome:
-    """Only the pull: containers of CRI-O are pods, which are kubelet's to make."""
-    cri.pull_image(cri.CRIO, canary.name)
-    with contextlib.suppress(ImagedistError):
-        cri.remove_image(cri.CRIO, canary.name)
-    return Outcome("-", None, "only the pull is tried: its containers are kubelet's to make")
+    """Pulls by the mirror; then, without that copy, it has the one in our store. Containers are kubelet's to make."""
+    by_mirror = f"{canary.mirror}/{canary.prefix}/{canary.name.removeprefix(f'{canary.reference.registry}/')}"
+    cri.pull_image(cri.CRIO, by_mirror)
+    cri.remove_image(cri.CRIO, by_mirror)
+    canary.pull()
+    has_ours = cri.has_image(cri.CRIO, canary.name)
+    detail = "pulled by the mirror's address; not run, as its containers are pods, kubelet's to make"
+    return Outcome("yes" if has_ours else "no", None, detail)
 
 
 TRIALS: dict[str, Callable[[Canary], Outcome]] = {

@@ -33,15 +33,18 @@ class ConfiguredNode:
     Args:
         release: whose containerd and Docker it has.
         has_built: whether it has what ``deploy/peers.sh`` built, too.
+
+    Attributes:
+        node: where its daemons are started.
     """
 
     def __init__(self, base: Path, agent: Agent, release: Release = V1_6, has_built: bool = False) -> None:
         self.release = release
-        self._node = Node(base, HOSTS, usr=release.usr)
+        self.node = Node(base, HOSTS, usr=release.usr)
         if has_built:
-            self._node.env["PATH"] += f":{PEERS}"
+            self.node.env["PATH"] += f":{PEERS}"
         self._agent = agent
-        self.etc = self._node.etc
+        self.etc = self.node.etc
         for name in ("containerd", "containers", "docker"):
             shutil.copytree(f"/etc/{name}", self.etc / name, symlinks=True)
         self._settings = base / "containers.conf"
@@ -50,7 +53,7 @@ class ConfiguredNode:
     def runtimes(self, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         options = ["--config", str(self._agent.config), "--socket", str(self._agent.config.with_name("agent.sock"))]
         command = [sys.executable, "-m", "imagedist", "runtimes", *arguments, *options, "--json"]
-        return self._node.run(command, {"CONTAINERS_CONF": str(self._settings), **(env or {})})
+        return self.node.run(command, {"CONTAINERS_CONF": str(self._settings), **(env or {})})
 
     def told(self, *arguments: str) -> Any:
         done = self.runtimes(*arguments)
@@ -61,12 +64,12 @@ class ConfiguredNode:
     def running(self, *with_docker: str) -> Iterator[None]:
         """Its containerd, with whatever /etc says now; with ``dockerd`` that beside it."""
         with contextlib.ExitStack() as stack:
-            daemon = self._node.start(["containerd"], "containerd")
+            daemon = self.node.start(["containerd"], "containerd")
             stack.callback(daemon.stop)
-            daemon.wait_until(lambda: self._node.run(["ctr", "version"]).returncode == 0, "containerd")
+            daemon.wait_until(lambda: self.node.run(["ctr", "version"]).returncode == 0, "containerd")
             for name in with_docker:
                 flags = ["--iptables=false", "--bridge=none", "--containerd=/run/containerd/containerd.sock"]
-                docker = self._node.start_beside(daemon, [name, *flags], name)
+                docker = self.node.start_beside(daemon, [name, *flags], name)
                 stack.callback(docker.stop)
-                docker.wait_until(lambda: self._node.run(["docker", "version"]).returncode == 0, name)
+                docker.wait_until(lambda: self.node.run(["docker", "version"]).returncode == 0, name)
             yield

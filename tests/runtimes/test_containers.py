@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from imagedist.errors import ConfigError
-from imagedist.runtimes.containers import find_podman, with_registry, with_store
+from imagedist.runtimes.containers import find_crio, find_podman, with_registry, with_store
 from imagedist.runtimes.plan import plan
 from imagedist.runtimes.settings import Settings
 from tests.runtimes.trees import program, put
@@ -101,3 +101,15 @@ def test_our_store_joins_the_stores_that_are_there() -> None:
 def test_a_malformed_storage_conf_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"no list|not TOML"):
         with_store(text, "/ours")
+
+
+def test_crio_is_kept_from_repairing_what_is_upon_our_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "crio", "crio version 1.34.0\nGitCommit: unknown")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = find_crio(Settings(root=tmp_path / "root"))
+    assert found is not None
+    assert (found.version, found.restart) == ("1.34.0", ("systemctl", "restart", "crio"))
+    (edit,) = [edit for edit in found.edits if edit.path == tmp_path / "root/etc/crio/crio.conf.d/50-imagedist.conf"]
+    written = edit.change("")
+    assert tomllib.loads(written) == {"crio": {"internal_repair": False}}
+    assert edit.change(written) == written

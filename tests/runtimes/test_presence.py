@@ -64,7 +64,7 @@ async def test_the_proof_leaves_a_runtime_alone_that_has_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = program(tmp_path, monkeypatch, "docker", "echo []")
-    canary = Canary(Reference.parse(NAME), "127.0.0.1:1", "up", ("true",), "", tmp_path, lambda: None)
+    canary = Canary(Reference.parse(NAME), "127.0.0.1:1", "up", ("true",), "", tmp_path, lambda: None, lambda: None)
     report = RuntimeReport("docker", "Docker", "26", "yes", "no", "", True, {}, "", (), None)
     verdict = await judge(report, canary)
     assert (verdict.mirror, verdict.unpacked, verdict.ran, verdict.is_good) == ("-", "-", "-", False)

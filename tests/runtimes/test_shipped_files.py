@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imagedist.runtimes.containerd import with_snapshotter
-from imagedist.runtimes.containers import with_registry, with_store
+from imagedist.runtimes.containers import with_registry, with_store, without_repair
 from imagedist.runtimes.docker import with_mirror
 from imagedist.runtimes.documents import with_values
 from imagedist.runtimes.hosts import with_host
@@ -28,6 +28,7 @@ WRITTEN = {
     "certs.d/_default/hosts.toml": with_host("", MIRROR),
     "nerdctl.toml": with_values("", {("snapshotter",): "imagedist"}),
     "daemon.json": with_mirror("", MIRROR),
+    "crio.conf": without_repair(""),
 }
 
 

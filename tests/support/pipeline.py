@@ -29,6 +29,7 @@ class Pipeline:
 
     def __init__(self, made: Engine) -> None:
         self.engine = made
+        self._unpacked: StoredImage | None = None
 
     def pull(self, built: layers.BuiltImage, **source: Any) -> StoredImage:
         """Raises what the pull raises; ``source``: faults of ``BuiltSource``."""
@@ -40,9 +41,15 @@ class Pipeline:
         return self.engine.store.find(built.image.id.hex)
 
     def unpack(self, tars: Sequence[bytes], compression: str = "none") -> View:
-        """The merged view of uncompressed layers."""
-        image = self.pull(layers.image(tars, NAME, compression))
-        return View(self.engine.store.diffs(image))
+        """The merged view of uncompressed layers, until the next one.
+
+        Else each case would find layers of others unpacked already, and a pull takes a second once there are thousands.
+        """
+        if self._unpacked is not None:
+            self.engine.store.remove(self._unpacked.id)
+            self._unpacked = None
+        self._unpacked = self.pull(layers.image(tars, NAME, compression))
+        return View(self.engine.store.diffs(self._unpacked))
 
 
 @contextmanager

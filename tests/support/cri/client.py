@@ -17,7 +17,7 @@ from tests.support.cri import pods_pb2 as wire
 _RUNTIME = "/runtime.v1.RuntimeService"
 _IMAGES = "/runtime.v1.ImageService"
 _CALL_SECONDS = 60.0
-_EXITED = 2
+_RUNNING, _EXITED = 1, 2
 _POLL_SECONDS = 0.05
 
 
@@ -89,6 +89,17 @@ class Pod:
 
     def run(self, name: str, image: str, *command: str) -> Done:
         """A container of an image that is here, until it has ended."""
+        container = self.begin(name, image, *command)
+        deadline = time.monotonic() + _CALL_SECONDS
+        while (status := self._status(container)).state != _EXITED:
+            assert time.monotonic() < deadline, f"container {name} does not end"
+            time.sleep(_POLL_SECONDS)
+        # TIME STREAM TAG TEXT
+        lines = (self._logs / f"{name}.log").read_text().splitlines()
+        return Done(status.exit_code, "\n".join(line.split(" ", 3)[3] for line in lines), status.image_ref)
+
+    def begin(self, name: str, image: str, *command: str) -> str:
+        """A container of an image that is here, which goes on until its pod ends; returns its id."""
         config = wire.ContainerConfig(
             metadata=wire.ContainerMetadata(name=name),
             image=images_pb2.ImageSpec(image=image),
@@ -102,19 +113,16 @@ class Pod:
         )
         request = wire.CreateContainerRequest(pod_sandbox_id=self._id, config=config, sandbox_config=self._config)
         made = self._call("CreateContainer", request, wire.CreateContainerResponse)
-        container = {"container_id": made.container_id}
-        self._call("StartContainer", wire.StartContainerRequest(**container), wire.StartContainerResponse)
-        deadline = time.monotonic() + _CALL_SECONDS
-        while True:
-            request = wire.ContainerStatusRequest(**container)
-            status = self._call("ContainerStatus", request, wire.ContainerStatusResponse).status
-            if status.state == _EXITED:
-                break
-            assert time.monotonic() < deadline, f"container {name} does not end"
-            time.sleep(_POLL_SECONDS)
-        # TIME STREAM TAG TEXT
-        lines = (self._logs / f"{name}.log").read_text().splitlines()
-        return Done(status.exit_code, "\n".join(line.split(" ", 3)[3] for line in lines), status.image_ref)
+        start = wire.StartContainerRequest(container_id=made.container_id)
+        self._call("StartContainer", start, wire.StartContainerResponse)
+        return str(made.container_id)
+
+    def is_running(self, container: str) -> bool:
+        return bool(self._status(container).state == _RUNNING)
+
+    def _status(self, container: str) -> Any:
+        request = wire.ContainerStatusRequest(container_id=container)
+        return self._call("ContainerStatus", request, wire.ContainerStatusResponse).status
 
     def _call(self, method: str, request: Any, answer: Any) -> Any:
         return _call(self._channel, f"{_RUNTIME}/{method}", request, answer)
