@@ -143,6 +143,7 @@ def _draw(axes: Axes, line: Line, look: Mapping[str, Any], aside: float) -> None
         linewidth=0.8 if line.is_continued else 1.4,
         markersize=6,
         markerfacecolor="white" if line.is_continued else look["color"],
+        zorder=2 if line.is_continued else 3,  # where both are, the measured one is seen
         **look,
     )
 

@@ -242,10 +242,12 @@ def load(path: Path) -> Result:
     """Reads a saved result.
 
     Raises:
-        InputError: not one of this format. StorageError: unreadable.
+        InputError: not there, or not one of this format. StorageError: unreadable.
     """
     try:
         return Result.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"no result {path}: expected a file that a benchmark wrote with --json") from error
     except OSError as error:
         raise storage_error(f"read the result {path}", error) from error
     except ValidationError as error:

@@ -79,7 +79,8 @@ class KeptTags(_Shape):
 
 
 class RuleStatus(_Shape):
-    """One ``[[sync]]``. Times are seconds since the epoch. ``tags``: that were covered at ``scanned_at``."""
+    """One ``[[sync]]``. Times are seconds since the epoch. ``tags``: that are covered, as
+    last seen."""
 
     number: int
     repositories: tuple[str, ...]

@@ -106,11 +106,12 @@ async def _followed(site: Seeders) -> SyncStatus:
                 raise
         else:
             answered_at = loop.time()
-            if not any(each.error for each in found.destinations):
+            if not any(each.error for each in found.destinations) and not any(each.error for each in found.follows):
                 reached_at = answered_at
             is_done = not found.is_scanning and not found.waiting
             is_lost = answered_at - reached_at > _UNREACHABLE_SECONDS
-            if is_done and (is_lost or not any(each.is_behind for each in found.destinations)):
+            is_there = reached_at == answered_at and not any(each.is_behind for each in found.destinations)
+            if is_done and (is_lost or is_there):
                 return found
             if (line := summary(found)) != shown:
                 shown = line

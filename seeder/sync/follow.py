@@ -43,6 +43,11 @@ class Follow:
         """It is asked at once, if it is left alone for a while."""
         self._hurried.set()
 
+    def answers(self) -> None:
+        """It was heard of just now: what failed before is tried again."""
+        if self._error:
+            self.hurry()
+
     def status(self) -> FollowStatus:
         return FollowStatus(site=self._sibling.name, sequence=self._sequence, told_at=self._told_at, error=self._error)
 

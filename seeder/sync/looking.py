@@ -65,7 +65,7 @@ class Looking:
         self._may_delete: set[int] = set()
         self._busy = 0
         self._scanned_at: dict[int, float] = {}
-        self._tags: dict[int, int] = {}
+        self._tags: dict[int, dict[str, int]] = {}
         self._errors: dict[int, str] = {}
         self._next_at: dict[int, datetime] = {}
         for rule in rules:
@@ -121,7 +121,9 @@ class Looking:
             self._busy += 1
             del self._hints[place]
             try:
-                if await self._scans.scan(*place):
+                has_moved = await self._scans.scan(*place)
+                await self._count(*place[:2])
+                if has_moved:
                     self._found()
                 elif not look.is_second:
                     self._later(_SETTLED_SECONDS, place, look._replace(is_second=True))
@@ -129,6 +131,13 @@ class Looking:
                 self._note_failure(place, look, error)
             finally:
                 self._busy -= 1
+
+    async def _count(self, upstream: str, repository: str) -> None:
+        """Of every rule that was looked through and has the repository. Raises StorageError."""
+        count = await self._scans.count(upstream, repository)
+        for rule in self._rules:
+            if rule.number in self._tags and rule.has_repository(upstream, repository):
+                self._tags[rule.number][repository] = count
 
     def _note_failure(self, place: _Place, look: _Look, error: ImagedistError) -> None:
         upstream, repository, tag = place
@@ -163,12 +172,12 @@ class Looking:
     async def _look_through(self, rule: Rule) -> None:
         self._busy += 1
         self._wanted.discard(rule.number)
-        tags = 0
+        tags: dict[str, int] = {}
         try:
             async for repository in self._scans.repositories(rule):
                 if await self._scans.scan(rule.upstream, repository, may_delete=rule.number in self._may_delete):
                     self._found()
-                tags += await self._scans.count(rule.upstream, repository)
+                tags[repository] = await self._scans.count(rule.upstream, repository)
             self._errors.pop(rule.number, None)
         except ImagedistError as error:
             _LOG.warning("sync.%d is not looked through: %s", rule.number, error)
@@ -204,6 +213,6 @@ class Looking:
             schedule=rule.table.schedule.text if rule.table.schedule is not None else None,
             next_at=due.timestamp() if due is not None else None,
             scanned_at=self._scanned_at.get(rule.number),
-            tags=self._tags.get(rule.number),
+            tags=sum(self._tags[rule.number].values()) if rule.number in self._tags else None,
             error=self._errors.get(rule.number, ""),
         )

@@ -294,6 +294,9 @@ class Sync:
                 status = await self._siblings[name].status()
         except (ImagedistError, TimeoutError) as error:
             return DestinationStatus(site=name, error=str(error) or "it does not answer")
+        for follow in self._follows:
+            if follow.status().site == name:
+                follow.answers()
         ours = next((each for each in status.follows if each.site == self._journal.site), None)
         if ours is None:
             why_not = f"site {name} does not follow this one: add [sites.{self._journal.site}] to its seeder's file"

@@ -14,7 +14,7 @@ from bench.cli import app
 from bench.journal import Journal
 from bench.report import show
 from bench.result import Contestant, ImageFacts, Machine, Result, Run, Verdict, comparisons, load, save
-from imagedist.errors import InputError, StorageError
+from imagedist.errors import InputError
 
 
 def contestant(name: str, *seconds: float) -> Contestant:
@@ -117,7 +117,7 @@ def test_what_works_for_a_row_on_other_hosts_has_a_column_of_its_own() -> None:
 
 
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="read the result"):
+    with pytest.raises(InputError, match=r"no result \S*none\.json: expected a file"):
         load(tmp_path / "none.json")
 
 

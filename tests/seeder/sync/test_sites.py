@@ -69,6 +69,7 @@ async def test_a_pushed_tag_that_a_rule_covers_appears_at_the_other_site_and_ano
         await until_quiet([bj, sh])
         assert await sh.told("team/app", "1.1.0") is None
         assert await sh.journal() == await bj.journal() == {"local/team/app:1.2.0": str(covered)}
+        assert (await bj.status()).rules[0].tags == 1
         assert bj.registry.blob_gets.total() == 2  # into its own site, once
         assert sh.registry.blob_gets.total() == 0
 
