@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.e2e.releases import PEERS
 from tests.e2e.site import Agent
 from tests.e2e.upstream import NAME
 from tests.runtimes.trees import snapshot
+from tests.support.children import children
 from tests.support.cri.client import Runtime
+from tests.support.waiting import wait_until
 
 PAUSE = f"{NAME}/team/base:1"
 """What holds a pod: CRI-O pulls it itself."""
@@ -98,6 +101,20 @@ class Crio:
         for process in (self._crio, self._machine):
             if process is not None:
                 process.stop()
+        for monitor in self._monitors():
+            for container in children(monitor):
+                os.kill(container, signal.SIGKILL)
+        wait_until(lambda: not self._monitors(), "no container of this CRI-O")
+
+    def _monitors(self) -> list[int]:
+        """One of each container, also of those that a test left and CRI-O has forgotten."""
+        found = []
+        for process in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                command = Path("/proc", process, "cmdline").read_bytes()
+                if b"conmon\0" in command and str(self._logs).encode() in command:
+                    found.append(int(process))
+        return found
 
     def images(self) -> ImageService:
         return ImageService(self._socket)
