@@ -9,7 +9,7 @@ import typer
 
 from imagedist.cli.command import app
 from imagedist.cli.seeder_options import Asked, asks_seeder
-from imagedist.errors import SourceError
+from imagedist.errors import NotFoundError, SourceError
 from imagedist.plain import plain
 
 if TYPE_CHECKING:
@@ -55,14 +55,19 @@ def restore(
         plan = await _find(site, order)
         if dry_run:
             return plan
-        if not asked.as_json:
-            print(plain(plan_text(plan)))
         if any(line.action not in _DONE for line in plan.lines):
+            if not asked.as_json:
+                print(plain(plan_text(plan)))
             await _wait(site, source)
             return await _find(site, order.model_copy(update={"is_dry": True}))
         return plan
 
     plan = asked.ask(ask)
+    if repository and not plan.lines and not plan.errors:
+        raise NotFoundError(
+            f"{source} has no tag of {', '.join(repository)}: expected repositories with the registry's name before "
+            "them, such as local/team/app"
+        )
     missing = [line for line in plan.lines if line.action not in _DONE]
     if asked.as_json:
         print(plan.model_dump_json())
