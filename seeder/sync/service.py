@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from imagedist.config import SeederConfig, read_secret
 from imagedist.errors import ConfigError, ImagedistError, OverloadedError
 from imagedist.service import kept_up
+from imagedist.service.repeats import Repeats
 from imagedist.site.tls import site_tls
 from imagedist.site_sync import (
     BackupList,
@@ -94,6 +95,7 @@ class Sync:
         self._scans: Scans | None = None
         self._rules: list[Rule] = []
         self._why_not = ""
+        self._repeats = Repeats()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -180,7 +182,17 @@ class Sync:
         """
         looking, _ = self._ready()
         named = upstream or (await self._proxy.upstreams()).default
+        self._check_source(named)
         return sum(looking.hint(named, hint) for hint in hints) if named is not None else 0
+
+    def _check_source(self, upstream: str | None) -> None:
+        """A webhook's URL with a wrong name in it would be answered 202 for ever."""
+        names = sorted({rule.upstream for rule in self._rules})
+        if upstream in names:
+            return
+        said = f"a webhook says from={upstream}, and no [[sync]] rule is of it: expected {' or '.join(names) or 'none'}"
+        if (left_out := self._repeats.due(said)) is not None:
+            _LOG.warning("%s%s", said, left_out)
 
     async def status(self, *, with_destinations: bool) -> SyncStatus:
         """Raises StorageError."""

@@ -55,11 +55,7 @@ class Sibling:
         page = await self._get("tags", query, JournalPage, wait_seconds)
         if not page.journal:
             raise SourceError(f"the seeder of site {self.name} is too old for sync: bring it to this version")
-        if page.site != self.name:
-            raise SourceError(
-                f"the seeder at {self._table.seeder} is that of site {page.site!r}, not {self.name!r}: correct "
-                f"sites.{self.name}.seeder; nothing that it says is taken"
-            )
+        self._require(page.site)
         return page
 
     async def all_tags(self) -> AsyncIterator[TagRecord]:
@@ -71,12 +67,21 @@ class Sibling:
             since = page.sequence
 
     async def status(self) -> SyncStatus:
-        """Raises SourceError."""
-        return await self._get("syncs", {}, SyncStatus, 0)
+        """Raises SourceError: it does not answer, or is another site."""
+        status = await self._get("syncs", {}, SyncStatus, 0)
+        self._require(status.site)
+        return status
 
     async def has(self, repository: str, digest: Digest) -> bool:
         """Whether its proxy holds a blob for everyone. Raises SourceError."""
         return await holds(self._questions, self._table.proxy, repository, digest)
+
+    def _require(self, site: str) -> None:
+        if site != self.name:
+            raise SourceError(
+                f"the seeder at {self._table.seeder} is that of site {site!r}, not {self.name!r}: correct "
+                f"sites.{self.name}.seeder; nothing that it says is taken"
+            )
 
     async def _get(self, path: str, query: dict[str, str], shape: type[ShapeT], wait_seconds: float) -> ShapeT:
         async def ask(url: str) -> bytes:

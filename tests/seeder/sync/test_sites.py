@@ -330,6 +330,18 @@ async def test_a_blob_that_is_nowhere_sets_no_tag_until_it_is_there(bj: SyncSite
         await until_told(sh, "team/app", "1", digest)
 
 
+async def test_a_webhook_that_names_a_registry_of_no_rule_is_told_in_the_log(
+    bj: SyncSite, sh: SyncSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bj, sh:
+        await until_quiet([bj, sh])
+        for _ in range(2):
+            await bj.ask("POST", "syncs/webhook?from=locl", json={"events": []})
+        await bj.ask("POST", "syncs/webhook?from=local", json={"events": []})
+    said = [each.getMessage() for each in caplog.records if "webhook" in each.getMessage()]
+    assert said == ["a webhook says from=locl, and no [[sync]] rule is of it: expected local"]
+
+
 async def test_a_site_that_answers_for_anothers_name_is_not_believed(
     bj: SyncSite, sh: SyncSite, tmp_path: Path
 ) -> None:
@@ -337,12 +349,15 @@ async def test_a_site_that_answers_for_anothers_name_is_not_believed(
     gz = SyncSite(tmp_path, "gz")
     gz.join_as("sh", bj)  # gz's file says that bj's seeder is sh's
     bj.rules = [{**TEAM, "to": ["gz"]}]
+    gz.rules = [TEAM]
     bj.join(gz)
     async with bj, gz:
 
         async def is_told() -> bool:
-            (follow,) = (await gz.status()).follows
-            return "is that of site 'bj', not 'sh': correct sites.sh.seeder" in follow.error
+            status = await gz.status()
+            said = "is that of site 'bj', not 'sh': correct sites.sh.seeder"
+            (follow,), (destination,) = status.follows, status.destinations
+            return said in follow.error and said in destination.error
 
         await until(is_told, "the status says so")
         assert await gz.journal() == {}
