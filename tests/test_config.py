@@ -129,6 +129,14 @@ def test_the_shipped_files_load(name: str, model: type[BaseModel]) -> None:
         ("[agent]", "missing key agent.site_proxies"),
         ('[agent]\nsite_proxies = ["ftp://p"]', "bad value for agent.site_proxies.0"),
         ('[agent]\nsite_proxies = ["http://p"]\n[limits]\nupload = "fast"', "bad value for limits.upload"),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\nnode_blobs_quota = "lots"',
+            "bad value for agent.node_blobs_quota: expected a size such as \"50GiB\", got 'lots'",
+        ),
+        (
+            '[agent]\nsite_proxies = ["http://p"]\n[storage]\nquota = "5 parsecs"',
+            "bad value for storage.quota: expected a size such as \"50GiB\", got '5 parsecs'",
+        ),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncpus = "a-b"', "bad value for unpack.cpus"),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\nnices = 3', "unknown key unpack.nices; allowed here: cgroup"),
         ('[agent]\nsite_proxies = ["http://p"]\n[unpack]\ncgroup = "/abs"', "unpack.cgroup: expected a relative path"),

@@ -44,6 +44,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         allowed = ", ".join(sorted(_fields_at(model, first["loc"][:-1])))
         return f"unknown key {key}; allowed here: {allowed}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"].startswith("byte_size"):
+        message = f'expected a size such as "50GiB", got {first["input"]!r}'
     if first["type"] == "missing":
         return f"missing key {key}"
     return f"bad value for {key}: {message}" if key else message
