@@ -56,7 +56,7 @@ def verify(
     from functools import partial
 
     from imagedist.config import matches, parse_pattern, read_secret
-    from imagedist.errors import InputError
+    from imagedist.errors import InputError, NotFoundError
     from imagedist.oci.reference import is_name
     from imagedist.plain import one_line
     from imagedist.render import decimal
@@ -112,6 +112,8 @@ def verify(
             return found, comparison.counts
 
     differences, counts = interruptible(compare())
+    if repository and not counts.tags:
+        raise NotFoundError(f"neither place has a tag of {', '.join(repository)}: nothing was compared")
     if as_json:
         listed = [asdict(each) for each in differences]
         print(json.dumps({"format": 1, "differences": listed, "looked_at": asdict(counts)}))

@@ -159,7 +159,7 @@ class SitePlace(RegistryPlace):
             async with self._questions.ask("GET", url, 60, {}, authorization=authorization) as answer:
                 body = await answer.read()
         except UnauthorizedError as error:
-            raise UnauthorizedError(
+            raise SourceError(
                 f"{self} tells its tags with its site token only: give it by --token-file ({error})"
             ) from error
         try:

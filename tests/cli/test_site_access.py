@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from imagedist.cli.site_access import SiteAccess
-from imagedist.errors import UnauthorizedError
+from imagedist.errors import SourceError, UnauthorizedError
 from imagedist.service import render_site_errors, serving
 from imagedist.site_guard import require_site_token
 from imagedist.site_sync import BackupList
@@ -32,7 +32,7 @@ async def test_verify_names_the_site_that_wants_a_token() -> None:
     async with serving(site(), HERE) as address:
         place = SitePlace(f"http://{address}", None)
         try:
-            with pytest.raises(UnauthorizedError, match=rf"site:http://{address} .*--token-file"):
+            with pytest.raises(SourceError, match=rf"site:http://{address} .*--token-file"):
                 await place.repositories()
         finally:
             await place.close()

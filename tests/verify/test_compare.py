@@ -132,6 +132,8 @@ async def test_sites_and_backups_may_be_given_by_the_names_that_the_seeder_knows
         asked = ("--seeder", bj.seeder_url)
         assert await verify("bj", "sh", *asked) == (1, [("blob-missing", "local/team/app:1")])
         assert await verify("vault", "bj", *asked, "--repository", "local/team/app") == (0, [])
+        code, complaint = await refused("vault", "bj", *asked, "--repository", "local/tema/*")
+        assert (code, "neither place has a tag of local/tema/*" in complaint) == (1, True)
         code, complaint = await refused("bj", "nowhere", *asked)
         assert (code, "the site's seeder knows bj, sh, vault" in complaint) == (2, True)
 
