@@ -38,7 +38,8 @@ class Seeds:
 
     Each blob is seeded by ``replicas`` of them (``replicas.py``); the others know its torrent, for their trackers. When
     one goes or comes back, the blobs it has part in are told anew. A seeder that is down is told again a bounded number
-    of times; after its restart it reads the torrents folder.
+    of times; after its restart it reads the torrents folder, and when it answers again without one it is told what it
+    has missed.
 
     Args:
         torrents: the folder of the site's torrents, ``<hex>.torrent``.
@@ -75,8 +76,8 @@ class Seeds:
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Looks after the seeders from now on, if there are several."""
-        if len(self._seeders) > 1:
+        """Looks after the seeders from now on."""
+        if self._seeders:
             self._watching = asyncio.create_task(kept_up(self._watch, "watch over the seeders"))
 
     async def put(self, digest: Digest, torrent: bytes) -> None:
@@ -85,7 +86,7 @@ class Seeds:
         Nodes get the torrent after this, so that their first announce already finds a seed.
         """
         if len(self._tasks) >= _MAX_QUEUED:
-            _LOG.warning("seeders are behind: they will find %s at their next start", digest)
+            _LOG.warning("seeders are behind: they are told of %s when they answer again", digest)
             return
         up = self._up()
         tasks = [asyncio.create_task(self._put(each, digest, torrent, up)) for each in self._seeders]
@@ -124,7 +125,7 @@ class Seeds:
 
     async def _watch(self) -> None:
         """Every worker looks; one of them tells, and when it dies, another one finds its lock free."""
-        before = dict.fromkeys(self._seeders, "")
+        before, said = dict.fromkeys(self._seeders, ""), ""
         while True:
             await asyncio.gather(*(self._look(seeder) for seeder in self._seeders))
             now = {seeder: self._sessions.get(seeder, "") for seeder in self._up()}
@@ -133,9 +134,11 @@ class Seeds:
                     if now.keys() != before.keys():
                         _LOG.warning("seeders that answer: %s", ", ".join(sorted(now)) or "none")
                     await self._assign(before, now)
-                    before = now
-            except (OSError, StorageError) as error:
-                _LOG.warning("cannot look after who seeds what, trying again: %s", error)
+                    before, said = now, ""
+            except (OSError, StorageError, TransientError) as error:
+                if str(error) != said:
+                    _LOG.warning("cannot look after who seeds what, trying again: %s", error)
+                said = str(error)
             await asyncio.sleep(self._look_seconds)
 
     def _is_watchman(self) -> bool:
@@ -153,12 +156,18 @@ class Seeds:
             self._missed[seeder] = 0
 
     async def _assign(self, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-        """Tells those whose part in a blob has changed, and whoever has started anew of every blob."""
+        """Tells those whose part in a blob has changed, and whoever has started anew of every blob.
+
+        A seeder that is the only one has part in all: what it seeds already it need not be told. Raises TransientError.
+        """
         was_up, up = frozenset(before), frozenset(now)
         anew = {each for each in up if now[each] != before.get(each)}
+        seeded = await self._seeded_by(self._seeders[0]) if up and len(self._seeders) == 1 else frozenset()
         for path in await asyncio.to_thread(lambda: sorted(self._torrents.glob("*.torrent"))):
             with contextlib.suppress(InputError, OSError):  # not ours, or just evicted
                 digest = Digest.parse(f"sha256:{path.stem}")
+                if str(digest) in seeded:
+                    continue
                 parts = {each: self._rank(digest, each, up) for each in up}
                 told = [each for each in up if each in anew or parts[each] != self._rank(digest, each, was_up)]
                 if told:
@@ -167,7 +176,18 @@ class Seeds:
 
     def _rank(self, digest: Digest, seeder: str, up: frozenset[str]) -> int:
         """Which replica of the blob this seeder is. ``replicas``: none, it only knows the torrent."""
+        if len(self._seeders) == 1:
+            return 0
         return min(ranked(digest, up).index(seeder), self._replicas) if seeder in up else self._replicas
+
+    async def _seeded_by(self, seeder: str) -> frozenset[str]:
+        """The digests of what it seeds. Raises TransientError."""
+        try:
+            async with self._client().get(f"{seeder}/site/v1/seeds", headers=self._headers) as response:
+                response.raise_for_status()
+                return frozenset(str(each["digest"]) for each in (await response.json())["seeds"])
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise TransientError(f"seeder {seeder} does not say what it seeds: {error!r}") from error
 
     # What they are told.
 
