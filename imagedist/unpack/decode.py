@@ -9,7 +9,7 @@ from imagedist.errors import UnacceptableError
 from imagedist.unpack.gzip_members import GzipDecoder
 from imagedist.unpack.pieces import STEP_BYTES, Chunk, Make, Put
 from imagedist.unpack.ways import choose
-from imagedist.unpack.zstd_frames import ZstdDecoder
+from imagedist.unpack.zstd_frames import Widen, ZstdDecoder, at_ease
 
 __all__ = ["STEP_BYTES", "Chunk", "Decoder", "Put", "decoder", "in_order"]
 
@@ -32,12 +32,13 @@ class Decoder(Protocol):
         """
 
 
-def decoder(compression: str, put: Put, about: str) -> Decoder:
+def decoder(compression: str, put: Put, about: str, widen: Widen = at_ease) -> Decoder:
     """Chooses by compression (``Descriptor.compression``) and, for gzip, member by member (``ways.choose``).
 
     Args:
         put: takes the pieces, in order; each is made when it is asked for.
         about: the layer, for messages.
+        widen: is told before a frame of zstd takes memory for its window.
 
     Raises:
         UnacceptableError: there is no decoder for this compression.
@@ -47,7 +48,7 @@ def decoder(compression: str, put: Put, about: str) -> Decoder:
         raise UnacceptableError(f"cannot decode {about}: compression {compression!r} is not none, gzip or zstd")
     if way == "copy":
         return _Plain(put)
-    return ZstdDecoder(put, about) if way == "zstd" else GzipDecoder(put, about)
+    return ZstdDecoder(put, about, widen) if way == "zstd" else GzipDecoder(put, about)
 
 
 def in_order(sink: Callable[[Chunk], object]) -> Put:

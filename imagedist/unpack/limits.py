@@ -23,6 +23,11 @@ MAX_EXTENTS = 1 << 18
 """Of one sparse file."""
 MAX_SPARSE_BYTES = 16 << 40
 """A sparse file's apparent size: what ext4 holds."""
+FREE_WINDOW_BYTES = 8 << 20
+"""Of a zstd frame's window: what every decoder should support (RFC 8878 §3.1.1.1.2), and compressors stay within up to
+level 19. What is beyond is memory of the ramdisk's budget."""
+MAX_WINDOW_BYTES = 128 << 20
+"""What libzstd decodes at most, unless told otherwise."""
 
 _RATIO_FREE_BYTES = 1 << 30
 

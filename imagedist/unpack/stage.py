@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,7 @@ from pathlib import Path
 from imagedist.errors import IntegrityError, StorageError, UnacceptableError
 from imagedist.oci.image import Layer
 from imagedist.unpack.decode import decoder
-from imagedist.unpack.limits import DEFAULTS, Limits
+from imagedist.unpack.limits import DEFAULTS, FREE_WINDOW_BYTES, MAX_WINDOW_BYTES, Limits
 from imagedist.unpack.pieces import Chunk, Make, Pieces, Spent, busy
 from imagedist.unpack.ramdisk import Ramdisk
 from imagedist.unpack.room import Reader, Room
@@ -55,11 +56,14 @@ class LayerStage:
         self._tar_hash = layer.diff_id.hasher()
         self._spare = spare
         self._turns = turns
+        self._ramdisk = ramdisk
         self._room = Room(ramdisk, self._tell, self._paused)
         self._spent = spent
         self._pieces = Pieces(self._room.write_at, self._tar_hash, spare, spent)
         self._putting_seconds = 0.0
-        self._decoder = decoder(layer.descriptor.compression, self._put, self._about)
+        self._decoder = decoder(layer.descriptor.compression, self._put, self._about, self._widen)
+        self._window_bytes = FREE_WINDOW_BYTES
+        self._charging = threading.Lock()
         self._is_finished = self._is_closed = False
         self.tar_bytes = 0
 
@@ -118,6 +122,7 @@ class LayerStage:
         if not self._room.has_failed:
             with self._turn(), self._inflating():
                 self._decoder.finish()
+            self._narrow()
             self._pieces.settle()
             if not self._layer.diff_id.matches(self._tar_hash):
                 raise IntegrityError(
@@ -135,6 +140,33 @@ class LayerStage:
         self._is_closed = True
         self._pieces.stop(StorageError(f"cannot stage {self._about}: it was aborted"))
         self._room.close()
+        self._narrow()
+
+    def _widen(self, window_bytes: int) -> None:
+        """Charges a wide window to the ramdisk's budget, so that many of them and the staged tars are bounded together.
+
+        A budget that could never hold one, such as none at all, is not asked. Raises StorageError.
+        """
+        more_bytes = window_bytes - self._window_bytes
+        if not 0 < more_bytes <= self._ramdisk.budget_bytes or window_bytes > MAX_WINDOW_BYTES:
+            return
+        with self._paused():
+            if not self._ramdisk.reserve(more_bytes, give_up=lambda: self._is_closed):
+                raise StorageError(
+                    f"no memory for {self._about}, which needs {window_bytes} bytes to be decoded (its zstd window): "
+                    "raise [unpack] ramdisk_budget, or try again when fewer layers are unpacked at once"
+                )
+        with self._charging:
+            self._window_bytes += more_bytes
+        if self._is_closed:
+            self._narrow()
+
+    def _narrow(self) -> None:
+        """Gives that back, once."""
+        with self._charging:
+            more_bytes, self._window_bytes = self._window_bytes - FREE_WINDOW_BYTES, FREE_WINDOW_BYTES
+        if more_bytes:
+            self._ramdisk.release(more_bytes)
 
     @property
     def _expected_bytes(self) -> int:

@@ -197,6 +197,21 @@ def test_zstd_frames_are_walked_as_the_library_writes_them() -> None:
                 assert walk.is_between_frames
 
 
+def test_windows_of_zstd_frames_are_told_as_the_library_reads_them() -> None:
+    for window_log in (10, 17, 23, 27):
+        for size, has_size in ((0, True), (300, True), (70_000, True), (300_000, True), (300_000, False)):
+            parameters = zstandard.ZstdCompressionParameters.from_level(
+                1, window_log=window_log, write_content_size=has_size
+            )
+            compressor = zstandard.ZstdCompressor(compression_params=parameters)
+            with_size = compressor.compressobj(size=size) if has_size else compressor.compressobj()
+            frame = with_size.compress(bytes(size)) + with_size.flush()
+            told: list[int] = []
+            FrameWalk(told.append).feed(frame)
+            read = zstandard.get_frame_parameters(frame)
+            assert told == [min(read.window_size, size) if has_size else read.window_size]
+
+
 @pytest.mark.prove
 @pytest.mark.parametrize("made", ["gzip", "gzip members", "indexed gzip"])
 def test_changed_gzip_is_never_decoded_wrongly(made: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from imagedist.errors import IntegrityError, StorageError, UnacceptableError
 from imagedist.oci.digest import Digest
@@ -68,6 +69,47 @@ def test_each_part_of_the_work_is_told_once(ramdisk: Ramdisk, compression: str) 
     assert 0 < sum(busy.values()) <= time.monotonic() - began
     assert all(busy.values())
     stage.close()
+
+
+def wide(window_log: int) -> tuple[Layer, bytes]:
+    """A layer whose frame claims such a window."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=window_log)
+    compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    blob = compressor.compress(TAR) + compressor.flush()
+    layer, _ = layers.layer(TAR, "zstd")
+    return replace(layer, descriptor=replace(layer.descriptor, digest=Digest.of(blob), size_bytes=len(blob))), blob
+
+
+def test_wide_zstd_windows_come_out_of_the_budget_until_their_layers_are_decoded(ramdisk: Ramdisk) -> None:
+    layer, blob = wide(25)
+    first, second, third = (LayerStage(ramdisk, layer) for _ in range(3))
+    for stage in (first, second):
+        stage.feed(blob[:100])
+    assert 2 * (24 << 20) <= ramdisk.reserved_bytes() < 3 * (24 << 20)
+    with pytest.raises(StorageError, match=r"needs 33554432 bytes to be decoded .*raise .*ramdisk_budget"):
+        third.feed(blob)
+    first.feed(blob[100:])
+    first.finish()
+    again = LayerStage(ramdisk, layer)
+    again.feed(blob)
+    again.finish()
+    assert again.path.read_bytes() == TAR
+    for stage in (first, second, third, again):
+        stage.close()
+
+
+@pytest.mark.parametrize(("window_log", "budget_bytes"), [(23, 64 << 20), (27, 64 << 20), (27, 0)])
+def test_usual_windows_and_those_that_no_budget_could_hold_are_not_charged(
+    tmp_path: Path, window_log: int, budget_bytes: int
+) -> None:
+    layer, blob = wide(window_log)
+    with closing(Ramdisk(tmp_path / "ramdisk", budget_bytes, tmp_path / "spill", wait_seconds=0)) as ramdisk:
+        stage = LayerStage(ramdisk, layer)
+        stage.feed(blob[:20])
+        assert ramdisk.reserved_bytes() == 0
+        stage.feed(blob[20:])
+        stage.finish()
+        stage.close()
 
 
 def test_blob_that_ends_early_is_dropped(ramdisk: Ramdisk) -> None:
