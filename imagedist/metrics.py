@@ -162,6 +162,16 @@ SYNC_FOLLOW_FAILING = Gauge(
     multiprocess_mode="livesum",
 )
 SYNC_CONFLICTS = Counter("imagedist_sync_conflicts", "Tags that two sites had moved without knowing of each other.")
+SNAPSHOT_CALLS = Counter(
+    "imagedist_snapshot_calls",
+    "Calls of containerd that the snapshotter answered, by method and gRPC status (already_exists: it has the layer).",
+    ["method", "status"],
+)
+SNAPSHOT_LAYERS = Counter(
+    "imagedist_snapshot_layers",
+    "Layers that containerd wanted to unpack: had (in the store), pulled (by the agent), left (to containerd).",
+    ["outcome"],
+)
 BACKGROUND_FAILURES = Counter(
     "imagedist_background_failures", "Failures of work beside the requests, which then began anew.", ["work"]
 )

@@ -110,6 +110,8 @@ class UnpackTable(Table):
 
 class SnapshotterTable(Table):
     socket: AbsolutePath
+    listen: Listen | None = None
+    """Where it answers ``/livez``, ``/readyz`` and ``/metrics``, over TCP. None: nowhere."""
     patience: Duration = timedelta(seconds=10)
     """containerd unpacks a layer itself when the agent's pull makes no progress for so long."""
     wait: Duration = timedelta(minutes=5)

@@ -64,7 +64,11 @@ def run(load: Callable[[], AgentConfig]) -> None:
             if relay is None:
                 relay = Relay(stack.enter_context(bound(opening.config()[1].socket))).start()
             stack.enter_context(serving(opening.node, relay))
-            config, _ = opening.config()
+            config, table = opening.config()
+            if table.listen is not None:
+                from imagedist.snapshotter.health import answering  # here: hardly anything else needs to be there first
+
+                stack.enter_context(answering(table.listen, opening))
             try:
                 opening.node()
             except StorageError as error:

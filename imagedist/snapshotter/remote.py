@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from imagedist.errors import ImagedistError, InputError
+from imagedist.metrics import SNAPSHOT_LAYERS
 from imagedist.oci.digest import Digest
 from imagedist.oci.reference import Reference
 from imagedist.overlay.lending import Lending
@@ -29,6 +31,9 @@ LAYER_LABEL = "containerd.io/snapshot/cri.layer-digest"
 
 _WAITING = 16
 """Calls that wait at a time; the threads left answer container starts meanwhile."""
+
+Outcome = Literal["had", "pulled", "left"]
+"""Of a layer, as ``metrics.SNAPSHOT_LAYERS`` counts it."""
 
 
 class Remote:
@@ -53,32 +58,36 @@ class Remote:
         ref = labels.get(REF_LABEL)
         if not ref:
             return False
+        outcome: Outcome = "left"
         try:
-            return self._provide(ref, parent, labels, is_wanted)
+            outcome = self._provide(ref, parent, labels, is_wanted)
         except ImagedistError as error:
             _LOG.warning("containerd unpacks %s itself: %s", ref[:80], error)
         except Exception:
             _LOG.exception("containerd unpacks %s itself", ref[:80])
-        return False
+        SNAPSHOT_LAYERS.labels(outcome).inc()
+        return outcome != "left"
 
-    def _provide(self, ref: str, parent: str, labels: Mapping[str, str], is_wanted: Callable[[], bool]) -> bool:
+    def _provide(self, ref: str, parent: str, labels: Mapping[str, str], is_wanted: Callable[[], bool]) -> Outcome:
         try:
             chain_id = Digest.parse(ref)
         except InputError:
-            return False
+            return "left"
         below = self._snapshots.records.get(parent) if parent else None
         if parent and (below is None or below.kind is not Kind.COMMITTED or not below.layer_id):
-            return False  # what containerd unpacked itself goes on like that: we cannot know what it stands upon
+            return "left"  # what containerd unpacked itself goes on like that: we cannot know what it stands upon
         parent_id = below.layer_id if below is not None else ""
 
         def is_there() -> bool:
             return self._adopted(chain_id, parent, parent_id, labels)
 
         layer = Digest.parse(labels[LAYER_LABEL]) if LAYER_LABEL in labels else None
-        is_done = is_there() or self._pulled(is_there, labels, layer, is_wanted)
-        if is_done and layer is not None and self._pulls is not None:
+        outcome: Outcome = "had" if is_there() else "left"
+        if outcome == "left" and self._pulled(is_there, labels, layer, is_wanted):
+            outcome = "pulled"
+        if outcome != "left" and layer is not None and self._pulls is not None:
             self._pulls.serve(layer)
-        return is_done
+        return outcome
 
     def _adopted(self, chain_id: Digest, parent: str, parent_id: str, labels: Mapping[str, str]) -> bool:
         name = str(chain_id)

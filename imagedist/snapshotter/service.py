@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from imagedist.errors import ExistsError, ImagedistError, InputError, NotFoundError, PreconditionError
+from imagedist.metrics import SNAPSHOT_CALLS
 from imagedist.snapshotter.snapshot import Kind, Mount, Snapshot
 from imagedist.snapshotter.wire import snapshots_pb2 as wire
 
@@ -107,29 +108,39 @@ class Service:
         def found(node: Node, request: Any, context: grpc.ServicerContext) -> list[Snapshot]:
             return node.snapshots.matching(list(request.filters))
 
-        snapshots = self._told(found)(request, context)
+        snapshots = self._told(found, "list")(request, context)
         for start in range(0, len(snapshots), _LIST_CHUNK):
             yield wire.ListSnapshotsResponse(info=map(_info, snapshots[start : start + _LIST_CHUNK]))
 
-    def _told(self, method: Callable[[Node, Any, grpc.ServicerContext], R]) -> Callable[[Any, grpc.ServicerContext], R]:
-        """A method whose errors end the call with a status."""
+    def _told(
+        self, method: Callable[[Node, Any, grpc.ServicerContext], R], name: str = ""
+    ) -> Callable[[Any, grpc.ServicerContext], R]:
+        """A method whose errors end the call with a status; counted by its name, if no other is given."""
+        name = name or method.__name__
+
+        def end(context: grpc.ServicerContext, status: grpc.StatusCode, details: str) -> None:
+            SNAPSHOT_CALLS.labels(name, status.name.lower()).inc()
+            context.abort(status, details)
 
         def call(request: Any, context: grpc.ServicerContext) -> R:
             try:
                 node = self._open_node()
             except ImagedistError as error:
                 _LOG.error("cannot serve snapshots: %s", error)
-                context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+                end(context, grpc.StatusCode.UNAVAILABLE, str(error))
             try:
-                return method(node, request, context)
+                answer = method(node, request, context)
             except ImagedistError as error:
                 status = next((code for kind, code in _STATUSES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
                 if status is grpc.StatusCode.INTERNAL:
-                    _LOG.error("%s: %s", method.__name__, error)
-                context.abort(status, str(error))
+                    _LOG.error("%s: %s", name, error)
+                end(context, status, str(error))
             except Exception as error:
-                _LOG.exception("%s failed", method.__name__)
-                context.abort(grpc.StatusCode.INTERNAL, f"the snapshotter failed: {error!r}")
+                _LOG.exception("%s failed", name)
+                end(context, grpc.StatusCode.INTERNAL, f"the snapshotter failed: {error!r}")
+            else:
+                SNAPSHOT_CALLS.labels(name, "ok").inc()
+                return answer
             raise AssertionError("abort raises")
 
         return call
