@@ -150,12 +150,15 @@ class LayerStage:
         more_bytes = window_bytes - self._window_bytes
         if not 0 < more_bytes <= self._ramdisk.budget_bytes or window_bytes > MAX_WINDOW_BYTES:
             return
+        began = time.monotonic()
         with self._paused():
-            if not self._ramdisk.reserve(more_bytes, give_up=lambda: self._is_closed):
-                raise StorageError(
-                    f"no memory for {self._about}, which needs {window_bytes} bytes to be decoded (its zstd window): "
-                    "raise [unpack] ramdisk_budget, or try again when fewer layers are unpacked at once"
-                )
+            has_room = self._ramdisk.reserve(more_bytes, give_up=lambda: self._is_closed)
+        self._putting_seconds += time.monotonic() - began  # no time of inflating
+        if not has_room:
+            raise StorageError(
+                f"no memory for {self._about}, which needs {window_bytes} bytes to be decoded (its zstd window): "
+                "raise [unpack] ramdisk_budget, or try again when fewer layers are unpacked at once"
+            )
         with self._charging:
             self._window_bytes += more_bytes
         if self._is_closed:
