@@ -226,7 +226,7 @@ class Seeds:
                 self._failing.pop(seeder, None)
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._failing[seeder] = f"does not answer: {error or type(error).__name__}"
+            self._failing[seeder] = f"does not answer: {str(error) or type(error).__name__}"
             raise TransientError(self._failing[seeder]) from error
 
     def _client(self) -> aiohttp.ClientSession:
