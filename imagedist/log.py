@@ -8,6 +8,7 @@ import time
 
 from imagedist.systemd import is_journal
 
+_STDERR = 2
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _OTHER = 6
 
@@ -19,7 +20,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     (sd-daemon(3)) instead: the journal notes the time itself, and ``journalctl -p err`` finds them.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(ForJournal() if is_journal(sys.stderr.fileno()) else ForPeople())
+    handler.setFormatter(ForJournal() if is_journal(_STDERR) else ForPeople())
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

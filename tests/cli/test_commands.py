@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,17 @@ from tests.support.registry import FaultyRegistry
 
 NOWHERE = ("127.0.0.1:1/app:1", "--plain-http", "--no-agent")
 BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b", os.urandom(100_000))]])
+
+
+@pytest.fixture
+def log_of_its_own() -> Iterator[None]:
+    """What a command that runs for long sets up ends with the test, and touches nobody else's."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = []
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,7 @@ BUILT = image([[directory("etc"), file("etc/a", os.urandom(200_000))], [file("b"
         (("agent", "--config", "/nowhere"), 2, "cannot read configuration /nowhere"),
     ],
 )
+@pytest.mark.usefixtures("log_of_its_own")
 def test_wrong_input_ends_in_one_line_and_the_right_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], exit_code: int, says: str
 ) -> None:

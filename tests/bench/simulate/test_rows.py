@@ -115,4 +115,4 @@ def test_the_command_writes_a_result_and_refuses_what_cannot_be(tmp_path: Path) 
     ]
     for wrong in (["--nodes", "0"], ["--nodes", "30000"], ["--preheated", "2"], ["--stragglers", "many"]):
         assert runner.invoke(app, ["simulate", *wrong]).exit_code == 2
-    assert runner.invoke(app, ["simulate", "--against", str(tmp_path / "absent.json")]).exit_code == 1
+    assert runner.invoke(app, ["simulate", "--against", str(tmp_path / "absent.json")]).exit_code == 2
