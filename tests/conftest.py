@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -24,6 +25,11 @@ settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=count(1, 0) == 1
 )
 settings.load_profile("tests")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's job in the background ignores Ctrl-C, and what it starts inherits that: commands that are to be
+    # interrupted would run for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PACKAGES = {
     "docker-registry": "docker-registry",
