@@ -57,7 +57,10 @@ class ConfiguredNode:
 
     def told(self, *arguments: str) -> Any:
         done = self.runtimes(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        if done.returncode:
+            logs = (self._agent.config.with_name(name) for name in ("agent.log", "snapshotter.log"))
+            tails = [log.read_text(errors="replace")[-3000:] for log in logs if log.exists()]
+            raise AssertionError("\n".join([done.stdout, done.stderr, *tails]))
         return json.loads(done.stdout)
 
     @contextlib.contextmanager
