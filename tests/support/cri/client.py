@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import grpc
 
 from bench.cri import images_pb2
 from tests.support.cri import pods_pb2 as wire
+from tests.support.waiting import wait_until
 
 _RUNTIME = "/runtime.v1.RuntimeService"
 _IMAGES = "/runtime.v1.ImageService"
 _CALL_SECONDS = 60.0
 _RUNNING, _EXITED = 1, 2
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -90,10 +89,8 @@ class Pod:
     def run(self, name: str, image: str, *command: str) -> Done:
         """A container of an image that is here, until it has ended."""
         container = self.begin(name, image, *command)
-        deadline = time.monotonic() + _CALL_SECONDS
-        while (status := self._status(container)).state != _EXITED:
-            assert time.monotonic() < deadline, f"container {name} does not end"
-            time.sleep(_POLL_SECONDS)
+        wait_until(lambda: bool(self._status(container).state == _EXITED), f"container {name} ends")
+        status = self._status(container)
         # TIME STREAM TAG TEXT
         lines = (self._logs / f"{name}.log").read_text().splitlines()
         return Done(status.exit_code, "\n".join(line.split(" ", 3)[3] for line in lines), status.image_ref)
